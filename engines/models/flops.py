@@ -1,0 +1,56 @@
+"""Multiply-accumulates of a forward pass, counted from its masks, outside the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engines.architecture import MapSize, ResNet
+from engines.macs import BlockRates, executed_macs
+from engines.models.masks import Mask
+
+
+def block_rates(
+    net: ResNet, masks: Sequence[Mask], evaluated: Tensor | None = None
+) -> list[BlockRates]:
+    """Rates per block and image, with gradients.
+
+    evaluated: (N, maskers), 1 where an image's point asks that masker; None means everywhere.
+    """
+    by_block: dict[int, dict[str, Mask]] = {}
+    for mask in masks:
+        by_block.setdefault(mask.block, {})[mask.kind] = mask
+    rates: list[BlockRates] = []
+    for i in range(len(net.blocks)):
+        found = by_block.get(i, {})
+        spatial, channel = found.get("spatial"), found.get("channel")
+        rates.append(
+            BlockRates(
+                spatial=_mean(spatial.pixels) if spatial else 1.0,
+                dilated=_mean(spatial.dilated) if spatial else 1.0,
+                channel=channel.rate if channel else 1.0,
+                spatial_masker=_asked(spatial, evaluated),
+                channel_masker=_asked(channel, evaluated),
+            )
+        )
+    return rates
+
+
+def network_macs(
+    net: ResNet, image: MapSize, masks: Sequence[Mask], evaluated: Tensor | None = None
+) -> Tensor:
+    """Multiply-accumulates per image (N,), float64 without and float32 with gradients."""
+    count = executed_macs(net, image, block_rates(net, masks, evaluated))
+    return torch.as_tensor(count)
+
+
+def _mean(pixels: Tensor | None) -> Tensor | float:
+    return 1.0 if pixels is None else pixels.mean(dim=(1, 2, 3))
+
+
+def _asked(mask: Mask | None, evaluated: Tensor | None) -> Tensor | float:
+    if mask is None:
+        return 0.0
+    return 1.0 if evaluated is None else evaluated[:, mask.masker]

@@ -1,0 +1,1 @@
+"""The slow exact engine, oracle of every other."""

@@ -1,0 +1,118 @@
+"""The reference engine: the masked-dense network in torch, one image at a time.
+
+It computes everything and then masks, so it is slow and exact. Running images singly makes an
+answer independent of its batch mates, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.architecture import MapSize
+from engines.bundle import Bundle, Preprocessing
+from engines.core import OperatingPoint, Output, UInt8Array, check_batch
+from engines.errors import BundleError, CheckpointError, EngineError
+from engines.models.checkpoints import load_strictly
+from engines.models.flops import network_macs
+from engines.models.inputs import normalise
+from engines.models.masks import Mask, Thresholds
+from engines.models.resnet import LaudResNet
+
+_NO_CAP = 2**62
+
+
+class ReferenceEngine:
+    """Runs a LaudResNet in fp32 on the CPU. Not safe for concurrent calls; outputs are fresh."""
+
+    name = "reference"
+    precision = "fp32"
+
+    def __init__(
+        self, model: LaudResNet, preprocessing: Preprocessing, *, threads: int | None = None
+    ) -> None:
+        """threads: of torch, for the whole process; None leaves torch's choice."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._model: LaudResNet | None = model.eval().to(memory_format=torch.channels_last)
+        self._preprocessing = preprocessing
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> Self:
+        """Load a bundle; 16-bit weights are widened. BundleError when names do not fit."""
+        model = LaudResNet(bundle.manifest.architecture)
+        weights = {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
+        try:
+            load_strictly(model, weights)
+        except CheckpointError as error:
+            raise BundleError(f"'{bundle.path}': {error}") from None
+        return cls(model, bundle.manifest.preprocessing, threads=threads)
+
+    @torch.inference_mode()
+    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed."""
+        model = self._model
+        if model is None:
+            raise EngineError("the engine has been closed")
+        check_batch(images, points, len(model.net.maskers))
+        begin = time.perf_counter()
+        x = normalise(images, self._preprocessing)
+        prepared = time.perf_counter()
+        size = MapSize(images.shape[1], images.shape[2])
+        probabilities, rates, macs = [], [], []
+        for i, point in enumerate(points):
+            logits, masks = model(x[i : i + 1], point_decision(point))
+            probabilities.append(torch.softmax(logits[0].double(), dim=0).float())
+            rates.append(_rates(masks, len(point.thresholds)))
+            macs.append(float(network_macs(model.net, size, masks, _evaluated(point)).sum()))
+        done = time.perf_counter()
+        return Output(
+            arrays={"probabilities": torch.stack(probabilities).numpy()},
+            activation=torch.stack(rates).numpy(),
+            macs=np.array(macs, np.float64),
+            durations_s={"prepare": prepared - begin, "network": done - prepared},
+        )
+
+    def close(self) -> None:
+        self._model = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def point_decision(point: OperatingPoint) -> Thresholds | None:
+    """How a point decides for one image; None when it skips nothing, so no masker is asked."""
+    if point.skips_nothing:
+        return None
+    thresholds = [-float("inf") if t is None else t for t in point.thresholds]
+    caps = [_NO_CAP if cap is None else cap for cap in point.caps]
+    return Thresholds(torch.tensor([thresholds]), torch.tensor([caps]))
+
+
+def _evaluated(point: OperatingPoint) -> Tensor:
+    asked = [
+        t is not None or cap is not None
+        for t, cap in zip(point.thresholds, point.caps, strict=True)
+    ]
+    return torch.tensor([asked], dtype=torch.float32)
+
+
+def _rates(masks: Sequence[Mask], count: int) -> Tensor:
+    if not masks:
+        return torch.ones(count)
+    return torch.cat([mask.rate for mask in masks])
+

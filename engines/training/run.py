@@ -1,0 +1,73 @@
+"""`laud train`: from a configuration file to a finished run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engines.training.config import TrainConfig, load_config
+from engines.training.data import (
+    check_same_classes,
+    evaluation_pixels,
+    find_split,
+    open_cache,
+    scan_folder,
+)
+from engines.training.report import RunFolder
+from engines.training.starts import preprocessing_of, starting_network
+from engines.training.trainer import Data, Say, Trainer
+
+_SAY_EVERY_S = 5.0
+
+
+def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: Say = print) -> Path:
+    """Train the configuration at `path` into the folder `out`, resuming what is there.
+
+    Decoded images are kept in `cache` beside `out`. Returns the run folder.
+    """
+    config = load_config(path, overrides)
+    data, classes = load_data(config, out.parent / "cache", say)
+    run = RunFolder(out, config, classes)
+    model = starting_network(config, len(classes))
+    Trainer(config, model, data, preprocessing_of(config), run, say).train()
+    return out
+
+
+def load_data(config: TrainConfig, cache: Path, say: Say) -> tuple[Data, tuple[str, ...]]:
+    """Images decoded once, and the class names. Raises ConfigError for an unusable folder."""
+    root, ratio = config.data.root, config.data.crop_ratio
+    train_set = scan_folder(find_split(root, "train"))
+    validation = scan_folder(find_split(root, "validation"))
+    check_same_classes(train_set, validation)
+    say(
+        f"{len(train_set.files)} training and {len(validation.files)} validation images, "
+        f"{len(train_set.classes)} classes"
+    )
+    short_side = int(np.ceil(config.image_size / np.sqrt(config.data.crop_area[0])))
+    size = config.image_size
+    pixels = open_cache(train_set, cache, short_side=short_side, progress=_saying(say, "decode"))
+    data = Data(
+        cache=pixels,
+        labels=train_set.labels,
+        probe=evaluation_pixels(train_set, cache, size, ratio, _saying(say, "prepare")),
+        validation=evaluation_pixels(validation, cache, size, ratio, _saying(say, "prepare")),
+        validation_labels=validation.labels,
+    )
+    return data, train_set.classes
+
+
+def _saying(say: Say, what: str) -> Callable[[int, int], None]:
+    """A progress callback that says at most one line in five seconds."""
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _SAY_EVERY_S:
+            last = time.monotonic()
+            say(f"{what}: {done} of {total} images")
+
+    return progress

@@ -1,0 +1,1 @@
+"""The online side: takes images over HTTP, batches them, and runs them through an engine."""
