@@ -115,4 +115,3 @@ def _rates(masks: Sequence[Mask], count: int) -> Tensor:
     if not masks:
         return torch.ones(count)
     return torch.cat([mask.rate for mask in masks])
-

@@ -10,12 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from engines.architecture import Stage
 from engines.bundle import explain
-from engines.core import MAX_IMAGE_SIZE, FrozenModel
+from engines.core import FrozenModel
 from engines.errors import ConfigError
+from engines.runs import Budget, ImageSize, PointRequest
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Budget = Annotated[float, Field(gt=0.05, lt=1.0)]
-ImageSize = Annotated[int, Field(ge=16, le=MAX_IMAGE_SIZE)]
 Epochs = Annotated[int, Field(ge=0, le=10_000)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -92,14 +91,6 @@ class DynamicPhase(FrozenModel):
     statistics_images: Annotated[int, Field(ge=8)] = 192
 
 
-class PointConfig(FrozenModel):
-    """An operating point to ship: an image size, and a budget unless nothing is skipped."""
-
-    name: str
-    image_size: ImageSize
-    budget: Budget | None = None
-
-
 class TrainConfig(FrozenModel):
     """Everything that determines a training run."""
 
@@ -115,7 +106,7 @@ class TrainConfig(FrozenModel):
     static: StaticPhase = StaticPhase()
     sizes: SizesPhase = SizesPhase()
     dynamic: DynamicPhase = DynamicPhase()
-    points: tuple[PointConfig, ...]
+    points: tuple[PointRequest, ...]
     notices: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from engines.core import UInt8Array
 from engines.errors import InvalidInput
+from engines.folders import ImageFolder, check_same_classes, find_split, scan_folder
 from engines.training.augment import Augment, augment
-from engines.training.folders import ImageFolder, check_same_classes, find_split, scan_folder
 from engines.training.pixels import PixelCache, evaluation_pixels, open_cache
 
 __all__ = [

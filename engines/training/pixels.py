@@ -24,8 +24,8 @@ from PIL import Image
 
 from engines.core import UInt8Array
 from engines.errors import ConfigError, ImageError, InvalidInput
+from engines.folders import ImageFolder
 from engines.preprocessing import ImageHeader, decode, preprocess, read_header
-from engines.training.folders import ImageFolder
 
 # Part of every key: to be raised when the files' layout or what is put in them changes.
 _FORMAT = 1

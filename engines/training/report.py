@@ -16,15 +16,19 @@ import yaml
 
 from engines.errors import ConfigError
 from engines.models.resnet import LaudResNet
+from engines.runs import RUN, THRESHOLDS, Run, model_file
 from engines.training.config import TrainConfig
 
 _ALWAYS = 1e-9
 
 
 class RunFolder:
-    """Files of one run. Creating it writes `config.yaml`, or checks that a resumed one is equal."""
+    """Files of one run. Creating it writes `config.yaml` and `run.json`; a resumed run must have
+    the same configuration."""
 
-    def __init__(self, path: Path, config: TrainConfig, classes: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, config: TrainConfig, classes: Sequence[str], description: Run
+    ) -> None:
         self.path = path
         self.state = path / "state.safetensors"
         content = {
@@ -32,19 +36,18 @@ class RunFolder:
             "classes": list(classes),
         }
         file = path / "config.yaml"
-        if file.exists():
-            if yaml.safe_load(file.read_text(encoding="utf-8")) != content:
-                raise ConfigError(
-                    f"'{path}' holds a run of another configuration; choose another folder with "
-                    "--out, or delete it"
-                )
-            return
+        if file.exists() and yaml.safe_load(file.read_text(encoding="utf-8")) != content:
+            raise ConfigError(
+                f"'{path}' holds a run of another configuration; choose another folder with "
+                "--out, or delete it"
+            )
         path.mkdir(parents=True, exist_ok=True)
+        _write(path / RUN, description.model_dump_json(indent=1) + "\n")
         _write(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def save_model(self, phase: str, model: LaudResNet) -> None:
         """Keep the network as it is after a phase."""
-        file = self.path / f"model-{phase}.safetensors"
+        file = model_file(self.path, phase)
         scratch = file.with_suffix(".partial")
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
         safetensors.torch.save_file(state, scratch)
@@ -64,7 +67,7 @@ class RunFolder:
     def write_thresholds(self, thresholds: Mapping[float, Sequence[float]]) -> None:
         """`thresholds.json`: per budget, one threshold per masker, before calibration."""
         content = {f"{budget:g}": list(values) for budget, values in thresholds.items()}
-        _write(self.path / "thresholds.json", json.dumps(content, indent=1) + "\n")
+        _write(self.path / THRESHOLDS, json.dumps(content, indent=1) + "\n")
 
     def write_activation(
         self, maskers: Sequence[str], rates: Mapping[float, npt.NDArray[np.float64]]

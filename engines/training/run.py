@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engines.runs import Run
 from engines.training.config import TrainConfig, load_config
 from engines.training.data import (
     check_same_classes,
@@ -31,9 +32,21 @@ def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: S
     """
     config = load_config(path, overrides)
     data, classes = load_data(config, out.parent / "cache", say)
-    run = RunFolder(out, config, classes)
     model = starting_network(config, len(classes))
-    Trainer(config, model, data, preprocessing_of(config), run, say).train()
+    preprocessing = preprocessing_of(config)
+    description = Run(
+        name=config.name,
+        labels=classes,
+        preprocessing=preprocessing,
+        architecture=model.net,
+        points=config.points,
+        last_phase="dynamic",
+        data=config.data.root,
+        config=config.model_dump(mode="json", exclude_unset=True, exclude={"data": {"root"}}),
+        notices=config.notices,
+    )
+    run = RunFolder(out, config, classes, description)
+    Trainer(config, model, data, preprocessing, run, say).train()
     return out
 
 

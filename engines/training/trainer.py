@@ -21,6 +21,7 @@ from engines.core import UInt8Array
 from engines.errors import ConfigError
 from engines.models.inputs import normalise
 from engines.models.maskers import ChannelMasker
+from engines.models.measuring import extract_features, measure
 from engines.models.resnet import LaudResNet
 from engines.training.augment import Augment
 from engines.training.config import TrainConfig
@@ -36,7 +37,6 @@ from engines.training.state import (
     save_state,
 )
 from engines.training.statistics import prepare_maskers
-from engines.training.validation import extract_features, measure
 
 _SAVE_EVERY_S = 60.0
 _SAY_EVERY_S = 20.0

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from engines.errors import ConfigError, InvalidInput
+from engines.folders import ImageFolder, scan_folder
 from engines.preprocessing import decode, preprocess
-from engines.training.folders import ImageFolder, scan_folder
 from engines.training.pixels import PixelCache, evaluation_pixels, open_cache
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +26,7 @@ SIZES = ((40, 30), (30, 50), (20, 20), (120, 90), (31, 200), (64, 48))
 KILLED = """
 import os, sys
 from pathlib import Path
-from engines.training.folders import scan_folder
+from engines.folders import scan_folder
 from engines.training.pixels import open_cache
 die = lambda done, total: os._exit(7) if done == 3 else None
 open_cache(scan_folder(Path(sys.argv[1])), Path(sys.argv[2]), short_side=24, progress=die)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +33,16 @@ class ImageFolder:
     labels: npt.NDArray[np.int64]
 
 
-def scan_folder(root: Path) -> ImageFolder:
+def scan_folder(root: Path, *, min_classes: int = 2) -> ImageFolder:
     """List the pictures (jpg, jpeg, png, webp in any case) in the class folders of `root`.
 
-    Hidden files and folders are left out. Raises ConfigError for a missing folder, fewer than two
-    classes, or a class without pictures.
+    Hidden files and folders are left out. Raises ConfigError for a missing folder, fewer than
+    `min_classes` classes, or a class without pictures.
     """
     classes = tuple(_folders_in(root))
-    if len(classes) < 2:
+    if len(classes) < min_classes:
         found = f"only '{classes[0]}'" if classes else "none"
-        raise ConfigError(f"{root}: training needs two class folders or more, found {found}")
+        raise ConfigError(f"{root}: needs {min_classes} class folders or more, found {found}")
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -81,6 +82,21 @@ def check_same_classes(train: ImageFolder, other: ImageFolder) -> None:
         raise ConfigError(
             f"{other.root}: not the classes of {train.root}: it {' and '.join(faults)}"
         )
+
+
+def relabel(folder: ImageFolder, labels: Sequence[str]) -> ImageFolder:
+    """The same pictures with the label numbers of a network; classes may be missing, not extra.
+
+    Raises ConfigError that lists the folders which name no label.
+    """
+    unknown = [name for name in folder.classes if name not in labels]
+    if unknown:
+        raise ConfigError(
+            f"{folder.root}: no label is called {', '.join(unknown)}; the labels are: "
+            f"{', '.join(labels)}. Name the folder that holds one folder a class"
+        )
+    numbers = np.array([labels.index(name) for name in folder.classes], np.int64)
+    return ImageFolder(folder.root, tuple(labels), folder.files, numbers[folder.labels])
 
 
 def _folders_in(root: Path) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import ConfigError, InvalidInput
-from engines.training.folders import check_same_classes, find_split, scan_folder
+from engines.folders import check_same_classes, find_split, scan_folder
 
 
 def make(root: Path, *files: str) -> Path:

@@ -1,0 +1,80 @@
+"""Structured logs on stderr: one line a request, one format for our lines and the libraries'."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, TextIO
+
+import structlog
+
+from service.request import Exchange
+
+_log = structlog.get_logger("laud")
+
+_MAX_PATH = 256
+# Probes and scrapes come every few seconds and say nothing.
+QUIET_ROUTES = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
+
+
+def configure_logs(style: str, level: str, stream: TextIO = sys.stderr) -> None:
+    """Set up structlog and the standard library's logging for the whole process.
+
+    style: `json`, `console`, or `auto`: console where `stream` is a terminal. level: `debug` and so
+    on.
+    """
+    if style == "auto":
+        style = "console" if stream.isatty() else "json"
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderers: list[structlog.typing.Processor]
+    if style == "json":
+        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        renderers = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)]
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    # Libraries only when something is wrong: our own lines say the rest.
+    logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def log_exchange(exchange: Exchange, scope: dict[str, Any], route: str, duration_s: float) -> None:
+    """The one line of a request."""
+    quiet = route in QUIET_ROUTES and exchange.status < 400
+    write = _log.debug if quiet else _log.error if exchange.status >= 500 else _log.info
+    milliseconds = {**exchange.phases_s, "total": duration_s}
+    fields: dict[str, Any] = {
+        "id": exchange.id,
+        "method": scope["method"],
+        "path": printable_path(scope),
+        "status": exchange.status,
+        "outcome": exchange.outcome,
+        "model": exchange.model or None,
+        "point": ",".join(dict.fromkeys(exchange.points)) or None,
+        "reason": exchange.reason,
+        "bytes": exchange.num_bytes or None,
+        "ms": {phase: round(seconds * 1e3, 3) for phase, seconds in milliseconds.items()},
+        "error": exchange.error,
+    }
+    write("request", **{key: value for key, value in fields.items() if value is not None})
+
+
+def printable_path(scope: dict[str, Any]) -> str:
+    """The path as it was sent, still percent-encoded: nobody breaks a log line with it."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    text = raw[:_MAX_PATH].decode("ascii", errors="backslashreplace")
+    return "".join(char if char.isprintable() else "?" for char in text)
