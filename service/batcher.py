@@ -109,7 +109,9 @@ class Batcher:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            _log.critical("the batcher died, the service is no longer ready", exc_info=task.exception())
+            _log.critical(
+                "the batcher died, the service is no longer ready", exc_info=task.exception()
+            )
         while self._waiting:
             request, _ = self._waiting.popitem()
             request.resolve(NotReady("the service stopped before this request could run"))
@@ -117,6 +119,5 @@ class Batcher:
 
 def _fits(request: Request, chosen: list[Request]) -> bool:
     return not chosen or (
-        request.model == chosen[0].model
-        and request.point.image_size == chosen[0].point.image_size
+        request.model == chosen[0].model and request.point.image_size == chosen[0].point.image_size
     )

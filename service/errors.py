@@ -38,6 +38,14 @@ class ServiceError(LaudError):
     code: ClassVar[str] = "error"
 
 
+class SettingsError(ServiceError):
+    """The configuration cannot be used; the process does not start."""
+
+
+class StartError(ServiceError):
+    """The server cannot start here, for example because its port is in use."""
+
+
 class BadRequest(ServiceError):
     """The request contradicts the interface; the message says what was wrong and what is right."""
 

@@ -202,4 +202,3 @@ def _check_output(output: Output, model: Model, size: int) -> None:
         raise InvalidInput(f"probabilities have shape {probabilities.shape}, expected {expected}")
     if not np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-3):
         raise InvalidInput("probabilities do not sum to 1")
-

@@ -51,9 +51,7 @@ class Picture:
         Raises ImageError for a file that turns out to be damaged.
         """
         if isinstance(self.source, bytes):
-            return preprocess(
-                self.source, size, crop_ratio=crop_ratio, max_pixels=self.max_pixels
-            )
+            return preprocess(self.source, size, crop_ratio=crop_ratio, max_pixels=self.max_pixels)
         if self.source.shape[:2] == (size, size):
             return self.source
         return fit(self.source, size, crop_ratio=1.0)

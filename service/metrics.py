@@ -48,7 +48,11 @@ class Metrics:
             "phase",
         )
         self.operating_point = self._counter(
-            "operating_point", "Images answered at each operating point.", "model", "point", "reason"
+            "operating_point",
+            "Images answered at each operating point.",
+            "model",
+            "point",
+            "reason",
         )
         self.activation = self._histogram(
             "activation_ratio",
@@ -60,9 +64,7 @@ class Metrics:
         self.batch_size = self._histogram(
             "batch_size", "Images that ran together.", _BATCH_SIZES, "model"
         )
-        self.queue_depth = self._gauge(
-            "queue_depth", "Images that wait for the executor.", "model"
-        )
+        self.queue_depth = self._gauge("queue_depth", "Images that wait for the executor.", "model")
         self.in_flight = self._gauge(
             "images_in_flight", "Images admitted and not yet answered, decoding included."
         )

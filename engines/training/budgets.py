@@ -76,7 +76,7 @@ class SampledMasks:
             z = z + self._noise * torch.logit(uniform)
         soft = torch.sigmoid(z / self._temperature)
         hard = (z >= 0).to(z.dtype)
-        return torch.where(self._everything[:, None], 1.0, hard + soft - soft.detach())
+        return torch.where(self._everything[:, None], 1.0, hard + (soft - soft.detach()))
 
 
 def ramp(done: float, share: float, start: float, end: float) -> float:

@@ -17,6 +17,7 @@ from engines.runs import Budget, ImageSize, PointRequest
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Epochs = Annotated[int, Field(ge=0, le=10_000)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+Temperature = Annotated[float, Field(gt=0.0, le=100.0)]
 
 
 class DataConfig(FrozenModel):
@@ -28,6 +29,12 @@ class DataConfig(FrozenModel):
     gain: Share = 0.25
     channel_gain: Share = 0.07
     offset: Annotated[float, Field(ge=0.0, le=128.0)] = 15.0
+
+    @model_validator(mode="after")
+    def _area_rises(self) -> Self:
+        if not 0.0 < self.crop_area[0] <= self.crop_area[1]:
+            raise ValueError(f"crop_area must be two rising shares above 0, not {self.crop_area}")
+        return self
 
 
 class InitConfig(FrozenModel):
@@ -82,7 +89,7 @@ class DynamicPhase(FrozenModel):
     curriculum: Share = 0.35
     noise: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
     noise_until: Share = 0.5
-    temperature: tuple[Rate | float, Rate | float] = (2.0, 0.3)
+    temperature: tuple[Temperature, Temperature] = (2.0, 0.3)
     size_shares: dict[ImageSize, Share] = Field(default_factory=dict)
     masker_rate: Rate = 0.005
     bias_rate: Rate = 0.02
@@ -115,6 +122,9 @@ class TrainConfig(FrozenModel):
             raise ValueError("the first point must be 'full'")
         if self.points[0].budget is not None or self.points[0].image_size != self.image_size:
             raise ValueError("point 'full' has the full image_size and no budget")
+        names = [point.name for point in self.points]
+        if len(set(names)) != len(names):
+            raise ValueError(f"points have equal names: {', '.join(sorted(names))}")
         for point in self.points:
             if point.budget is not None and point.budget not in self.dynamic.budgets:
                 raise ValueError(
@@ -124,7 +134,7 @@ class TrainConfig(FrozenModel):
         shares = self.dynamic.size_shares
         if shares and abs(sum(shares.values()) - 1.0) > 1e-6:
             raise ValueError(f"dynamic.size_shares must add up to 1, not {sum(shares.values())}")
-        if self.dynamic.budgets and self.dynamic.epochs:
+        if self.dynamic.budgets:
             if not any(
                 stage.paradigm.masks_space or stage.paradigm.masks_channels for stage in self.stages
             ):

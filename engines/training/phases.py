@@ -244,7 +244,8 @@ class DynamicTraining:
 
     def _draw_size(self, rng: np.random.Generator) -> int:
         shares = self.phase.size_shares or {self.config.image_size: 1.0}
-        return int(rng.choice(list(shares), p=list(shares.values())))
+        p = np.array(list(shares.values()))
+        return int(rng.choice(list(shares), p=p / p.sum()))
 
     def _deal(self, count: int, rng: np.random.Generator) -> Tensor:
         """A budget index per image, -1 for `full`."""

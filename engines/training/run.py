@@ -40,7 +40,7 @@ def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: S
         preprocessing=preprocessing,
         architecture=model.net,
         points=config.points,
-        last_phase="dynamic",
+        last_phase="dynamic" if config.dynamic.budgets else "sizes",
         data=config.data.root,
         config=config.model_dump(mode="json", exclude_unset=True, exclude={"data": {"root"}}),
         notices=config.notices,

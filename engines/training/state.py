@@ -18,10 +18,12 @@ from engines.errors import CheckpointError
 
 @dataclass
 class Progress:
-    """Where a run stands: the next step of a phase, and the rows of its metrics so far."""
+    """Where a run stands: the next step of a phase, the rows of its metrics so far, and the sums
+    of what the steps of an unfinished epoch have logged."""
 
     phase: int = 0
     step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -63,7 +65,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave."""
+    """Put back what `optimiser_tensors` gave, in the memory layout of the parameters."""
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
@@ -71,3 +73,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tenso
     state = optimiser.state_dict()
     state["state"] = entries
     optimiser.load_state_dict(state)
+    for parameter, entry in optimiser.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter).copy_(value)

@@ -73,7 +73,7 @@ class Trainer:
         self.model = model.to(memory_format=torch.channels_last)
         self.run_folder, self.say = run, say
         self.progress = Progress()
-        self._phase_configs = (config.static, config.sizes, config.dynamic)
+        self._phases = 3 if config.dynamic.budgets else 2
         self._saved_at = 0.0
         self._autocast = cpu_has_bf16()
 
@@ -84,13 +84,15 @@ class Trainer:
             self.progress, loaded = load_state(self.run_folder.state)
             self.model.load_state_dict(loaded["model"], strict=True)
             groups = loaded
-            self.say(f"resuming at phase {self.progress.phase + 1}, step {self.progress.step}")
-        elif self.config.init.source != "random":
+            if self.progress.phase < self._phases:
+                self.say(f"resuming at phase {self.progress.phase + 1}, step {self.progress.step}")
+        else:
             self._say_projection()
-            self.say("fitting the head on frozen features")
-            features = extract_features(self.model, self.data.probe, self.preprocessing)
-            fit_head(self.model, features, torch.from_numpy(self.data.labels))
-        while self.progress.phase < len(self._phase_configs):
+            if self.config.init.source != "random":
+                self.say("fitting the head on frozen features")
+                features = extract_features(self.model, self.data.probe, self.preprocessing)
+                fit_head(self.model, features, torch.from_numpy(self.data.labels))
+        while self.progress.phase < self._phases:
             phase = self._make_phase(self.progress.phase, groups)
             optimiser = self._optimiser(phase)
             if groups.get("optimiser"):
@@ -120,12 +122,6 @@ class Trainer:
         if index == 1:
             return SizesTraining(self.model, self.config, self.config.sizes)
         dynamic = self.config.dynamic
-        if not dynamic.budgets:
-            return StaticTraining(
-                self.model,
-                self.config,
-                self.config.static.model_copy(update={"epochs": 0}),
-            )
         if "priors" in groups:
             priors = [groups["priors"][str(i)] for i in range(len(self.model.net.maskers))]
             phase = DynamicTraining(self.model, self.config, dynamic, priors)
@@ -167,14 +163,14 @@ class Trainer:
         if first < steps:
             self.say(f"{phase.name}: {phase.epochs} epochs of {per_epoch} steps")
         started = said = self._saved_at = time.monotonic()
-        totals: dict[str, list[float]] = {}
         jobs = (
             (s // per_epoch, s % per_epoch, self.config.image_size) for s in range(first, steps)
         )
         for step, (images, labels) in enumerate(batches.prefetch(jobs), start=first):
             logged = self._step(phase, optimiser, images, labels, step, steps)
+            sums = self.progress.sums
             for key, value in logged.items():
-                totals.setdefault(key, []).append(value)
+                sums[key] = sums.get(key, 0.0) + value
             self.progress.step = step + 1
             now = time.monotonic()
             if now - said > _SAY_EVERY_S or step == first + 2:
@@ -184,17 +180,19 @@ class Trainer:
                 )
                 said = now
             if (step + 1) % per_epoch == 0:
-                self._end_epoch(phase, (step + 1) // per_epoch, totals)
-                totals = {}
+                means = {key: value / per_epoch for key, value in sums.items()}
+                self._end_epoch(phase, (step + 1) // per_epoch, means)
+                self.progress.sums = {}
                 self._save(phase, optimiser)
             elif now - self._saved_at > _SAVE_EVERY_S:
                 self._save(phase, optimiser)
         if isinstance(phase, DynamicTraining):
             self._finish_dynamic(phase)
+        # Before the state, which would let a killed run go on without it.
+        self.run_folder.save_model(phase.name, self.model)
         self.progress.phase += 1
         self.progress.step = 0
         save_state(self.run_folder.state, self.progress, {"model": self.model.state_dict()})
-        self.run_folder.save_model(phase.name, self.model)
 
     def _step(
         self,
@@ -224,9 +222,8 @@ class Trainer:
             )
         return {"loss": value, **logged}
 
-    def _end_epoch(self, phase: Phase, epoch: int, totals: dict[str, list[float]]) -> None:
-        row: dict[str, float | str | int] = {"phase": phase.name, "epoch": epoch}
-        row |= {key: float(np.mean(values)) for key, values in totals.items()}
+    def _end_epoch(self, phase: Phase, epoch: int, means: dict[str, float]) -> None:
+        row: dict[str, float | str | int] = {"phase": phase.name, "epoch": epoch, **means}
         data = (self.data.validation, self.data.validation_labels, self.preprocessing)
         row["accuracy_full"] = measure(self.model, *data).accuracy
         if isinstance(phase, DynamicTraining):

@@ -1,0 +1,36 @@
+"""The command `laud`. Sub-commands import what they need in their bodies: help is instant."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from engines.errors import LaudError
+from service.cli import offline
+from service.cli.serve import serve
+
+app = typer.Typer(
+    name="laud",
+    help="Train, measure and serve image networks that compute only where the image needs it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve)
+app.command()(offline.train)
+app.command()(offline.export)
+app.command()(offline.inspect)
+app.command()(offline.evaluate)
+
+
+def main() -> None:
+    """Run the command; an error that is the user's to mend is one line, and exit status 2."""
+    try:
+        app()
+    except LaudError as error:
+        print(f"laud: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

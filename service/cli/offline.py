@@ -1,0 +1,183 @@
+"""The commands that need no server: train, export, inspect, evaluate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from engines.bundle import Manifest
+
+_JSON = typer.Option("--json", help="Print JSON for machines instead of a table.")
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/clothing.yaml.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run there is resumed.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with train/ and validation/ (replaces data.root).")
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Replace a value: --set dynamic.epochs=4 (may be repeated)."),
+    ] = None,
+) -> None:
+    """Train a dynamic network on a folder of labelled pictures.
+
+    The time it will take is printed first. Stop it whenever you like: the same command goes on
+    where it was, with the same result. The run folder gets the configuration, metrics.csv,
+    curves.png and the activation rate per masker.
+
+        laud train configs/clothing.yaml --data DIR --out runs/clothing
+    """
+    import yaml
+
+    from engines.errors import ConfigError
+    from engines.training.run import train as run_training
+
+    overrides: dict[str, Any] = {}
+    for item in override or []:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes KEY=VALUE, got '{item}'")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {key}: '{value}' is not a YAML value") from None
+    if data is not None:
+        overrides["data.root"] = str(data)
+    run_training(config, out, overrides, _say)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write: NAME.laud.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the validation split (default: the run's).")
+    ] = None,
+) -> None:
+    """Turn a finished run into a bundle that can be served.
+
+    Weights are rounded to 16 bits; thresholds are then calibrated and accuracy is measured on the
+    validation split, with the rounded weights that ship.
+
+        laud export runs/clothing -o clothing.laud
+    """
+    from engines.export.run import export as run_export
+
+    bundle = run_export(run, output, data=data, say=_say)
+    _print_points(bundle.manifest)
+    _say(f"wrote {output} ({bundle.hash[:12]})")
+
+
+def inspect(
+    bundle: Annotated[str, typer.Argument(help="NAME.laud or zoo:NAME.")],
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Show what a bundle holds: task, labels, architecture, operating points, provenance.
+
+    laud inspect zoo:clothing
+    """
+    from engines.bundle import read_bundle
+
+    found = read_bundle(bundle)
+    manifest = found.manifest
+    if as_json:
+        typer.echo(json.dumps({"hash": found.hash, **manifest.model_dump(mode="json")}, indent=1))
+        return
+    weights = sum(array.nbytes for array in found.weights.values())
+    stages = ", ".join(
+        f"{stage.depth}x{stage.width} {stage.paradigm}"
+        + (f" S={stage.spatial_granularity}" if stage.spatial_granularity else "")
+        + (f" G={stage.channel_granularity}" if stage.channel_granularity else "")
+        for stage in manifest.architecture.stages
+    )
+    typer.echo(f"{manifest.name}: {manifest.task}, {len(manifest.labels)} labels")
+    typer.echo(f"  labels: {', '.join(manifest.labels)}")
+    typer.echo(f"  {manifest.architecture.family}, stages {stages}")
+    typer.echo(f"  weights: {manifest.weights.dtype}, {weights / 1e6:.1f} MB; hash {found.hash}")
+    for notice in manifest.provenance.notices:
+        typer.echo(f"  {notice}")
+    _print_points(manifest)
+
+
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help="NAME.laud or zoo:NAME.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with one folder of pictures a class.")],
+    point: Annotated[
+        list[str] | None, typer.Option(help="Only this operating point (may be repeated).")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Which engine runs it.")] = "reference",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
+    as_json: Annotated[bool, _JSON] = False,
+) -> None:
+    """Measure every operating point of a bundle on labelled pictures.
+
+    Accuracy comes with its 95 % interval; agreement is the share of answers equal to those of
+    `full`; macs_ratio is the mean work relative to `full`.
+
+        laud evaluate zoo:clothing DIR/test --json
+    """
+    from engines.bundle import read_bundle
+    from engines.evaluation import LabelledImages, evaluate_points, summary
+    from engines.folders import relabel, scan_folder
+    from engines.registry import load_engine
+
+    found = read_bundle(bundle)
+    manifest = found.manifest
+    images = relabel(scan_folder(folder, min_classes=1), manifest.labels)
+    names = ["full", *(name for name in point or [] if name != "full")]
+    wanted = names if point else [record.point.name for record in manifest.points]
+    points = [manifest.point(name).point for name in wanted]
+    with load_engine(found, kind=engine, threads=threads) as running:
+        labelled = LabelledImages(images, manifest.preprocessing.crop_ratio)
+        rows = summary(evaluate_points(running, points, labelled, say=_say), images.labels)
+    if point:
+        rows = [row for row in rows if row["name"] in point]
+    if as_json:
+        typer.echo(json.dumps({"bundle": found.hash, "engine": engine, "points": rows}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("point", "px", "accuracy", "95 %", "agreement", "log loss", "MACs", "activation")
+    for row in rows:
+        table.add_row(
+            str(row["name"]),
+            str(row["image_size"]),
+            f"{row['accuracy']:.3f}",
+            f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
+            f"{row['agreement']:.3f}",
+            f"{row['log_loss']:.3f}",
+            f"{row['macs_ratio']:.3f}",
+            f"{row['activation']:.3f}",
+        )
+    Console().print(table)
+
+
+def _print_points(manifest: Manifest) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("point", "px", "MACs", "ratio", "accuracy", "95 %", "agreement with full")
+    for record in manifest.points:
+        accuracy = record.accuracy
+        table.add_row(
+            record.point.name,
+            str(record.point.image_size),
+            f"{record.macs / 1e6:.0f} M",
+            f"{record.macs_ratio:.3f}",
+            f"{accuracy.value:.3f}" if accuracy else "-",
+            f"{accuracy.low:.3f}-{accuracy.high:.3f}" if accuracy else "-",
+            f"{record.agreement:.3f}" if record.agreement is not None else "-",
+        )
+    Console().print(table)
+
+
+def _say(line: str) -> None:
+    """Progress goes to stderr, so that stdout stays clean for pipes."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,333 @@
+"""The Open Inference Protocol v2: parsing of infer requests and writing of answers.
+
+JSON, with tensors in it or as binary data behind it (the binary extension): then the header
+`Inference-Header-Content-Length` gives the length of the JSON. Everything here is a pure function;
+whatever a client sends gives a value or a BadRequest that says what was wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from engines.core import Float32Array, UInt8Array
+from service.errors import BadRequest
+
+IMAGE = "image"
+IMAGE_BYTES = "image_bytes"
+PROBABILITIES = "probabilities"
+LABEL = "label"
+LENGTH_HEADER = "inference-header-content-length"
+
+_MAX_JSON_BYTES_BEFORE_BINARY = 64 * 1024
+_MAX_DIMENSION = 2**31
+_MAX_TENSORS = 16
+_MAX_ID = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a model takes: images of `size` pixels, at most `max_images` in one request."""
+
+    size: int
+    max_images: int
+
+    @property
+    def text(self) -> str:
+        """Both accepted forms, as error messages name them."""
+        return (
+            f"'{IMAGE}' UINT8 [-1, {self.size}, {self.size}, 3] (RGB pixels) or "
+            f"'{IMAGE_BYTES}' BYTES [-1] (JPEG, PNG or WebP files)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """An output that was asked for; classification: the k most probable as text, 0 for numbers."""
+
+    name: str
+    binary: bool
+    classification: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A parsed request. images: pixels (S, S, 3) each, or encoded files."""
+
+    id: str
+    images: Sequence[UInt8Array] | Sequence[bytes]
+    outputs: tuple[WantedOutput, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequest:
+    """The request in `body`; `header_length` is the value of its length header, if any.
+
+    Raises BadRequest.
+    """
+    if header_length is None:
+        return _parse(body, b"", form)
+    if not header_length.isascii() or not header_length.isdecimal() or len(header_length) > 12:
+        raise BadRequest(f"{LENGTH_HEADER} must be a number of bytes, got '{header_length[:32]}'")
+    length = int(header_length)
+    if length > len(body):
+        raise BadRequest(f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes")
+    if length == 0:
+        if not body:
+            raise BadRequest(f"the body is empty; send {form.text}")
+        return InferRequest("", [body], _default_outputs(binary=True))
+    if length < len(body) and length > _MAX_JSON_BYTES_BEFORE_BINARY:
+        raise BadRequest(
+            f"the JSON before binary data may have {_MAX_JSON_BYTES_BEFORE_BINARY} bytes, "
+            f"got {length}"
+        )
+    return _parse(body[:length], body[length:], form)
+
+
+def _parse(header: bytes, binary: bytes, form: Form) -> InferRequest:
+    try:
+        content = orjson.loads(header)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the request is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise BadRequest("the request must be a JSON object with 'inputs'")
+    parameters = _mapping(content.get("parameters"), "parameters")
+    identifier = content.get("id", "")
+    if not isinstance(identifier, str) or len(identifier) > _MAX_ID:
+        raise BadRequest(f"'id' must be a string of at most {_MAX_ID} characters")
+    inputs = _tensors(content.get("inputs"), "inputs")
+    if not inputs:
+        raise BadRequest(f"'inputs' is missing or empty; send {form.text}")
+    images = _images(inputs, binary, form)
+    return InferRequest(identifier, images, _outputs(content, parameters), parameters)
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadRequest(f"'{name}' must be a JSON object")
+    return value
+
+
+def _tensors(value: Any, name: str) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or len(value) > _MAX_TENSORS:
+        raise BadRequest(f"'{name}' must be a list of at most {_MAX_TENSORS} tensors")
+    for item in value:
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise BadRequest(f"every entry of '{name}' must be an object with a 'name'")
+    return value
+
+
+def _images(
+    inputs: list[dict[str, Any]], binary: bytes, form: Form
+) -> Sequence[UInt8Array] | Sequence[bytes]:
+    names = [item["name"] for item in inputs]
+    if len(inputs) != 1 or names[0] not in (IMAGE, IMAGE_BYTES):
+        raise BadRequest(f"one input is taken, got {', '.join(map(repr, names))}: send {form.text}")
+    item = inputs[0]
+    expected = "UINT8" if item["name"] == IMAGE else "BYTES"
+    if item.get("datatype") != expected:
+        raise BadRequest(
+            f"input '{item['name']}' has datatype {item.get('datatype')!r}, expected {expected}: "
+            f"send {form.text}"
+        )
+    shape = _shape(item, form)
+    data = _binary_part(item, binary)
+    if item["name"] == IMAGE:
+        return list(_pixels(item, data, shape))
+    return _files(item, data, shape[0])
+
+
+def _shape(item: dict[str, Any], form: Form) -> tuple[int, ...]:
+    shape = item.get("shape")
+    if (
+        not isinstance(shape, list)
+        or not all(type(n) is int and 0 <= n < _MAX_DIMENSION for n in shape)
+        or not shape
+    ):
+        raise BadRequest(f"input '{item['name']}': 'shape' must list sizes, got {shape!r:.80}")
+    rest = [form.size, form.size, 3] if item["name"] == IMAGE else []
+    if shape[1:] != rest or shape[0] < 1:
+        raise BadRequest(f"input '{item['name']}' has shape {shape!r:.80}: send {form.text}")
+    if shape[0] > form.max_images:
+        raise BadRequest(f"{shape[0]} images in one request, the limit is {form.max_images}")
+    return tuple(shape)
+
+
+def _binary_part(item: dict[str, Any], binary: bytes) -> bytes | None:
+    """The tensor's binary data, None where its values stand in the JSON."""
+    size = _mapping(item.get("parameters"), "parameters").get("binary_data_size")
+    if size is None:
+        if binary:
+            raise BadRequest(
+                f"{len(binary)} bytes follow the JSON, but no input has binary_data_size"
+            )
+        if "data" not in item:
+            raise BadRequest(f"input '{item['name']}' has neither 'data' nor binary_data_size")
+        return None
+    if type(size) is not int or size != len(binary):
+        raise BadRequest(
+            f"input '{item['name']}': binary_data_size is {size!r:.32}, but {len(binary)} bytes "
+            "follow the JSON"
+        )
+    if "data" in item:
+        raise BadRequest(f"input '{item['name']}' has both 'data' and binary_data_size")
+    return binary
+
+
+def _pixels(item: dict[str, Any], data: bytes | None, shape: tuple[int, ...]) -> UInt8Array:
+    count = math.prod(shape)
+    if data is not None:
+        if len(data) != count:
+            raise BadRequest(f"input '{IMAGE}' needs {count} bytes for its shape, got {len(data)}")
+        return np.frombuffer(data, np.uint8).reshape(shape)
+    try:
+        values = np.array(item["data"])
+    except (ValueError, OverflowError):
+        raise BadRequest(f"input '{IMAGE}': 'data' is not a regular array of numbers") from None
+    if values.dtype.kind not in "iu" or values.size != count:
+        raise BadRequest(
+            f"input '{IMAGE}': 'data' must be {count} whole numbers, got {values.size} of type "
+            f"{values.dtype}"
+        )
+    if values.min() < 0 or values.max() > 255:
+        raise BadRequest(f"input '{IMAGE}': values must be 0 to 255")
+    return values.astype(np.uint8).reshape(shape)
+
+
+def _files(item: dict[str, Any], data: bytes | None, count: int) -> list[bytes]:
+    if data is not None:
+        return _split_bytes(data, count)
+    values = item["data"]
+    if not isinstance(values, list) or len(values) != count:
+        raise BadRequest(f"input '{IMAGE_BYTES}': 'data' must list {count} base64 strings")
+    files: list[bytes] = []
+    for value in values:
+        try:
+            files.append(base64.b64decode(value, validate=True))
+        except (TypeError, ValueError, binascii.Error):
+            raise BadRequest(
+                f"input '{IMAGE_BYTES}': in JSON every element must be base64 text; or send the "
+                "files as binary data"
+            ) from None
+    return files
+
+
+def _split_bytes(data: bytes, count: int) -> list[bytes]:
+    """Elements of a BYTES tensor: each a little-endian length of 4 bytes, then the bytes."""
+    elements: list[bytes] = []
+    at = 0
+    while at < len(data) and len(elements) < count:
+        if len(data) - at < 4:
+            break
+        (length,) = struct.unpack_from("<I", data, at)
+        at += 4
+        if length > len(data) - at:
+            raise BadRequest(
+                f"input '{IMAGE_BYTES}': element {len(elements)} claims {length} bytes, "
+                f"{len(data) - at} are left"
+            )
+        elements.append(data[at : at + length])
+        at += length
+    if len(elements) != count or at != len(data):
+        raise BadRequest(
+            f"input '{IMAGE_BYTES}' must be {count} elements (a length of 4 bytes, then the file); "
+            f"got {len(elements)} and {len(data) - at} bytes more"
+        )
+    return elements
+
+
+def _default_outputs(binary: bool) -> tuple[WantedOutput, ...]:
+    return (WantedOutput(PROBABILITIES, binary), WantedOutput(LABEL, binary))
+
+
+def _outputs(content: dict[str, Any], parameters: dict[str, Any]) -> tuple[WantedOutput, ...]:
+    default = _flag(parameters, "binary_data_output", False)
+    wanted = _tensors(content.get("outputs"), "outputs")
+    if not wanted:
+        return _default_outputs(default)
+    outputs: list[WantedOutput] = []
+    for item in wanted:
+        name = item["name"]
+        if name not in (PROBABILITIES, LABEL):
+            raise BadRequest(f"no output '{name:.80}'; there are: {PROBABILITIES}, {LABEL}")
+        own = _mapping(item.get("parameters"), "parameters")
+        top = own.get("classification", 0)
+        if type(top) is not int or top < 0 or (top and name != PROBABILITIES):
+            raise BadRequest(
+                f"'classification' must be a number of classes, for output '{PROBABILITIES}'"
+            )
+        outputs.append(WantedOutput(name, _flag(own, "binary_data", default), top))
+    if len({output.name for output in outputs}) != len(outputs):
+        raise BadRequest("an output is asked for twice")
+    return tuple(outputs)
+
+
+def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise BadRequest(f"parameter '{name}' must be true or false")
+    return value
+
+
+def infer_answer(
+    head: Mapping[str, Any],
+    outputs: Sequence[WantedOutput],
+    probabilities: Float32Array,
+    labels: Sequence[str],
+) -> tuple[bytes, int | None]:
+    """The body for probabilities (N, classes), and its JSON length where binary data follows.
+
+    head: the fields before `outputs`.
+    """
+    described: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for output in outputs:
+        datatype, values = _values(output, probabilities, labels)
+        entry: dict[str, Any] = {
+            "name": output.name,
+            "datatype": datatype,
+            "shape": list(values.shape),
+        }
+        if output.binary:
+            blob = values.tobytes() if datatype == "FP32" else _joined_bytes(values)
+            entry["parameters"] = {"binary_data_size": len(blob)}
+            blobs.append(blob)
+        else:
+            entry["data"] = values.ravel().tolist()
+        described.append(entry)
+    text = orjson.dumps({**head, "outputs": described})
+    return b"".join([text, *blobs]), len(text) if blobs else None
+
+
+def _values(
+    output: WantedOutput, probabilities: Float32Array, labels: Sequence[str]
+) -> tuple[str, npt.NDArray[Any]]:
+    if output.name == PROBABILITIES and not output.classification:
+        return "FP32", np.ascontiguousarray(probabilities, "<f4")
+    order = probabilities.argsort(axis=1, kind="stable")[:, ::-1]
+    if output.name == LABEL:
+        return "BYTES", np.array([labels[i] for i in order[:, 0]], object)
+    top = order[:, : output.classification]
+    texts = [
+        [f"{float(row[i]):f}:{i}:{labels[i]}" for i in best]
+        for row, best in zip(probabilities, top, strict=True)
+    ]
+    return "BYTES", np.array(texts, object)
+
+
+def _joined_bytes(values: npt.NDArray[Any]) -> bytes:
+    encoded = [str(value).encode() for value in values.ravel()]
+    return b"".join(struct.pack("<I", len(item)) + item for item in encoded)
