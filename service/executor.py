@@ -1,4 +1,4 @@
-"""The executor owns the engines: one thread loads them, warms them up, runs batches, closes them."""
+"""The executor owns the engines: one thread loads, warms up, runs and closes them."""
 
 from __future__ import annotations
 

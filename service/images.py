@@ -31,7 +31,7 @@ class Picture:
 
     @classmethod
     def encoded(cls, data: bytes, *, max_pixels: int) -> Picture:
-        """A file whose header was looked at; raises what `engines.preprocessing.read_header` does."""
+        """A file whose header was looked at; raises what `read_header` raises."""
         read_header(data, max_pixels=max_pixels)
         return cls(data, max_pixels)
 

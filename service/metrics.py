@@ -7,6 +7,7 @@ models and their points, route templates, phases, outcomes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -18,7 +19,8 @@ from service.request import Batch, Exchange, Reply
 PREFIX = "laud"
 # Fine where an image's time lies, 1 ms to 5 s.
 _SECONDS = (
-    0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0,
+    0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0,
 )  # fmt: skip
 _RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -87,7 +89,7 @@ class Metrics:
         for name, model in models.items():
             engine = model.engine
             self.model_info.labels(name, model.hash, engine.name, engine.precision).set(1)
-            self.queue_depth.labels(name).set_function(lambda name=name: depth(name))
+            self.queue_depth.labels(name).set_function(partial(depth, name))
 
     def observe_batch(self, batch: Batch) -> None:
         """Count a batch at its dispatch."""

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from starlette.requests import Request as HttpRequest
 
-from service.app import service_of
 from service.errors import ClientGone
 from service.images import FORM_FIELD, FORM_TYPE, IMAGE_TYPES, Picture, image_of_body, read_body
 from service.request import Exchange, until_disconnect
 from service.schemas.v1 import Classification, Models, classification, served_model
+from service.service import service_of
 
 router = APIRouter(prefix="/v1", tags=["laudserve"])
 

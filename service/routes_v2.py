@@ -13,13 +13,13 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request as HttpRequest
 
-from service.app import service_of
 from service.errors import BadRequest, ClientGone, UnknownModel
 from service.executor import Model
 from service.images import Picture, read_body
 from service.request import Exchange, Reply, until_disconnect
 from service.schemas import oip
 from service.schemas.v1 import milliseconds
+from service.service import service_of
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 

@@ -12,9 +12,10 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from service.app import Service, create_app
+from service.app import create_app
 from service.errors import StartError
 from service.executor import Loader, load_models
+from service.service import Service
 from service.settings import Settings
 
 _log = structlog.get_logger("laud")
@@ -23,7 +24,7 @@ _BACKLOG = 1024
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal first makes the service not ready, and the process then exits with 0."""
+    """uvicorn, but a signal makes the service not ready at once, and the process exits with 0."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 256
@@ -181,7 +182,7 @@ def render(label: str, *, seed: int = 0) -> Image.Image:
         dark = [(x * side, y * side) for x, y in seam]
         ImageDraw.Draw(colour).line(dark, fill=(20, 22, 28), width=_OVERSAMPLING)
     small = (SIZE, SIZE)
-    cloth = np.asarray(colour.resize(small, Image.Resampling.BOX), np.float32)
+    cloth = np.asarray(colour.resize(small, Image.Resampling.BOX), np.float64)
     cloth = cloth * _folds(rng)[..., None] + rng.normal(0, 4, (SIZE, SIZE, 1))
     alpha = np.asarray(shape.resize(small, Image.Resampling.BOX), np.float32) / 255
     shadow = np.asarray(
@@ -192,16 +193,16 @@ def render(label: str, *, seed: int = 0) -> Image.Image:
     )
     y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
     wall = 216 - 26 * y - 10 * np.abs(x - 0.4) - 0.22 * shadow + rng.normal(0, 2, (SIZE, SIZE))
-    wall = wall[..., None] + np.array([2.0, 0.0, -4.0])
-    mixed = alpha[..., None] * cloth + (1 - alpha[..., None]) * wall
+    tinted = wall[..., None] + np.array([2.0, 0.0, -4.0])
+    mixed = alpha[..., None] * cloth + (1 - alpha[..., None]) * tinted
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
-def _folds(rng: np.random.Generator) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _folds(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Soft light and dark bands, as cloth has them: factors about 1, (SIZE, SIZE)."""
     noise = rng.normal(0, 1, (SIZE // 8, SIZE // 16)).astype(np.float32)
     bands = np.asarray(Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
-    return (1.0 + 0.10 * bands / max(float(np.abs(bands).max()), 1e-6) * 2).astype(np.float32)
+    return (1.0 + 0.10 * bands / max(float(np.abs(bands).max()), 1e-6) * 2).astype(np.float64)
 
 
 def main() -> None:

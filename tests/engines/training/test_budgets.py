@@ -20,6 +20,7 @@ from engines.training.budgets import (
     geometric,
     ramp,
 )
+from engines.training.trainer import schedule
 
 pytestmark = pytest.mark.torch
 
@@ -53,7 +54,7 @@ def logits(rows: int = 8, units: int = 20, seed: int = 0) -> Tensor:
 def steer(start: float, targets: Sequence[float], pull: float = 0.0) -> Tensor:
     """Mean ratios of the last of 400 steps in which a loss of slope `pull` wants the masks on."""
     budgets = Budgets(targets, torch.tensor([start]))
-    optimiser = torch.optim.Adam(budgets.parameters(), 0.02)
+    optimiser = torch.optim.Adam(budgets.parameters())
     goal, count = torch.tensor(targets), len(targets)
     budget = torch.arange(count).repeat_interleave(32)
     everything = torch.zeros(len(budget), dtype=torch.bool)
@@ -62,6 +63,7 @@ def steer(start: float, targets: Sequence[float], pull: float = 0.0) -> Tensor:
         sampled = SampledMasks(budgets.shifts(budget, torch.zeros(count)), everything, 1.0, 0.0)
         units = sampled(0, logits(len(budget), 40, step))
         ratios = units.view(count, -1).mean(dim=1)
+        optimiser.param_groups[0]["lr"] = 0.02 * schedule(step, 400)
         optimiser.zero_grad()
         (budgets.penalty(ratios, goal, 10.0) - pull * ratios.sum()).backward()
         optimiser.step()
