@@ -17,7 +17,6 @@ from engines.core import Engine, Output
 from engines.errors import EngineError, InvalidInput
 from engines.registry import load_engine
 from service.errors import SettingsError, UnknownModel, known_names
-from service.policy import Candidate
 from service.request import Batch, Reply, Request
 from service.settings import Settings
 
@@ -45,12 +44,9 @@ class Model:
         return self.manifest.full.point.image_size
 
     @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Its operating points as the policy sees them."""
-        return tuple(
-            Candidate(record.point.name, record.accuracy.value if record.accuracy else None)
-            for record in self.manifest.points
-        )
+    def point_names(self) -> tuple[str, ...]:
+        """Its operating points as the policy sees them, `full` first."""
+        return tuple(record.point.name for record in self.manifest.points)
 
 
 Loader = Callable[[Settings], Iterator[Model]]

@@ -86,7 +86,7 @@ class Service:
         """
         self.require_ready()
         try:
-            choice = choose_point(model.candidates, pinned)
+            choice = choose_point(model.point_names, pinned)
         except ValueError as error:
             raise BadRequest(str(error)) from None
         point = model.manifest.point(choice.name).point

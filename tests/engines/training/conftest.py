@@ -55,13 +55,13 @@ def content(pictures: Path) -> Callable[[], dict[str, Any]]:
             "name": "tiny",
             "seed": 0,
             "data": {"root": str(pictures), "crop_ratio": 1.0},
-            "init": {"source": "random", "stem_width": 1},
+            "init": {"source": "random", "stem_width": 2},
             "image_size": SIZE,
-            "batch_size": 6,
+            "batch_size": 8,
             "stages": [
-                {"depth": 2, "width": 8, "paradigm": "spatial", "spatial_granularity": 2},
+                {"depth": 1, "width": 8, "paradigm": "spatial", "spatial_granularity": 2},
                 {
-                    "depth": 2,
+                    "depth": 1,
                     "width": 8,
                     "paradigm": "spatial+channel",
                     "spatial_granularity": 2,

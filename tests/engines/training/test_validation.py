@@ -15,6 +15,7 @@ from engines.macs import all_block_macs, fixed_macs, static_macs
 from engines.models.inputs import normalise
 from engines.models.measuring import extract_features, measure
 from engines.models.resnet import LaudResNet
+from engines.training.statistics import prepare_maskers
 
 pytestmark = pytest.mark.torch
 
@@ -25,8 +26,8 @@ IMAGE = MapSize(32, 32)
 
 
 @pytest.fixture
-def model() -> LaudResNet:
-    """A network with every kind of masker, whose spatial logits depend on the image."""
+def model(pixels: UInt8Array) -> LaudResNet:
+    """A network with every kind of masker, whose decisions depend on the image."""
     torch.manual_seed(1)
     stages = (
         Stage(depth=1, width=4, paradigm=Paradigm.SPATIAL, spatial_granularity=4),
@@ -44,6 +45,7 @@ def model() -> LaudResNet:
         for name, value in model.named_parameters():
             if "masker_" in name:
                 value.normal_()
+    prepare_maskers(model, normalise(pixels, PLAIN), scale=1.0)
     return model
 
 
