@@ -55,7 +55,7 @@ def content(pictures: Path) -> Callable[[], dict[str, Any]]:
             "name": "tiny",
             "seed": 0,
             "data": {"root": str(pictures), "crop_ratio": 1.0},
-            "init": {"source": "random", "stem_width": 2},
+            "init": {"source": "random", "stem_width": 4},
             "image_size": SIZE,
             "batch_size": 8,
             "stages": [

@@ -1,4 +1,4 @@
-"""That budgets are hit: the controller, masks that gradients pass, schedules and the prior's curve."""
+"""That budgets are hit: the controller, masks that gradients pass, schedules and the prior."""
 
 from __future__ import annotations
 

@@ -113,9 +113,7 @@ def test_static_phase_is_cross_entropy_of_the_static_network(
     model: LaudResNet, config: TrainConfig, x: Tensor
 ) -> None:
     expected = F.cross_entropy(model(x, None)[0], LABELS, label_smoothing=0.1)
-    torch.testing.assert_close(
-        loss_of(StaticTraining(model, config, config.static), x), expected
-    )
+    torch.testing.assert_close(loss_of(StaticTraining(model, config, config.static), x), expected)
 
 
 def test_sizes_phase_teaches_the_small_image_by_labels_and_by_the_full_one(
@@ -198,7 +196,11 @@ def test_full_images_of_a_mixed_batch_get_the_static_answer(
 
 @pytest.mark.parametrize(("share", "full"), [(0.25, 2), (0.5, 4), (0.0, 1), (1.0, 7)])
 def test_batch_is_dealt_to_full_and_to_the_budgets_evenly(
-    model: LaudResNet, configure: Callable[..., TrainConfig], x: Tensor, seen: Seen, share: float,
+    model: LaudResNet,
+    configure: Callable[..., TrainConfig],
+    x: Tensor,
+    seen: Seen,
+    share: float,
     full: int,
 ) -> None:
     phase = dynamic(model, configure(full_share=share), x)

@@ -61,7 +61,7 @@ def test_random_network_depends_on_the_seed_alone(configure: Callable[..., Train
 
 def test_random_network_is_the_configured_one(configure: Callable[..., TrainConfig]) -> None:
     net = starting_network(configure(), 7).net
-    assert (net.stem_width, net.num_classes, net.folded) == (1, 7, True)
+    assert (net.stem_width, net.num_classes, net.folded) == (4, 7, True)
     assert net.stages == configure().stages
 
 

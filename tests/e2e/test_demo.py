@@ -1,0 +1,92 @@
+"""The demo bundle on real pictures: samples, the test split, and HTTP against `laud evaluate`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+from engines.bundle import read_bundle
+from engines.evaluation import LabelledImages, evaluate_points
+from engines.folders import relabel, scan_folder
+from engines.registry import load_engine
+from service.samples import sample_names, sample_path
+from tests.e2e.server import LAUD, Server
+
+pytestmark = [pytest.mark.torch, pytest.mark.e2e]
+
+
+@pytest.mark.parametrize("name", sample_names())
+def test_samples_are_classified_correctly_at_full(demo: Server, name: str) -> None:
+    answer = httpx.post(f"{demo.url}/v1/classify", content=sample_path(name).read_bytes())
+    assert answer.status_code == 200
+    assert answer.json()["point"] == "full"
+    assert answer.json()["labels"][0]["label"] == name
+
+
+def test_every_point_answers_and_names_itself(demo: Server) -> None:
+    (model,) = httpx.get(f"{demo.url}/v1/models").json()["models"]
+    for point in model["points"]:
+        answer = httpx.post(
+            f"{demo.url}/v1/classify",
+            content=sample_path("t-shirt").read_bytes(),
+            headers={"x-operating-point": point["name"]},
+        ).json()
+        assert answer["point"] == point["name"]
+        assert answer["labels"][0]["label"] == "t-shirt"
+
+
+def test_evaluate_prints_what_the_issue_promises(shared: Path) -> None:
+    printed = subprocess.run(
+        [LAUD, "evaluate", "zoo:clothing", shared / "data/clothing/test", "--json"],
+        capture_output=True, text=True, check=True, timeout=600,
+    ).stdout  # fmt: skip
+    points = {point["name"]: point for point in json.loads(printed)["points"]}
+    for point in points.values():
+        assert point["images"] == 234
+        assert point["accuracy_low"] < point["accuracy"] < point["accuracy_high"]
+    assert points["full"]["accuracy"] >= 0.90
+    photo = 1 / 234 + 1e-9
+    by_size = [p for p in points.values() if p["name"].startswith("size-")]
+    dynamic = [p for p in points.values() if p["name"].startswith("skip-")]
+    assert any(p["macs_ratio"] <= 0.645 for p in by_size)
+    assert len(by_size) >= 2
+    for point in by_size:
+        if point["macs_ratio"] >= 0.63:
+            assert point["accuracy"] >= points["full"]["accuracy"] - 3 * photo
+    assert any(
+        p["macs_ratio"] <= 0.7 and p["accuracy"] >= points["full"]["accuracy"] - 8 * photo
+        for p in dynamic
+    )
+
+
+def test_http_and_evaluate_give_identical_classes_on_the_test_split(
+    demo: Server, shared: Path
+) -> None:
+    bundle = read_bundle("zoo:clothing")
+    manifest = bundle.manifest
+    folder = relabel(scan_folder(shared / "data/clothing/test"), manifest.labels)
+    names = ("full", *(r.point.name for r in manifest.points if r.point.name.startswith("skip-")))
+    with load_engine(bundle) as engine:
+        results = evaluate_points(
+            engine,
+            [manifest.point(name).point for name in names],
+            LabelledImages(folder, manifest.preprocessing.crop_ratio),
+        )
+    with httpx.Client() as client:
+        for name, result in zip(names, results, strict=True):
+            answered = [
+                client.post(
+                    f"{demo.url}/v1/classify?top=1",
+                    content=(folder.root / file).read_bytes(),
+                    headers={"x-operating-point": name},
+                ).json()["labels"][0]["label"]
+                for file in folder.files
+            ]
+            expected = np.array(manifest.labels)[result.predictions]
+            assert answered == expected.tolist()

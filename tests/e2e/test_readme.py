@@ -1,0 +1,217 @@
+"""Every command of the README and the docs is run here, and its printed answer is compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+from tests.e2e.server import LAUD, ROOT, Server, wait_for_url
+
+pytestmark = [pytest.mark.torch, pytest.mark.e2e]
+
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+VOLATILE = {"milliseconds", "request_id"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line after `$ ` and what is printed below it."""
+
+    file: str
+    line: str
+    printed: str
+
+
+def commands() -> list[Command]:
+    """All commands in the console blocks of the texts."""
+    found: list[Command] = []
+    for path in TEXTS:
+        for block in re.findall(r"^```console\n(.*?)^```", path.read_text("utf-8"), re.M | re.S):
+            for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+                line, _, printed = part.partition("\n")
+                found.append(Command(path.name, line, printed.strip()))
+    return found
+
+
+def readme_blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def labels() -> list[str]:
+    manifest = json.loads((ROOT / "engines/zoo/clothing.laud/manifest.json").read_text("utf-8"))
+    return [str(label) for label in manifest["labels"]]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with the demo's classes: four noise pictures a class for training, two to evaluate."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("validation", 2), ("test", 2)):
+        for label in labels():
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 256, (40, 40, 3), np.uint8)
+                Image.fromarray(noise).resize((200, 180)).save(folder / f"{i}.jpg")
+    return root
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that looks like the checkout to the commands, but takes what they write."""
+    place = tmp_path_factory.mktemp("checkout")
+    for name in ("configs", "service"):
+        (place / name).symlink_to(ROOT / name)
+    return place
+
+
+def run(line: str, place: Path) -> str:
+    environment = {**os.environ, "PATH": f"{LAUD.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        line, shell=True, check=False, cwd=place, env=environment,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def curl(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    printed = run(command.line.replace("localhost:8000", demo.url), place)
+    if not command.printed:
+        assert printed
+        return
+    assert_same_answer(json.loads(printed), json.loads(command.printed))
+
+
+def assert_same_answer(got: dict[str, Any], written: dict[str, Any]) -> None:
+    """Equal but for times, ids, and the last digits of probabilities."""
+    assert got.keys() == written.keys()
+    for one, other in zip(got.pop("labels"), written.pop("labels"), strict=True):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-3)
+    assert got["milliseconds"].keys() == written["milliseconds"].keys()
+    drop = VOLATILE
+    assert {k: v for k, v in got.items() if k not in drop} == {
+        k: v for k, v in written.items() if k not in drop
+    }
+
+
+def make(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """Both are run for real by .ci/run; here: the target exists and does what the README says."""
+    target = command.line.split()[1]
+    recipe = subprocess.run(
+        ["make", "--dry-run", "--always-make", target],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    expected = {
+        "serve": "laud serve zoo:clothing --host 127.0.0.1 --port 8000",
+        "test": "pytest",
+    }
+    assert expected[target] in recipe
+
+
+def inspect(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    assert "full" in run(command.line, place)
+
+
+def evaluate(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    printed = run(command.line.replace("DIR", shlex.quote(str(pictures))), place)
+    if "--json" in command.line:
+        assert json.loads(printed)["points"][0]["images"] == 2 * len(labels())
+    else:
+        assert "full" in printed
+
+
+def train(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """The same command on a few pictures, with phases of one epoch."""
+    short = " ".join(
+        f"--set {key}=1" for key in ("static.epochs", "sizes.epochs", "dynamic.epochs")
+    )
+    short += " --set dynamic.statistics_images=8 --set batch_size=8"
+    run(command.line.replace("DIR", shlex.quote(str(pictures))) + " " + short, place)
+    assert (place / "runs/clothing/activation.csv").is_file()
+    assert (place / "runs/clothing/curves.png").is_file()
+
+
+def export(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    assert "skip-65" in run(command.line, place)
+    assert (place / "clothing.laud/manifest.json").is_file()
+
+
+def serve(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    log = place / "serve.log"
+    arguments = [str(LAUD), *shlex.split(command.line)[1:], "--port", "0"]
+    with log.open("wb") as file:
+        process = subprocess.Popen(arguments, cwd=place, stderr=file)
+    try:
+        assert wait_for_url(process, log)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
+    "curl": curl,
+    "make": make,
+    "laud inspect": inspect,
+    "laud evaluate": evaluate,
+    "laud train": train,
+    "laud export": export,
+    "laud serve": serve,
+}
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda c: f"{c.file}: {c.line[:60]}")
+def test_command(command: Command, demo: Server, pictures: Path, workplace: Path) -> None:
+    how = [HOW[start] for start in HOW if command.line.startswith(f"{start} ")]
+    assert len(how) == 1, f"no test runs '{command.line}': add it to HOW"
+    how[0](command, demo, pictures, workplace)
+
+
+def test_the_readme_opens_with_the_two_commands_and_one_curl() -> None:
+    lines = [c.line for c in commands() if c.file == "README.md"]
+    assert lines[:2] == ["make serve", "make test"]
+    assert lines[2].startswith("curl ")
+
+
+def test_python_examples(demo: Server) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
+    )
+    assert blocks
+    for block in blocks:
+        code = block.replace("localhost:8000", demo.url.removeprefix("http://"))
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            check=False, cwd=ROOT, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "hat" in done.stdout
+
+
+def test_yaml_example_is_a_valid_configuration(tmp_path: Path) -> None:
+    from service.settings import load_settings
+
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
+    )
+    path = tmp_path / "settings.yaml"
+    path.write_text(block, encoding="utf-8")
+    assert load_settings(path).bundles == ("zoo:clothing",)
