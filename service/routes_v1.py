@@ -68,9 +68,7 @@ async def classify(
         ClientGone("the client left before the answer"),
     )
     exchange.phases_s |= reply.phases_s
-    answer = classification(found, reply, exchange, top)
-    answer.milliseconds["total"] = round((time.monotonic() - exchange.arrived_s) * 1e3, 3)
-    return answer
+    return classification(found, reply, exchange, top, time.monotonic() - exchange.arrived_s)
 
 
 @router.get("/models")

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from engines.architecture import DEPTHS, ResNet, Stage
+from engines.bundle import explain
 from engines.core import Paradigm
 from engines.errors import CheckpointError, InvalidInput
 from engines.models.resnet import LaudResNet
@@ -112,16 +114,19 @@ def load_official(
     chosen, depths = _OFFICIAL_PARADIGMS[paradigm], _depths(arch)
     spatial = _per_stage("spatial", spatial_granularity, paradigm in ("spatial", "both"))
     channel = _per_stage("channel", channel_granularity, chosen.masks_channels)
-    stages = tuple(
-        Stage(
-            depth=depth,
-            width=width,
-            paradigm=chosen,
-            spatial_granularity=s,
-            channel_granularity=c,
+    try:
+        stages = tuple(
+            Stage(
+                depth=depth,
+                width=width,
+                paradigm=chosen,
+                spatial_granularity=s,
+                channel_granularity=c,
+            )
+            for depth, width, s, c in zip(depths, _WIDTHS, spatial, channel, strict=True)
         )
-        for depth, width, s, c in zip(depths, _WIDTHS, spatial, channel, strict=True)
-    )
+    except ValidationError as error:
+        raise InvalidInput(explain(error)) from None
     model = LaudResNet(ResNet(stages=stages, num_classes=_num_classes(state), official_layout=True))
     load_strictly(model, state)
     return model.eval()

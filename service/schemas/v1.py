@@ -70,8 +70,10 @@ class Models(Wire):
     models: list[ServedModel]
 
 
-def classification(model: Model, reply: Reply, exchange: Exchange, top: int) -> Classification:
-    """The `top` most probable labels and how they came about."""
+def classification(
+    model: Model, reply: Reply, exchange: Exchange, top: int, total_s: float
+) -> Classification:
+    """The `top` most probable labels and how they came about, `total_s` after the first byte."""
     best = reply.probabilities.argsort(kind="stable")[::-1][:top]
     accuracy = model.manifest.point(reply.point.name).accuracy
     return Classification(
@@ -88,7 +90,7 @@ def classification(model: Model, reply: Reply, exchange: Exchange, top: int) -> 
         bundle=model.hash,
         engine=model.engine.name,
         precision=model.engine.precision,
-        milliseconds=milliseconds({**exchange.phases_s, **reply.phases_s}),
+        milliseconds=milliseconds({**exchange.phases_s, "total": total_s}),
         request_id=exchange.id,
     )
 

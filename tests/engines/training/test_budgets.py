@@ -48,7 +48,8 @@ def masks(
 
 
 def logits(rows: int = 8, units: int = 20, seed: int = 0) -> Tensor:
-    return torch.randn(rows, units, generator=torch.Generator().manual_seed(seed))
+    values: Tensor = torch.randn(rows, units, generator=torch.Generator().manual_seed(seed))
+    return values
 
 
 def steer(start: float, targets: Sequence[float], pull: float = 0.0) -> Tensor:
@@ -65,11 +66,12 @@ def steer(start: float, targets: Sequence[float], pull: float = 0.0) -> Tensor:
         ratios = units.view(count, -1).mean(dim=1)
         optimiser.param_groups[0]["lr"] = 0.02 * schedule(step, 400)
         optimiser.zero_grad()
-        (budgets.penalty(ratios, goal, 10.0) - pull * ratios.sum()).backward()
+        (budgets.penalty(ratios, goal, 10.0) - pull * ratios.sum()).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         budgets.control(ratios, goal)
         late = [*late[-99:], ratios.detach()]
-    return torch.stack(late).mean(dim=0)
+    mean: Tensor = torch.stack(late).mean(dim=0)
+    return mean
 
 
 @pytest.mark.parametrize("start", [6.0, -6.0], ids=["from above", "from below"])
@@ -115,7 +117,7 @@ def test_each_budget_has_its_own_shift() -> None:
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_decisions_are_exactly_on_or_off(noise: float) -> None:
     values = masks(noise=noise, temperature=0.7)(0, logits(units=2000))
-    assert set(values.unique().tolist()) == {0.0, 1.0}
+    assert set(values.flatten().tolist()) == {0.0, 1.0}
 
 
 def test_without_noise_the_shifted_logit_alone_decides() -> None:
@@ -148,7 +150,7 @@ def test_everything_is_on_where_nothing_may_be_skipped() -> None:
 def test_gradient_is_that_of_the_sigmoid(temperature: float) -> None:
     z = logits().requires_grad_()
     weight = logits(seed=1)
-    (masks(0.4, temperature=temperature)(0, z) * weight).sum().backward()
+    (masks(0.4, temperature=temperature)(0, z) * weight).sum().backward()  # type: ignore[no-untyped-call]
     straight = z.grad
     z.grad = None
     (torch.sigmoid((z + 0.4) / temperature) * weight).sum().backward()
@@ -158,7 +160,7 @@ def test_gradient_is_that_of_the_sigmoid(temperature: float) -> None:
 def test_no_gradient_where_everything_is_on() -> None:
     z = logits(2).requires_grad_()
     sampled = SampledMasks(torch.zeros(2, 1), torch.tensor([True, False]), 1.0, 0.0)
-    sampled(0, z).sum().backward()
+    sampled(0, z).sum().backward()  # type: ignore[no-untyped-call]
     assert z.grad is not None
     assert not z.grad[0].any()
     assert z.grad[1].all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -23,7 +24,6 @@ from PIL import Image
 from engines.errors import ConfigError
 from engines.models.resnet import LaudResNet
 from engines.runs import model_file, read_run
-from engines.training import starts
 from engines.training.run import train
 from engines.training.state import load_state
 
@@ -275,7 +275,7 @@ def test_mended_data_is_trained(
 def test_missing_pretrained_weights_leave_no_run_behind(
     write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starts.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     widths = ((3, 32), (4, 64), (6, 128), (3, 256))
     config = write_config(
         init={"source": "open_nsfw"},

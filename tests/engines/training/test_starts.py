@@ -42,12 +42,14 @@ def configure(content: Callable[[], dict[str, Any]]) -> Callable[..., TrainConfi
 
 @pytest.fixture
 def images() -> Tensor:
-    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    pictures: Tensor = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    return pictures
 
 
 def answer(model: LaudResNet, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.as_tensor(model(images, None)[0])
+        logits: Tensor = model(images, None)[0]
+    return logits
 
 
 # A random start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn, optim
 
 from engines.errors import CheckpointError
 from engines.training.state import (
@@ -30,7 +31,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    values: Tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values
 
 
 def test_progress_comes_back_to_the_last_bit(path: Path) -> None:
@@ -85,8 +87,8 @@ def test_kill_while_saving_leaves_the_old_state(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(safetensors.torch, "save_file", save)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
         save_state(path, Progress(step=2), {"model": {"a": noise(3, seed=1)}})
     progress, groups = load_state(path)
     assert progress.step == 1
@@ -122,38 +124,35 @@ def other_progress(path: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [no_file, text, cut, weights_only, other_progress])
-def test_file_that_is_no_state_is_refused_by_name(path: Path, put: object) -> None:
-    assert callable(put)
+def test_file_that_is_no_state_is_refused_by_name(path: Path, put: Callable[[Path], None]) -> None:
     put(path)
     with pytest.raises(CheckpointError, match=r"state.safetensors' is not the state of a run"):
         load_state(path)
 
 
-def network() -> list[torch.nn.Parameter]:
+def network() -> list[nn.Parameter]:
     """Three parameters of the shapes and memory layouts of a network."""
     kernel = noise(4, 3, 3, 3, seed=2).contiguous(memory_format=torch.channels_last)
-    return [torch.nn.Parameter(value) for value in (kernel, noise(4), noise(()).view(()))]
+    return [nn.Parameter(value) for value in (kernel, noise(4), noise())]
 
 
-def advance(
-    parameters: list[torch.nn.Parameter], optimiser: torch.optim.Optimizer, seeds: range
-) -> None:
+def advance(parameters: list[nn.Parameter], optimiser: optim.Optimizer, seeds: range) -> None:
     for seed in seeds:
         for parameter in parameters:
-            parameter.grad = noise(*parameter.shape, seed=seed).view_as(parameter)
+            parameter.grad = noise(*parameter.shape, seed=seed)
         optimiser.step()
 
 
 def test_restored_optimiser_goes_on_as_the_first(path: Path) -> None:
     first = network()
-    optimiser = torch.optim.Adam(first, 0.01)
+    optimiser = optim.Adam(first, 0.01)
     advance(first, optimiser, range(3))
     save_state(path, Progress(), {"optimiser": optimiser_tensors(optimiser)})
 
     second = network()
     for mine, theirs in zip(second, first, strict=True):
         mine.data.copy_(theirs.data)
-    restored = torch.optim.Adam(second, 0.01)
+    restored = optim.Adam(second, 0.01)
     restore_optimiser(restored, load_state(path)[1]["optimiser"])
     for parameter in second:
         moment = restored.state[parameter]["exp_avg"]
@@ -167,7 +166,7 @@ def test_restored_optimiser_goes_on_as_the_first(path: Path) -> None:
 
 def test_optimiser_before_its_first_step_has_nothing_to_restore() -> None:
     parameters = network()
-    optimiser = torch.optim.Adam(parameters, 0.01)
+    optimiser = optim.Adam(parameters, 0.01)
     assert optimiser_tensors(optimiser) == {}
     restore_optimiser(optimiser, {})
     advance(parameters, optimiser, range(1))

@@ -39,7 +39,8 @@ def images() -> Tensor:
     """More than one batch of 32, of means that vary."""
     generator = torch.Generator().manual_seed(3)
     means = torch.randn(40, 3, 1, 1, generator=generator)
-    return means + torch.randn(40, 3, 32, 32, generator=generator)
+    pictures: Tensor = means + torch.randn(40, 3, 32, 32, generator=generator)
+    return pictures
 
 
 def pooled_inputs(model: LaudResNet, images: Tensor) -> dict[str, tuple[Any, Tensor]]:
@@ -85,7 +86,7 @@ def test_maskers_see_inputs_of_mean_zero_and_deviation_one(
 def test_channel_that_never_changes_does_not_blow_up(model: LaudResNet, images: Tensor) -> None:
     with torch.no_grad():
         model.conv1.weight[0] = 0.0
-        model.conv1.bias[0] = 1.0
+        model.state_dict()["conv1.bias"][0] = 1.0
     prepare_maskers(model, images, SCALE)
     masker, rows = pooled_inputs(model, images)["0.masker_spatial"]
     assert rows[:, 0].std() == 0
@@ -125,7 +126,7 @@ def test_block_that_changes_answers_more_gets_a_higher_prior(
     def prior(scale: float) -> float:
         with torch.no_grad():
             for value in model.bottlenecks()[5].conv3.parameters():
-                value *= scale
+                value.mul_(scale)
         priors = by_block(model, prepare_maskers(model, images, SCALE))
         return float(priors[5] - priors[4])
 

@@ -23,6 +23,7 @@ from engines.training.config import TrainConfig
 from engines.training.pixels import PixelCache
 from engines.training.report import RunFolder
 from engines.training.starts import preprocessing_of, starting_network
+from engines.training.state import load_state
 from engines.training.trainer import Data, Trainer, projected_seconds, schedule
 
 pytestmark = pytest.mark.torch
@@ -328,7 +329,7 @@ def test_loss_that_is_no_number_ends_the_training_with_advice(
     wild = config.dynamic.model_copy(update={"macs_weight": 1e39})
     with pytest.raises(ConfigError, match=r"the loss became inf at step 0 of 'dynamic': lower"):
         train(tmp_path, config.model_copy(update={"dynamic": wild}), data)
-    assert trainer.load_state(tmp_path / "state.safetensors")[0].phase == 2
+    assert load_state(tmp_path / "state.safetensors")[0].phase == 2
 
 
 def test_without_budgets_two_phases_are_trained(
