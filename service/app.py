@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import structlog
@@ -11,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import routes_v1, routes_v2
-from service.errors import error_response, install_error_responses
+from service.errors import ClientGone, error_response, install_error_responses
 from service.logs import log_exchange
 from service.request import Exchange, request_id
 from service.service import Service
@@ -53,6 +54,10 @@ class Observed:
                 raise
             response = error_response(error, exchange)
             await response(scope, receive, send_observed)
+        except asyncio.CancelledError:
+            # The drain limit has passed: the server gives up what still runs.
+            exchange.outcome = ClientGone.code
+            raise
         finally:
             self._record(exchange, scope)
 
@@ -69,6 +74,8 @@ def create_app(service: Service) -> FastAPI:
         title="laudserve",
         description="Image inference that computes only where the image needs it.",
         summary="POST a JPEG, PNG or WebP image; get labels, and what it cost.",
+        # A redirect would name the host that a proxy talks to, and make clients send bodies twice.
+        redirect_slashes=False,
     )
     app.state.service = service
     install_error_responses(app)

@@ -17,6 +17,7 @@ from service.errors import BadRequest, BodyTooLarge, ClientGone, UnsupportedMedi
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 FORM_TYPE = "multipart/form-data"
 FORM_FIELD = "image"
+POINT_HEADER = "x-operating-point"
 _MAX_FORM_FIELDS = 16
 _MAX_BOUNDARY = 256
 _MAX_PART_HEAD = 4096

@@ -33,7 +33,14 @@ def configure_logs(style: str, level: str, stream: TextIO = sys.stderr) -> None:
     if style == "json":
         renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        renderers = [structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)]
+        # Plain tracebacks: the rich ones print local variables, and with them people's pictures.
+        renderers = [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(),
+                sort_keys=False,
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *renderers],

@@ -22,5 +22,5 @@ def choose_point(names: Sequence[str], pinned: str | None = None) -> Choice:
     if pinned is None:
         return Choice(names[0], "full")
     if pinned not in names:
-        raise ValueError(f"unknown operating point '{pinned}'; there are: {', '.join(names)}")
+        raise ValueError(f"unknown operating point '{pinned:.64}'; there are: {', '.join(names)}")
     return Choice(pinned, "pinned")

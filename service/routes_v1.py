@@ -9,14 +9,20 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request as HttpRequest
 
 from service.errors import ClientGone
-from service.images import FORM_FIELD, FORM_TYPE, IMAGE_TYPES, Picture, image_of_body, read_body
+from service.images import (
+    FORM_FIELD,
+    FORM_TYPE,
+    IMAGE_TYPES,
+    POINT_HEADER,
+    Picture,
+    image_of_body,
+    read_body,
+)
 from service.request import Exchange, until_disconnect
 from service.schemas.v1 import Classification, Models, classification, served_model
 from service.service import service_of
 
 router = APIRouter(prefix="/v1", tags=["laudserve"])
-
-POINT_HEADER = "x-operating-point"
 
 _BODY: dict[str, Any] = {
     "requestBody": {

@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 
 from service.errors import BadRequest, ClientGone, UnknownModel
 from service.executor import Model
-from service.images import Picture, read_body
+from service.images import POINT_HEADER, Picture, read_body
 from service.request import Exchange, Reply, until_disconnect
 from service.schemas import oip
 from service.schemas.v1 import milliseconds
@@ -24,11 +24,10 @@ from service.service import service_of
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
 MODEL_VERSION = "1"
-_MAX_POINT_NAME = 64
 
 
-def _json(content: Mapping[str, Any], status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+def _json(content: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
 
 
 @router.get("")
@@ -52,8 +51,8 @@ async def live() -> Response:
 @router.get("/health/ready")
 async def ready(request: HttpRequest) -> Response:
     """200 once every point of every model is warmed up; 503 while starting, draining or broken."""
-    is_ready = service_of(request).is_ready
-    return _json({"ready": is_ready}, 200 if is_ready else 503)
+    service_of(request).require_ready()
+    return _json({"ready": True})
 
 
 @router.get("/models/{name}/ready")
@@ -61,8 +60,8 @@ async def ready(request: HttpRequest) -> Response:
 async def model_ready(request: HttpRequest, name: str, model_version: str = "1") -> Response:
     """200 when the model takes requests."""
     model = _model(request, name, model_version)
-    is_ready = service_of(request).is_ready
-    return _json({"name": model.name, "ready": is_ready}, 200 if is_ready else 503)
+    service_of(request).require_ready()
+    return _json({"name": model.name, "ready": True})
 
 
 @router.get("/models/{name}")
@@ -93,7 +92,7 @@ async def metadata(request: HttpRequest, name: str, model_version: str = "1") ->
 async def config(request: HttpRequest, name: str, model_version: str = "1") -> Response:
     """The part of Triton's model configuration that load generators ask for."""
     model = _model(request, name, model_version)
-    return _json({"name": model.name, "max_batch_size": service_of(request).settings.max_images})
+    return _json({"name": model.name, "max_batch_size": service_of(request).max_images})
 
 
 @router.post("/models/{name}/infer")
@@ -107,7 +106,7 @@ async def infer(request: HttpRequest, name: str, model_version: str = "1") -> Re
     body = await read_body(request, service.settings.max_body_bytes)
     exchange.num_bytes = len(body)
     exchange.phases_s["receive"] = time.monotonic() - exchange.arrived_s
-    form = oip.Form(model.image_size, service.settings.max_images)
+    form = oip.Form(model.image_size, service.max_images)
     parsed = oip.parse_infer(body, request.headers.get(oip.LENGTH_HEADER), form)
     limit = service.settings.max_pixels
     pictures = [
@@ -118,7 +117,7 @@ async def infer(request: HttpRequest, name: str, model_version: str = "1") -> Re
     ]
     replies = await until_disconnect(
         request.receive,
-        service.answer(model, pictures, _pinned(parsed.parameters), exchange),
+        service.answer(model, pictures, _pinned(request, parsed.parameters), exchange),
         ClientGone("the client left before the answer"),
     )
     exchange.phases_s |= _longest(replies)
@@ -142,9 +141,10 @@ def _model(request: HttpRequest, name: str, model_version: str) -> Model:
     return model
 
 
-def _pinned(parameters: Mapping[str, Any]) -> str | None:
-    point = parameters.get("operating_point")
-    if point is not None and (not isinstance(point, str) or len(point) > _MAX_POINT_NAME):
+def _pinned(request: HttpRequest, parameters: Mapping[str, Any]) -> str | None:
+    """The parameter outranks the header, which is for clients that cannot set parameters."""
+    point = parameters.get("operating_point", request.headers.get(POINT_HEADER))
+    if point is not None and not isinstance(point, str):
         raise BadRequest("parameter 'operating_point' must be the name of a point")
     return point
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import structlog
 import uvicorn
+import uvloop
 
 from service.app import create_app
 from service.errors import StartError
@@ -24,51 +25,64 @@ _BACKLOG = 1024
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal makes the service not ready at once, and the process exits with 0."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
+    """uvicorn without its signal handlers, which end the process by the signal instead of with 0,
+    and which says where it listens once it does."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        yield
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        _log.info("stopping", signal=signal.Signals(sig).name)
-        self._service.drain()
-        super().handle_exit(sig, frame)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            # Another process bound the port too, and listened first.
+            raise StartError(f"cannot listen: {error.strerror or error}") from None
+        for taken in sockets or ():
+            host, port = taken.getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            _log.info("ready", url=url, docs=f"{url}/docs")
 
 
 def run(settings: Settings, loader: Loader = load_models) -> None:
     """Serve until SIGTERM or SIGINT. Raises LaudError when it cannot start."""
-    with _taken_port(settings) as taken:
-        asyncio.run(_serve(settings, taken, loader))
+    with (
+        _taken_port(settings) as taken,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(settings, taken, loader))
 
 
 async def _serve(settings: Settings, taken: socket.socket, loader: Loader) -> None:
     service = Service(settings, loader)
-    host, port = taken.getsockname()[:2]
-    try:
-        await service.start()
-        config = uvicorn.Config(
+    server = _Server(
+        uvicorn.Config(
             create_app(service),
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
             backlog=_BACKLOG,
-            timeout_graceful_shutdown=int(settings.drain_s) or 1,
+            timeout_graceful_shutdown=math.ceil(settings.drain_s),
         )
-        shown = f"[{host}]" if ":" in host else host
-        _log.info("ready", url=f"http://{shown}:{port}", docs=f"http://{shown}:{port}/docs")
-        await _Server(config, service).serve(sockets=[taken])
+    )
+
+    def stop(number: signal.Signals) -> None:
+        _log.info("stopping", signal=number.name)
+        service.drain()
+        # Who asks twice does not want to wait for the requests in flight.
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    # Called by the event loop, not by the interpreter amid any line: a handler that logs while a
+    # log line is being written would wait for itself.
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await service.start()
+        if not server.should_exit:
+            await server.serve(sockets=[taken])
     finally:
         await service.stop()
     _log.info("stopped")

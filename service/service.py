@@ -45,6 +45,11 @@ class Service:
         """Whether requests are taken: loaded, warmed up, not draining, and the batcher alive."""
         return self._taking and self.batcher.is_alive
 
+    @property
+    def max_images(self) -> int:
+        """Most images in one request: what no empty service could admit is not offered."""
+        return min(self.settings.max_images, self.settings.max_queue)
+
     async def start(self) -> None:
         """Load and warm up every model, then take requests. Raises LaudError."""
         await self.executor.start()

@@ -30,7 +30,7 @@ def block_rates(
             BlockRates(
                 spatial=_mean(spatial.pixels) if spatial else 1.0,
                 dilated=_mean(spatial.dilated) if spatial else 1.0,
-                channel=channel.rate if channel else 1.0,
+                channel=_exact(channel.units).mean(dim=1) if channel else 1.0,
                 spatial_masker=_asked(spatial, evaluated),
                 channel_masker=_asked(channel, evaluated),
             )
@@ -43,14 +43,19 @@ def network_macs(
 ) -> Tensor:
     """Multiply-accumulates per image (N,), float64 without and float32 with gradients."""
     count = executed_macs(net, image, block_rates(net, masks, evaluated))
-    return torch.as_tensor(count)
+    return count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.float64)
 
 
 def _mean(pixels: Tensor | None) -> Tensor | float:
-    return 1.0 if pixels is None else pixels.mean(dim=(1, 2, 3))
+    return 1.0 if pixels is None else _exact(pixels).mean(dim=(1, 2, 3))
+
+
+def _exact(decisions: Tensor) -> Tensor:
+    """Wide enough for counts above 2^24, except where a gradient wants float32."""
+    return decisions if decisions.requires_grad else decisions.double()
 
 
 def _asked(mask: Mask | None, evaluated: Tensor | None) -> Tensor | float:
     if mask is None:
         return 0.0
-    return 1.0 if evaluated is None else evaluated[:, mask.masker]
+    return 1.0 if evaluated is None else evaluated[:, mask.masker].double()

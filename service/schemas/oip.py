@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ import numpy.typing as npt
 import orjson
 
 from engines.core import Float32Array, UInt8Array
+from engines.errors import ImageError, UnsupportedImage
+from engines.preprocessing import read_header
 from service.errors import BadRequest
 
 IMAGE = "image"
@@ -32,6 +35,7 @@ _MAX_JSON_BYTES_BEFORE_BINARY = 64 * 1024
 _MAX_DIMENSION = 2**31
 _MAX_TENSORS = 16
 _MAX_ID = 128
+_MAX_QUOTE = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ class InferRequest:
     """A parsed request. images: pixels (S, S, 3) each, or encoded files."""
 
     id: str
-    images: Sequence[UInt8Array] | Sequence[bytes]
+    images: Sequence[UInt8Array | bytes]
     outputs: tuple[WantedOutput, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,13 +88,27 @@ def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequ
     if length == 0:
         if not body:
             raise BadRequest(f"the body is empty; send {form.text}")
-        return InferRequest("", [body], _default_outputs(binary=True))
+        return InferRequest("", [_raw(body, form)], _default_outputs(binary=True))
     if length < len(body) and length > _MAX_JSON_BYTES_BEFORE_BINARY:
         raise BadRequest(
             f"the JSON before binary data may have {_MAX_JSON_BYTES_BEFORE_BINARY} bytes, "
             f"got {length}"
         )
     return _parse(body[:length], body[length:], form)
+
+
+def _raw(body: bytes, form: Form) -> UInt8Array | bytes:
+    """A body without JSON: one file, or the pixels of one image."""
+    shape = (form.size, form.size, 3)
+    if len(body) != math.prod(shape):
+        return body
+    try:
+        read_header(body)
+    except UnsupportedImage:
+        return np.frombuffer(body, np.uint8).reshape(shape)
+    except ImageError:
+        return body
+    return body
 
 
 def _parse(header: bytes, binary: bytes, form: Form) -> InferRequest:
@@ -132,16 +150,17 @@ def _tensors(value: Any, name: str) -> list[dict[str, Any]]:
 
 def _images(
     inputs: list[dict[str, Any]], binary: bytes, form: Form
-) -> Sequence[UInt8Array] | Sequence[bytes]:
+) -> Sequence[UInt8Array | bytes]:
     names = [item["name"] for item in inputs]
     if len(inputs) != 1 or names[0] not in (IMAGE, IMAGE_BYTES):
-        raise BadRequest(f"one input is taken, got {', '.join(map(repr, names))}: send {form.text}")
+        got = ", ".join(f"'{name:.80}'" for name in names)
+        raise BadRequest(f"one input is taken, got {got}: send {form.text}")
     item = inputs[0]
     expected = "UINT8" if item["name"] == IMAGE else "BYTES"
     if item.get("datatype") != expected:
         raise BadRequest(
-            f"input '{item['name']}' has datatype {item.get('datatype')!r}, expected {expected}: "
-            f"send {form.text}"
+            f"input '{item['name']}' has datatype {_shown(item.get('datatype'))}, expected "
+            f"{expected}: send {form.text}"
         )
     shape = _shape(item, form)
     data = _binary_part(item, binary)
@@ -157,10 +176,10 @@ def _shape(item: dict[str, Any], form: Form) -> tuple[int, ...]:
         or not all(type(n) is int and 0 <= n < _MAX_DIMENSION for n in shape)
         or not shape
     ):
-        raise BadRequest(f"input '{item['name']}': 'shape' must list sizes, got {shape!r:.80}")
+        raise BadRequest(f"input '{item['name']}': 'shape' must list sizes, got {_shown(shape)}")
     rest = [form.size, form.size, 3] if item["name"] == IMAGE else []
     if shape[1:] != rest or shape[0] < 1:
-        raise BadRequest(f"input '{item['name']}' has shape {shape!r:.80}: send {form.text}")
+        raise BadRequest(f"input '{item['name']}' has shape {_shown(shape)}: send {form.text}")
     if shape[0] > form.max_images:
         raise BadRequest(f"{shape[0]} images in one request, the limit is {form.max_images}")
     return tuple(shape)
@@ -179,8 +198,8 @@ def _binary_part(item: dict[str, Any], binary: bytes) -> bytes | None:
         return None
     if type(size) is not int or size != len(binary):
         raise BadRequest(
-            f"input '{item['name']}': binary_data_size is {size!r:.32}, but {len(binary)} bytes "
-            "follow the JSON"
+            f"input '{item['name']}': binary_data_size is {_shown(size)}, but {len(binary)} "
+            "bytes follow the JSON"
         )
     if "data" in item:
         raise BadRequest(f"input '{item['name']}' has both 'data' and binary_data_size")
@@ -193,18 +212,32 @@ def _pixels(item: dict[str, Any], data: bytes | None, shape: tuple[int, ...]) ->
         if len(data) != count:
             raise BadRequest(f"input '{IMAGE}' needs {count} bytes for its shape, got {len(data)}")
         return np.frombuffer(data, np.uint8).reshape(shape)
-    try:
-        values = np.array(item["data"])
-    except (ValueError, OverflowError):
-        raise BadRequest(f"input '{IMAGE}': 'data' is not a regular array of numbers") from None
-    if values.dtype.kind not in "iu" or values.size != count:
+    values = _flat(item["data"], len(shape))
+    # Not np.array, which makes room for the longest string in a list at each of its places.
+    if len(values) != count or {*map(type, values)} != {int}:
         raise BadRequest(
-            f"input '{IMAGE}': 'data' must be {count} whole numbers, got {values.size} of type "
-            f"{values.dtype}"
+            f"input '{IMAGE}': 'data' must be {count} whole numbers, flat or nested as its shape"
         )
-    if values.min() < 0 or values.max() > 255:
-        raise BadRequest(f"input '{IMAGE}': values must be 0 to 255")
-    return values.astype(np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(bytes(values), np.uint8).reshape(shape)
+    except ValueError:
+        raise BadRequest(f"input '{IMAGE}': values must be 0 to 255") from None
+
+
+def _flat(data: Any, depth: int) -> list[Any]:
+    """The values of a tensor, row after row, that is nested `depth` lists deep or less."""
+    values: list[Any] = data if isinstance(data, list) else []
+    for _ in range(depth - 1):
+        if not all(isinstance(row, list) for row in values):
+            break
+        values = list(chain.from_iterable(values))
+    return values
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as an error message quotes it: never longer than a line."""
+    text = repr(value)
+    return text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]}..."
 
 
 def _files(item: dict[str, Any], data: bytes | None, count: int) -> list[bytes]:
@@ -317,7 +350,7 @@ def _values(
 ) -> tuple[str, npt.NDArray[Any]]:
     if output.name == PROBABILITIES and not output.classification:
         return "FP32", np.ascontiguousarray(probabilities, "<f4")
-    order = probabilities.argsort(axis=1, kind="stable")[:, ::-1]
+    order = (-probabilities).argsort(axis=1, kind="stable")
     if output.name == LABEL:
         return "BYTES", np.array([labels[i] for i in order[:, 0]], object)
     top = order[:, : output.classification]

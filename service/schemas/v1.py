@@ -74,7 +74,7 @@ def classification(
     model: Model, reply: Reply, exchange: Exchange, top: int, total_s: float
 ) -> Classification:
     """The `top` most probable labels and how they came about, `total_s` after the first byte."""
-    best = reply.probabilities.argsort(kind="stable")[::-1][:top]
+    best = (-reply.probabilities).argsort(kind="stable")[:top]
     accuracy = model.manifest.point(reply.point.name).accuracy
     return Classification(
         model=model.name,

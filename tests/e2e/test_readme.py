@@ -149,7 +149,7 @@ def train(command: Command, demo: Server, pictures: Path, place: Path) -> None:
 
 
 def export(command: Command, demo: Server, pictures: Path, place: Path) -> None:
-    assert "skip-65" in run(command.line, place)
+    assert "skip-128" in run(command.line, place)
     assert (place / "clothing.laud/manifest.json").is_file()
 
 

@@ -75,7 +75,7 @@ def steer(start: float, targets: Sequence[float], pull: float = 0.0) -> Tensor:
 
 
 @pytest.mark.parametrize("start", [6.0, -6.0], ids=["from above", "from below"])
-@pytest.mark.parametrize("pull", [0.0, 3.0, -3.0])
+@pytest.mark.parametrize("pull", [0.0, 3.0])
 def test_ratios_reach_their_targets(start: float, pull: float) -> None:
     targets = (0.8, 0.5, 0.3)
     ratios = steer(start, targets, pull)

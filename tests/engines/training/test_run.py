@@ -167,6 +167,8 @@ def test_killed_process_is_resumed_to_the_same_bits(finished: Finished, tmp_path
     assert process.returncode == -signal.SIGKILL
     progress, _ = load_state(folder / "state.safetensors")
     assert (progress.phase, progress.step) == (2, 2)
+    with pytest.raises(ConfigError, match="not the folder of a finished run"):
+        read_run(folder)
     said: list[str] = []
     train(finished.config, folder, say=said.append)
     assert said[1] == "resuming at phase 3, step 2"
@@ -174,24 +176,6 @@ def test_killed_process_is_resumed_to_the_same_bits(finished: Finished, tmp_path
     assert resumed.keys() == expected.keys()
     pictures = {"curves.png", "activation.png"}
     assert {name for name in FILES - pictures if resumed[name] != expected[name]} == set()
-
-
-def test_run_stopped_by_its_user_goes_on_where_it_was(finished: Finished, tmp_path: Path) -> None:
-    def stop(line: str) -> None:
-        if line.startswith("sizes 3/3"):
-            raise KeyboardInterrupt
-
-    folder = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train(finished.config, folder, say=stop)
-    with pytest.raises(ConfigError, match="not the folder of a finished run"):
-        read_run(folder)
-    train(finished.config, folder, say=quietly)
-    resumed, expected = contents(folder), contents(finished.folder)
-    assert {name for name in FILES if resumed[name] != expected[name]} <= {
-        "curves.png",
-        "activation.png",
-    }
 
 
 # Data and weights that cannot be used

@@ -165,10 +165,8 @@ def uninterrupted(
 WITHIN_EPOCHS = (
     "before step 0 of static",
     "after step 1 of static",
-    "before step 5 of static",
     "saying static 3/6 loss",
     "before step 1 of sizes",
-    "after step 2 of sizes",
     "before step 0 of dynamic",
     "after step 1 of dynamic",
     "before step 5 of dynamic",
@@ -184,20 +182,15 @@ IN_EVALUATIONS = (
 )
 # The state is written after each epoch (1, 2; 4; 6, 7) and each phase (3; 5; 8).
 BETWEEN_EPOCHS_AND_PHASES = (
-    "after save_state 1",
     "before save_state 2",
     "before save_model 1",
     "before save_state 3",
     "after save_state 3",
-    "after save_model 2",
-    "after save_state 5",
     "before prepare_maskers 1",
-    "after save_state 7",
     "after measure 10",
     "before write_thresholds 1",
     "after write_activation 1",
     "before save_model 3",
-    "before save_state 8",
     "after save_state 8",
 )
 

@@ -1,0 +1,176 @@
+"""A service without a network: an engine that answers by colour, its manifest, and pictures.
+
+The engine can be told to wait or to fail, so that tests decide what happens when.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+from PIL import Image
+
+from engines.architecture import ResNet, Stage
+from engines.bundle import (
+    Accuracy,
+    Manifest,
+    PointRecord,
+    Preprocessing,
+    Provenance,
+    WeightsFile,
+)
+from engines.core import (
+    OperatingPoint,
+    Output,
+    Paradigm,
+    UInt8Array,
+    check_batch,
+    static_point,
+)
+from engines.errors import EngineError
+from service.executor import Loader, Model
+from service.settings import Settings
+
+LABELS = ("red", "green", "blue")
+SIZE, SMALL = 32, 24
+HASH = "0123456789abcdef" * 4
+NUM_MASKERS = 2
+# No wait in these tests is expected to last; this only ends a hanging one.
+PATIENCE_S = 30.0
+
+
+def manifest(name: str = "colours") -> Manifest:
+    """Three labels and three points: full@32, small@24 and skip@32."""
+    spatial = Stage(depth=1, width=4, paradigm=Paradigm.SPATIAL, spatial_granularity=2)
+    skip = OperatingPoint(
+        name="skip", image_size=SIZE, thresholds=(0.0, 0.5), caps=(None,) * NUM_MASKERS
+    )
+    measured = Accuracy(value=0.9, low=0.8, high=0.95, images=100, split="validation")
+    return Manifest(
+        name=name,
+        labels=LABELS,
+        preprocessing=Preprocessing(
+            crop_ratio=1.0, channel_order="rgb", mean=(0, 0, 0), std=(1, 1, 1)
+        ),
+        architecture=ResNet(stem_width=4, stages=(spatial, spatial), num_classes=len(LABELS)),
+        points=(
+            _record(static_point("full", SIZE, NUM_MASKERS), 1.0, measured),
+            _record(static_point("small", SMALL, NUM_MASKERS), 0.5, None),
+            _record(skip, 0.7, None),
+        ),
+        weights=WeightsFile(dtype="fp32", sha256=HASH),
+        provenance=Provenance(config={}),
+        versions={"laudserve": "0"},
+    )
+
+
+def _record(point: OperatingPoint, ratio: float, accuracy: Accuracy | None) -> PointRecord:
+    return PointRecord(
+        point=point,
+        accuracy=accuracy,
+        agreement=0.9 if accuracy else None,
+        activation=(1.0,) * NUM_MASKERS,
+        macs=1e6 * ratio,
+        macs_ratio=ratio,
+    )
+
+
+class ScriptedEngine:
+    """Answers each image with the shares of red, green and blue in it.
+
+    batches: the points' names of every batch after the warm-up. While held, `infer` waits inside,
+    and `entered` says that it does. `fault` may raise for a batch.
+    """
+
+    name = "scripted"
+    precision = "exact"
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[str, ...]] = []
+        self.entered = threading.Event()
+        self.fault: Callable[[UInt8Array], None] = lambda images: None
+        self.is_closed = False
+        self._open = threading.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        """Make the next batch wait for `release`."""
+        self.entered.clear()
+        self._open.clear()
+
+    def release(self) -> None:
+        """Let every batch pass."""
+        self._open.set()
+
+    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        """See `engines.core.Engine`."""
+        if self.is_closed:
+            raise EngineError("the engine is closed")
+        check_batch(images, points, NUM_MASKERS)
+        self.batches.append(tuple(point.name for point in points))
+        self.entered.set()
+        if not self._open.wait(PATIENCE_S):
+            raise EngineError("the test never released the engine")
+        self.fault(images)
+        shares = images.mean(axis=(1, 2)) + 1.0
+        rates = [1.0 if point.skips_nothing else 0.5 for point in points]
+        return Output(
+            arrays={"probabilities": (shares / shares.sum(axis=1, keepdims=True)).astype("f4")},
+            activation=np.repeat(np.array(rates, np.float32)[:, None], NUM_MASKERS, axis=1),
+            macs=np.array(rates) * 1e6,
+            durations_s={"prepare": 0.001, "network": 0.002},
+        )
+
+    def close(self) -> None:
+        """See `engines.core.Engine`."""
+        self.is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def loader_of(*models: Model) -> Loader:
+    """A loader of exactly these models."""
+
+    def load(settings: Settings) -> Iterator[Model]:
+        yield from models
+
+    return load
+
+
+def model(name: str = "colours", engine: ScriptedEngine | None = None) -> Model:
+    """A model on a scripted engine."""
+    return Model(manifest(name), HASH, engine or ScriptedEngine())
+
+
+def pixels(colour: str = "red", size: int = SIZE) -> UInt8Array:
+    """A picture (size, size, 3) that is mostly of that label's colour, or grey."""
+    picture = np.full((size, size, 3), 20, np.uint8)
+    if colour != "grey":
+        picture[..., LABELS.index(colour)] = 200
+    return picture
+
+
+def jpeg(colour: str = "red", size: int = 64) -> bytes:
+    """A JPEG that is mostly of that label's colour."""
+    return bytes(simplejpeg.encode_jpeg(pixels(colour, size), colorsubsampling="444"))
+
+
+def encoded(file_format: str, colour: str = "red") -> bytes:
+    """The same as PNG or WEBP."""
+    file = io.BytesIO()
+    Image.fromarray(pixels(colour)).save(file, file_format)
+    return file.getvalue()

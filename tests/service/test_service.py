@@ -1,0 +1,219 @@
+"""Admission, cancelling, draining and readiness, through the whole application."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from service.request import until_disconnect
+from tests.service.conftest import Running, Serving
+from tests.service.scripted import PATIENCE_S, jpeg
+
+pytestmark = pytest.mark.anyio
+
+CLASSIFY = "/v1/classify"
+
+
+def post(running: Running) -> asyncio.Task[httpx.Response]:
+    return asyncio.ensure_future(running.client.post(CLASSIFY, content=jpeg()))
+
+
+async def inside(running: Running) -> None:
+    """Wait until a batch is in the engine."""
+    assert await asyncio.to_thread(running.engine.entered.wait, PATIENCE_S)
+
+
+async def depth(running: Running, expected: int) -> None:
+    """Wait until that many images are queued; the client's tasks take some turns of the loop."""
+    while await running.metric("laud_queue_depth", model="colours") != expected:
+        await asyncio.sleep(0)
+
+
+async def in_flight(running: Running) -> tuple[float, float]:
+    return (
+        await running.metric("laud_images_in_flight"),
+        await running.metric("laud_images_in_flight_bytes"),
+    )
+
+
+async def test_requests_that_wait_share_a_batch(running: Running) -> None:
+    running.engine.hold()
+    first = post(running)
+    await inside(running)
+    others = [post(running) for _ in range(3)]
+    await depth(running, 3)
+    running.engine.release()
+    answers = await asyncio.gather(first, *others)
+    assert {answer.status_code for answer in answers} == {200}
+    assert [len(batch) for batch in running.engine.batches] == [1, 2, 1]
+
+
+async def test_one_image_too_many_is_refused_and_told_when_to_come_back(serving: Serving) -> None:
+    async with serving(max_queue=2) as running:
+        running.engine.hold()
+        taken = [post(running)]
+        await inside(running)
+        taken.append(post(running))
+        await depth(running, 1)
+        refused = await post(running)
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json() == {"error": "2 images are in flight, the limit is 2"}
+        running.engine.release()
+        assert {(await one).status_code for one in taken} == {200}
+        assert await in_flight(running) == (0, 0)
+        assert (await post(running)).status_code == 200
+
+
+async def test_memory_is_bounded_but_one_image_always_fits(serving: Serving) -> None:
+    async with serving(max_queue_bytes=1) as running:
+        running.engine.hold()
+        taken = post(running)
+        await inside(running)
+        refused = await post(running)
+        assert refused.status_code == 429
+        assert "bytes, the limit is 1" in refused.json()["error"]
+        running.engine.release()
+        assert (await taken).status_code == 200
+        assert await in_flight(running) == (0, 0)
+
+
+async def test_a_request_with_more_images_than_may_be_in_flight_is_a_bad_one(
+    serving: Serving,
+) -> None:
+    async with serving(max_queue=2) as running:
+        config = (await running.client.get("/v2/models/colours/config")).json()
+        assert config["max_batch_size"] == 2
+        entry = {"name": "image_bytes", "datatype": "BYTES", "shape": [3], "data": ["eA=="] * 3}
+        answer = await running.client.post("/v2/models/colours/infer", json={"inputs": [entry]})
+        assert answer.status_code == 400
+        assert answer.json() == {"error": "3 images in one request, the limit is 2"}
+
+
+async def test_who_leaves_the_queue_never_reaches_the_engine(running: Running) -> None:
+    running.engine.hold()
+    stays = post(running)
+    await inside(running)
+    leaves = post(running)
+    await depth(running, 1)
+    leaves.cancel()
+    await depth(running, 0)
+    running.engine.release()
+    assert (await stays).status_code == 200
+    assert running.engine.batches == [("full",)]
+    assert await in_flight(running) == (0, 0)
+
+
+async def test_cancelling_thousands_leaves_nothing(serving: Serving) -> None:
+    async with serving(max_queue=500) as running:
+        running.engine.hold()
+        first = post(running)
+        await inside(running)
+        for _ in range(4):
+            crowd = [post(running) for _ in range(400)]
+            await asyncio.sleep(0)
+            for one in crowd:
+                one.cancel()
+            await asyncio.gather(*crowd, return_exceptions=True)
+        await depth(running, 0)
+        running.engine.release()
+        assert (await first).status_code == 200
+        assert await in_flight(running) == (0, 0)
+        assert (await post(running)).status_code == 200
+
+
+class Gone(Exception):
+    pass
+
+
+async def test_work_ends_when_its_client_leaves() -> None:
+    left, ended = asyncio.Event(), asyncio.Event()
+
+    async def receive() -> dict[str, str]:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    waiting = asyncio.ensure_future(until_disconnect(receive, work(), Gone()))
+    await asyncio.sleep(0)
+    left.set()
+    with pytest.raises(Gone):
+        await waiting
+    await ended.wait()
+
+
+async def test_work_and_its_errors_arrive_while_the_client_stays() -> None:
+    async def receive() -> dict[str, str]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def answer() -> int:
+        return 42
+
+    async def fail() -> int:
+        raise ValueError("mine")
+
+    assert await until_disconnect(receive, answer(), Gone()) == 42
+    with pytest.raises(ValueError, match="mine"):
+        await until_disconnect(receive, fail(), Gone())
+
+
+PROBES = ("/v2/health/ready", "/v2/models/colours/ready")
+
+
+async def status_of(running: Running, path: str) -> int:
+    return (await running.client.get(path)).status_code
+
+
+async def test_nothing_is_taken_before_the_start(serving: Serving) -> None:
+    async with serving(start=False) as running:
+        assert await status_of(running, "/v2/health/live") == 200
+        answer = await running.client.get("/v2/health/ready")
+        assert answer.status_code == 503
+        assert answer.json().keys() == {"error"}
+        assert answer.headers["retry-after"] == "1"
+        await running.service.start()
+        for path in PROBES:
+            assert await status_of(running, path) == 200
+        assert await running.metric("laud_ready") == 1
+
+
+async def test_draining_refuses_new_requests_and_finishes_old_ones(running: Running) -> None:
+    running.engine.hold()
+    first = post(running)
+    await inside(running)
+    second = post(running)
+    await depth(running, 1)
+    running.service.drain()
+    for path in PROBES:
+        assert await status_of(running, path) == 503
+    refused = await post(running)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert await status_of(running, "/v2/health/live") == 200
+    assert await running.metric("laud_ready") == 0
+    running.engine.release()
+    assert [(await one).status_code for one in (first, second)] == [200, 200]
+
+
+async def test_death_of_the_batcher_ends_readiness(running: Running) -> None:
+    class Stop(BaseException):
+        """What no engine raises and nothing catches."""
+
+    def die(images: object) -> None:
+        raise Stop
+
+    running.engine.fault = die
+    answer = await post(running)
+    assert answer.status_code == 503
+    for path in PROBES:
+        assert await status_of(running, path) == 503
+    assert await status_of(running, "/v2/health/live") == 200
+    assert (await post(running)).status_code == 503
