@@ -160,19 +160,25 @@ def write_bundle(path: Path, manifest: Manifest, weights: Weights) -> str:
     if path.exists() and not (path / MANIFEST).is_file():
         raise BundleError(f"'{path}' exists and is not a bundle; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    blob = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in weights.items()})
+    # Not ascontiguousarray, which makes a vector of a scalar.
+    blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in weights.items()})
     stamp = manifest.weights.model_copy(update={"sha256": hashlib.sha256(blob).hexdigest()})
     content = manifest.model_copy(update={"weights": stamp}).model_dump(mode="json")
     digest = _manifest_hash(content)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    new, old = scratch / "new", scratch / "old"
     try:
-        (scratch / WEIGHTS).write_bytes(blob)
-        text = json.dumps({"hash": digest, **content}, indent=1, ensure_ascii=False)
-        (scratch / MANIFEST).write_text(text + "\n", encoding="utf-8")
-        scratch.chmod(0o755)
+        new.mkdir()
+        (new / WEIGHTS).write_bytes(blob)
+        (new / MANIFEST).write_bytes(_spelled(digest, content))
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(scratch, path)
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return digest
@@ -185,7 +191,7 @@ def read_bundle(ref: str | Path) -> Bundle:
     keys that this version does not know.
     """
     path = bundle_path(ref)
-    content = _read_manifest(path)
+    content, spelling = _read_manifest(path)
     version = content.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise BundleError(
@@ -197,7 +203,8 @@ def read_bundle(ref: str | Path) -> Bundle:
         manifest = Manifest.model_validate_json(json.dumps(content))
     except ValidationError as error:
         raise BundleError(f"'{path / MANIFEST}' is not valid: {explain(error)}") from None
-    if digest != _manifest_hash(content):
+    # The spelling is compared too: 1e-5 and 1E-5, or a blank and a line end, hash alike.
+    if digest != _manifest_hash(content) or spelling != _spelled(digest, content):
         raise BundleError(
             f"'{path / MANIFEST}' was changed after it was written: its hash does not match; "
             "export the bundle again"
@@ -248,19 +255,26 @@ def explain(error: ValidationError) -> str:
     )
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> tuple[dict[str, Any], bytes]:
     file = path / MANIFEST
     try:
         if file.stat().st_size > _MAX_MANIFEST_BYTES:
             raise BundleError(f"'{file}' is larger than {_MAX_MANIFEST_BYTES} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        spelling = file.read_bytes()
+        content = json.loads(spelling.decode("utf-8"))
     except OSError as error:
         raise BundleError(f"cannot read '{file}': {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"'{file}' is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise BundleError(f"'{file}' is not a JSON object")
-    return content
+    return content, spelling
+
+
+def _spelled(digest: str, content: Mapping[str, Any]) -> bytes:
+    """The manifest's file, to the byte."""
+    text = json.dumps({"hash": digest, **content}, indent=1, ensure_ascii=False)
+    return f"{text}\n".encode()
 
 
 def _manifest_hash(content: Mapping[str, Any]) -> str:

@@ -72,7 +72,10 @@ def _tensor(name: str, value: Tensor | npt.NDArray[np.generic]) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray | np.generic):
-        return torch.from_numpy(np.array(value))
+        try:
+            return torch.from_numpy(np.array(value))
+        except (TypeError, ValueError):
+            raise CheckpointError(f"'{name}' has elements of type {value.dtype}") from None
     raise CheckpointError(f"'{name}' is a {type(value).__name__}, not an array or a tensor")
 
 
@@ -154,4 +157,6 @@ def _per_stage(
 def _num_classes(state: State) -> int:
     if "fc.weight" not in state:
         raise CheckpointError("the weights do not fit the network: missing: fc.weight")
-    return int(state["fc.weight"].shape[0])
+    weight = _tensor("fc.weight", state["fc.weight"])
+    # A scalar has the wrong shape, which is said together with all other faults.
+    return weight.shape[0] if weight.ndim and weight.shape[0] else 1

@@ -41,7 +41,10 @@ def block_rates(
 def network_macs(
     net: ResNet, image: MapSize, masks: Sequence[Mask], evaluated: Tensor | None = None
 ) -> Tensor:
-    """Multiply-accumulates per image (N,), float64 without and float32 with gradients."""
+    """Multiply-accumulates per image, float64 without and float32 with gradients.
+
+    (N,), or one number for all images where there is no mask.
+    """
     count = executed_macs(net, image, block_rates(net, masks, evaluated))
     return count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.float64)
 

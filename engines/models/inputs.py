@@ -12,7 +12,9 @@ from engines.core import UInt8Array
 
 def normalise(images: UInt8Array, preprocessing: Preprocessing) -> Tensor:
     """uint8 NHWC RGB to float32 (N, 3, H, W) in channels-last memory: (value - mean) / std."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    # torch warns of arrays that may not be written, which decoders and buffers hand out.
+    writeable = np.require(images, requirements=["C", "W"])
+    x = torch.from_numpy(writeable).permute(0, 3, 1, 2).float()
     if preprocessing.channel_order == "bgr":
         x = x.flip(1)
     mean = torch.tensor(preprocessing.mean).view(3, 1, 1)

@@ -90,6 +90,8 @@ class _Walk:
             )
         state: dict[str, Float32Array] = {}
         for name, conv in zip(names, self._ordered(convs), strict=True):
+            if len(conv.input) != 3:
+                raise CheckpointError(f"'{self.path}': the convolution '{conv.name}' has no bias")
             state[f"{name}.weight"] = self._array(conv.input[1])
             state[f"{name}.bias"] = self._array(conv.input[2])
         weight, bias = self._head()

@@ -164,7 +164,9 @@ class LaudResNet(nn.Module):
             layer.append(Bottleneck(block, i, net, masker))
             masker += block.paradigm.masks_space + block.paradigm.masks_channels
         self.fc = nn.Linear(net.num_features, net.num_classes)
-        self.apply(_initialise)
+        for name, module in self.named_modules():
+            if "masker_" not in name:
+                _initialise(module)
 
     def bottlenecks(self) -> list[Bottleneck]:
         """All blocks in execution order."""
@@ -202,7 +204,7 @@ class LaudResNet(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d) and module.out_channels != 2:
+    if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -57,9 +57,9 @@ async def test_answers_are_counted(running: Running) -> None:
             await running.metric("laud_phase_duration_seconds_count", model="colours", phase=phase)
             == 3
         )
-    point = {"model": "colours", "point": "skip"}
-    assert await running.metric("laud_operating_point_total", reason="pinned", **point) == 2
-    assert await running.metric("laud_activation_ratio_sum", **point) == pytest.approx(1.0)
+    at_skip = {"model": "colours", "point": "skip"}
+    assert await running.metric("laud_operating_point_total", reason="pinned", **at_skip) == 2
+    assert await running.metric("laud_activation_ratio_sum", **at_skip) == pytest.approx(1.0)
     assert await running.metric("laud_batch_size_count", model="colours") == 3
     assert await running.metric("laud_queue_depth", model="colours") == 0
     assert await running.metric("laud_ready") == 1

@@ -1,0 +1,114 @@
+"""`laud` as a process of its own, with a scripted engine that tests can hold from outside.
+
+`python -m tests.service.process serve BUNDLE --engine scripted`. While the named pipe of the
+variable SCRIPTED_PIPE exists, every batch waits until somebody has written to it and closed it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from engines import registry
+from engines.bundle import write_bundle
+from engines.core import OperatingPoint, Output, UInt8Array
+from service.cli import main
+from tests.service.scripted import PATIENCE_S, ScriptedEngine, manifest
+
+ROOT = Path(__file__).parents[2]
+PIPE_VARIABLE = "SCRIPTED_PIPE"
+
+
+class PipedEngine(ScriptedEngine):
+    """Waits for the pipe, where there is one."""
+
+    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        """See `engines.core.Engine`."""
+        pipe = Path(os.environ[PIPE_VARIABLE])
+        if pipe.exists():
+            pipe.read_bytes()
+        return super().infer(images, points)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A started server: where it is, and its log from here on."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    pipe: Path
+
+    def log_until(self, event: str) -> dict[str, object]:
+        """Read the log up to a line of that event."""
+        return _read_until(self.process, event)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A batch is inside the engine as soon as the body runs; it ends with the body."""
+        with self.pipe.open("wb"):
+            self.pipe.unlink()
+            yield
+
+
+def bundle_in(folder: Path) -> Path:
+    """A verified bundle `colours` on disk."""
+    path = folder / "colours.laud"
+    write_bundle(path, manifest(), {"w": np.zeros(1, np.float32)})
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of `laud` with the scripted engine known to it."""
+    return [sys.executable, "-m", "tests.service.process", *arguments]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The caller's, without LAUD_* variables, plus `variables`."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("LAUD_")}
+    return {**kept, PIPE_VARIABLE: "none", **variables}
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[Served]:
+    """`laud serve` on a free port until the block ends; killed then, if it still runs."""
+    pipe = folder / "pipe"
+    process = subprocess.Popen(
+        command("serve", str(bundle_in(folder)), "--engine", "scripted", "--port", "0", *options),
+        cwd=ROOT,
+        env=environment(SCRIPTED_PIPE=str(pipe)),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield Served(process, str(_read_until(process, "ready")["url"]), pipe)
+    finally:
+        process.kill()
+        process.communicate(timeout=PATIENCE_S)
+
+
+def stop(process: subprocess.Popen[bytes]) -> int:
+    """Ask it to stop, and its exit status."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(PATIENCE_S)
+
+
+def _read_until(process: subprocess.Popen[bytes], event: str) -> dict[str, object]:
+    read: list[bytes] = []
+    for line in process.stderr or ():
+        read.append(line)
+        if line.startswith(b"{") and (entry := orjson.loads(line))["event"] == event:
+            return dict(entry)
+    raise RuntimeError(f"the process ended before '{event}':\n{b''.join(read).decode()}")
+
+
+if __name__ == "__main__":
+    registry._ENGINES["scripted"] = lambda bundle, threads: PipedEngine()
+    main()
