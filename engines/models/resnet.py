@@ -218,7 +218,7 @@ def fold_batchnorm(model: LaudResNet) -> LaudResNet:
         raise InvalidInput(
             "a network in the official layout cannot be folded: masks come before BN"
         )
-    folded = LaudResNet(model.net.model_copy(update={"folded": True}))
+    folded = LaudResNet(model.net.model_copy(update={"folded": True})).to(model.fc.weight)
     state = dict(model.state_dict())
     for conv_name, bn_name in _conv_bn_pairs(model):
         conv = cast(nn.Conv2d, model.get_submodule(conv_name))

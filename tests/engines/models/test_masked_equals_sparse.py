@@ -16,7 +16,7 @@ from engines.macs import static_macs
 from engines.models.flops import network_macs
 from engines.models.masks import Thresholds
 from engines.models.resnet import LaudResNet, fold_batchnorm
-from tests.engines.models.oracle import Oracle, choose
+from tests.engines.models.oracle import Oracle, decide
 
 pytestmark = pytest.mark.torch
 
@@ -71,29 +71,33 @@ def compare(
     with torch.no_grad():
         logits, masks = model(x, Thresholds(thresholds, caps))
     counted = network_macs(model.net, MapSize(*x.shape[2:]), masks).expand(len(x))
-    oracle, seen = oracle_of(model), []
+    oracle = oracle_of(model)
+    seen: list[float] = []
     for i in range(len(x)):
         limits = [None] * thresholds.shape[1] if caps is None else caps[i].tolist()
-        expected = oracle.run(x[i].numpy(), thresholds[i].tolist(), limits)
+        answer = oracle.answer(x[i].numpy(), thresholds[i].tolist(), limits)
+        expected = answer.logits
+        rates = [len(d.active) / len(d.logits) for d in answer.decisions if d is not None]
         assert not np.isnan(expected).any(), "the oracle read something that was not computed"
         np.testing.assert_allclose(logits[i].numpy(), expected, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose([float(mask.rate[i]) for mask in masks], oracle.rates)
-        assert float(counted[i]) == pytest.approx(oracle.macs, rel=1e-9)
-        seen += oracle.rates
+        np.testing.assert_allclose([float(mask.rate[i]) for mask in masks], rates)
+        assert float(counted[i]) == pytest.approx(answer.total_macs, rel=1e-9)
+        seen += rates
     return seen
 
 
 def images(count: int, height: int, width: int, seed: int = 1) -> Tensor:
-    return torch.randn(
-        count, 3, height, width, dtype=torch.float64, generator=torch.manual_seed(seed)
-    )
+    generator = torch.manual_seed(seed)
+    x: Tensor = torch.randn(count, 3, height, width, dtype=torch.float64, generator=generator)
+    return x
 
 
 def random_thresholds(model: LaudResNet, count: int, seed: int = 2) -> Tensor:
     """One row an image, around zero, where random maskers decide both ways."""
     generator = torch.manual_seed(seed)
     shape = (count, len(model.net.maskers))
-    return 0.3 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    thresholds: Tensor = 0.3 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    return thresholds
 
 
 @pytest.mark.parametrize("stride_in_1x1", [False, True], ids=["stride-3x3", "stride-1x1"])
@@ -237,7 +241,7 @@ def test_a_lower_threshold_never_costs_less() -> None:
 
 def test_the_rule_itself() -> None:
     logits = np.array([0.5, 2.0, 0.5, -1.0, 2.0])
-    assert choose(logits, 0.5, None) == [0, 1, 2, 4]
-    assert choose(logits, 0.5, 3) == [0, 1, 4]
-    assert choose(logits, 0.5, 1) == [1]
-    assert choose(logits, 0.5, 0) == []
+    assert decide(logits, 0.5, None) == [0, 1, 2, 4]
+    assert decide(logits, 0.5, 3) == [0, 1, 4]
+    assert decide(logits, 0.5, 1) == [1]
+    assert decide(logits, 0.5, 0) == []
