@@ -69,7 +69,7 @@ def test_a_wrong_stage_is_refused(fields: dict[str, Any], says: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 9])
 def test_a_network_has_one_to_eight_stages(count: int) -> None:
-    with pytest.raises(ValidationError, match="at (least|most)"):
+    with pytest.raises(ValidationError, match=r"at (least|most)"):
         ResNet(stages=(Stage(depth=1, width=1),) * count, num_classes=2)
 
 

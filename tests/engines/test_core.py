@@ -84,7 +84,7 @@ def test_names_of_points(name: str) -> None:
 
 def test_a_point_does_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        POINT.image_size = 9  # type: ignore[misc]
+        POINT.image_size = 9
 
 
 # What no engine can run

@@ -1,7 +1,7 @@
 """`laud` as a process of its own, with a scripted engine that tests can hold from outside.
 
-`python -m tests.service.process serve BUNDLE --engine scripted`. While the named pipe of the
-variable SCRIPTED_PIPE exists, every batch waits until somebody has written to it and closed it.
+While the named pipe of the variable SCRIPTED_PIPE exists, a batch waits until somebody has opened
+it for writing and closed it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ from tests.service.scripted import PATIENCE_S, ScriptedEngine, manifest
 
 ROOT = Path(__file__).parents[2]
 PIPE_VARIABLE = "SCRIPTED_PIPE"
+# An installed package may be named `tests` too, and would be found first.
+_START = """
+import sys, types
+sys.modules["tests"] = types.ModuleType("tests")
+sys.modules["tests"].__path__ = ["tests"]
+from tests.service.process import start
+start()
+"""
 
 
 class PipedEngine(ScriptedEngine):
@@ -68,7 +76,7 @@ def bundle_in(folder: Path) -> Path:
 
 def command(*arguments: str) -> list[str]:
     """The command line of `laud` with the scripted engine known to it."""
-    return [sys.executable, "-m", "tests.service.process", *arguments]
+    return [sys.executable, "-c", _START, *arguments]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -100,6 +108,12 @@ def stop(process: subprocess.Popen[bytes]) -> int:
     return process.wait(PATIENCE_S)
 
 
+def start() -> None:
+    """Run the command line of this process."""
+    registry._ENGINES["scripted"] = lambda bundle, threads: PipedEngine()
+    main()
+
+
 def _read_until(process: subprocess.Popen[bytes], event: str) -> dict[str, object]:
     read: list[bytes] = []
     for line in process.stderr or ():
@@ -107,8 +121,3 @@ def _read_until(process: subprocess.Popen[bytes], event: str) -> dict[str, objec
         if line.startswith(b"{") and (entry := orjson.loads(line))["event"] == event:
             return dict(entry)
     raise RuntimeError(f"the process ended before '{event}':\n{b''.join(read).decode()}")
-
-
-if __name__ == "__main__":
-    registry._ENGINES["scripted"] = lambda bundle, threads: PipedEngine()
-    main()

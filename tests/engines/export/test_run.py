@@ -1,0 +1,159 @@
+"""From the folder of a finished run to a bundle: rounding, calibration, measurement, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+import safetensors.torch
+
+from engines.architecture import ResNet, Stage
+from engines.bundle import Preprocessing, read_bundle
+from engines.core import Paradigm
+from engines.errors import CheckpointError, ConfigError
+from engines.evaluation import LabelledImages, evaluate_points
+from engines.export.run import export
+from engines.folders import scan_folder
+from engines.models.resnet import LaudResNet
+from engines.reference.engine import ReferenceEngine
+from engines.runs import PointRequest, Run, read_run
+
+pytestmark = pytest.mark.torch
+
+SIZE = 32
+LABELS = ("blue", "green", "red")
+BUDGET = 0.75
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Noise in three colours, six validation pictures a class."""
+    rng = np.random.default_rng(0)
+    for i, label in enumerate(LABELS):
+        folder = tmp_path / "pictures" / "validation" / label
+        folder.mkdir(parents=True)
+        for k in range(6):
+            pixels = rng.integers(0, 150, (40, 48, 3), np.uint8)
+            pixels[:, :, 2 - i] += 100
+            Image.fromarray(pixels).save(folder / f"{k}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def run(tmp_path: Path, pictures: Path) -> Path:
+    """A run folder with random weights whose maskers look at the image."""
+    stages = (
+        Stage(depth=2, width=8, paradigm=Paradigm.SPATIAL, spatial_granularity=2),
+        Stage(depth=2, width=16, paradigm=Paradigm.CHANNEL, channel_granularity=2),
+    )
+    net = ResNet(stem_width=8, stages=stages, num_classes=len(LABELS), folded=True)
+    torch.manual_seed(0)
+    model = LaudResNet(net)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if "masker" in name and not name.endswith("std"):
+                value.normal_(0, 0.5)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    safetensors.torch.save_file(model.state_dict(), folder / "model-dynamic.safetensors")
+    description = Run(
+        name="tiny",
+        labels=LABELS,
+        preprocessing=Preprocessing(
+            crop_ratio=1.0, channel_order="rgb", mean=(128, 128, 128), std=(64, 64, 64)
+        ),
+        architecture=net,
+        points=(
+            PointRequest(name="full", image_size=SIZE),
+            PointRequest(name="small", image_size=24),
+            PointRequest(name="skip", image_size=SIZE, budget=BUDGET),
+        ),
+        last_phase="dynamic",
+        data=pictures,
+        config={"seed": 0},
+        notices=("made of noise",),
+    )
+    (folder / "run.json").write_text(description.model_dump_json())
+    thresholds = {f"{BUDGET:g}": [0.0] * len(net.maskers)}
+    (folder / "thresholds.json").write_text(json.dumps(thresholds))
+    return folder
+
+
+def quiet(line: str) -> None:
+    """Takes progress lines."""
+
+
+def test_the_bundle_has_the_points_asked_for_and_hits_the_budget(run: Path, tmp_path: Path) -> None:
+    bundle = export(run, tmp_path / "tiny.laud", say=quiet)
+    records = {record.point.name: record for record in bundle.manifest.points}
+    assert list(records) == ["full", "small", "skip"]
+    assert records["full"].point.skips_nothing
+    assert records["full"].macs_ratio == 1.0
+    assert records["skip"].macs_ratio == pytest.approx(BUDGET, rel=0.02)
+    assert 0 < np.mean(records["skip"].activation) < 1
+    assert bundle.manifest.provenance.notices == ("made of noise",)
+    assert {value.dtype for value in bundle.weights.values()} == {np.dtype(np.float16)}
+    assert str(tmp_path) not in (bundle.path / "manifest.json").read_text()
+
+
+def test_what_it_records_is_what_the_shipped_weights_do(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    bundle = read_bundle(export(run, tmp_path / "tiny.laud", say=quiet).path)
+    folder = scan_folder(pictures / "validation")
+    with ReferenceEngine.from_bundle(bundle) as engine:
+        results = evaluate_points(
+            engine,
+            [record.point for record in bundle.manifest.points],
+            LabelledImages(folder, 1.0),
+        )
+    for record, result in zip(bundle.manifest.points, results, strict=True):
+        assert record.accuracy is not None
+        assert record.accuracy.images == len(folder.files)
+        assert record.accuracy.split == "validation"
+        assert record.accuracy.value == result.right(folder.labels) / len(folder.files)
+        assert record.macs == pytest.approx(result.macs.mean())
+        np.testing.assert_allclose(record.activation, result.activation.mean(axis=0), atol=1e-5)
+
+
+def test_an_existing_bundle_is_replaced(run: Path, tmp_path: Path) -> None:
+    first = export(run, tmp_path / "tiny.laud", say=quiet)
+    assert export(run, tmp_path / "tiny.laud", say=quiet).hash == first.hash
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not the folder of a finished run"):
+        read_run(tmp_path)
+
+
+def test_a_run_that_was_killed_is_refused(run: Path, tmp_path: Path) -> None:
+    (run / "thresholds.json").unlink()
+    with pytest.raises(ConfigError, match=r"thresholds\.json"):
+        export(run, tmp_path / "tiny.laud", say=quiet)
+    (run / "thresholds.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"trained no budget 0\.75"):
+        export(run, tmp_path / "tiny.laud", say=quiet)
+    (run / "model-dynamic.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot read"):
+        export(run, tmp_path / "tiny.laud", say=quiet)
+    assert not (tmp_path / "tiny.laud").exists()
+
+
+def test_pictures_of_other_classes_are_refused(run: Path, tmp_path: Path, pictures: Path) -> None:
+    (pictures / "validation" / "red").rename(pictures / "validation" / "yellow")
+    with pytest.raises(ConfigError, match="other classes"):
+        export(run, tmp_path / "tiny.laud", say=quiet)
+
+
+def test_weights_that_16_bits_cannot_hold_are_named(run: Path, tmp_path: Path) -> None:
+    file = run / "model-dynamic.safetensors"
+    state = safetensors.torch.load_file(file)
+    state["fc.bias"] = torch.full_like(state["fc.bias"], 1e6)
+    safetensors.torch.save_file(state, file)
+    with pytest.raises(CheckpointError, match=r"do not fit 16 bits: fc\.bias"):
+        export(run, tmp_path / "tiny.laud", say=quiet)
