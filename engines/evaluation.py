@@ -50,7 +50,8 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     share, z2 = right / total, _Z_95**2
     middle = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z_95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    # At 0 and 1 rounding may put a bound on the wrong side of the share itself.
+    return max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)
 
 
 def accuracy_of(right: int, total: int, split: str) -> Accuracy:

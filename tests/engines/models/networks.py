@@ -32,12 +32,15 @@ def random_network(net: ResNet, seed: int = 0) -> LaudResNet:
     for name, value in model.state_dict().items():
         if name.endswith(("running_var", ".std")):
             value.uniform_(0.5, 2.0, generator=generator)
+        elif name.endswith(("masker_spatial.mean", "masker_channel.mean")):
+            # About what ReLU leaves, so that logits fall on both sides of zero.
+            value.uniform_(0.5, 2.5, generator=generator)
         elif name.endswith(("bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")):
             value.uniform_(0.5, 1.5, generator=generator)
-        elif name.endswith(("bias", "running_mean", ".mean")):
+        elif name.endswith(("bias", "running_mean")):
             value.normal_(0.0, 0.3, generator=generator)
-        elif "masker_" in name:
-            value.normal_(0.0, 0.5, generator=generator)
+        elif name.endswith(("masker_spatial.weight", "masker_channel.out.weight")):
+            value.normal_(generator=generator)
     return model
 
 
@@ -67,10 +70,14 @@ def integers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
-    """Normal float64 numbers."""
+    """Normal float64 numbers in maps (..., H, W), plus blots 8 wide that tell patches apart."""
     generator = torch.Generator().manual_seed(seed)
-    numbers: Tensor = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    return numbers
+    *rest, height, width = shape
+    fine = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    coarse = torch.randn(*rest, -(-height // 8), -(-width // 8), generator=generator)
+    blots = coarse.repeat_interleave(8, dim=-2).repeat_interleave(8, dim=-1)
+    sum_: Tensor = fine + 2.0 * blots[..., :height, :width]
+    return sum_
 
 
 def oracle_of(model: LaudResNet) -> Oracle:

@@ -87,7 +87,7 @@ class _Run:
             for b in range(stage.depth):
                 x = self._block(f"layer{s + 1}.{b}", stage, 2 if s > 0 and b == 0 else 1, x)
         features = x.mean(axis=(1, 2))
-        logits = self.state["fc.weight"] @ features + self.state["fc.bias"]
+        logits: Array = self.state["fc.weight"] @ features + self.state["fc.bias"]
         self.macs["fixed"] += x.size + self.state["fc.weight"].size
         return logits
 
@@ -211,13 +211,14 @@ class _Run:
         """One per window of the input: its mean, standardised, times a weight per channel."""
         rows, columns = -(-x.shape[1] // window), -(-x.shape[2] // window)
         weight = self.state[f"{name}.masker_spatial.weight"]
-        logits = []
+        logits: list[float] = []
         for row, column in np.ndindex(rows, columns):
             seen = [p for p in pixels_of(x) if (p[0] // window, p[1] // window) == (row, column)]
             mean = sum((x[:, i, j] for i, j in seen), np.zeros(len(x))) / len(seen)
-            logits.append(weight @ self._standard(f"{name}.masker_spatial", mean))
+            logits.append(float(weight @ self._standard(f"{name}.masker_spatial", mean)))
             self.macs["spatial_masker"] += 2 * len(x)
-        return np.array(logits) / np.sqrt(len(x))
+        scaled: Array = np.array(logits) / np.sqrt(len(x))
+        return scaled
 
     def _channel_logits(self, name: str, x: Array) -> Array:
         """One per group: the mean of the whole input, standardised, through two layers."""

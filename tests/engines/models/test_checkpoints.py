@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-from engines.architecture import Stage
+from engines.architecture import ResNet, Stage
 from engines.core import Paradigm
 from engines.errors import CheckpointError, InvalidInput
-from engines.models import fold_batchnorm, load_official, load_open_nsfw, load_torchvision
-from engines.models.checkpoints import torchvision_resnet
+from engines.models import (
+    LaudResNet,
+    fold_batchnorm,
+    load_official,
+    load_open_nsfw,
+    load_torchvision,
+)
+from engines.models.checkpoints import load_strictly, torchvision_resnet
 from engines.models.open_nsfw import open_nsfw_resnet, read_open_nsfw
 from engines.training.starts import find_open_nsfw
 
@@ -25,6 +31,7 @@ ROOT = Path(__file__).parents[3]
 NAMES = Path(os.environ.get("LAUD_SHARED", ROOT.parent / "shared")) / (
     "data/official-parameter-names.json"
 )
+SMALL = ResNet(stem_width=4, stages=(Stage(depth=1, width=2),), num_classes=2)
 JOINT = tuple(
     Stage(
         depth=depth,
@@ -77,10 +84,40 @@ def test_every_fault_of_a_state_is_listed(torchvision_model: Any) -> None:
         assert part in str(error.value)
 
 
-def test_what_is_not_an_array_is_refused(torchvision_model: Any) -> None:
-    state = {**torchvision_model.state_dict(), "fc.bias": "text"}
-    with pytest.raises(CheckpointError, match=r"'fc\.bias' is a str"):
-        load_torchvision(torchvision_resnet("resnet50"), state)
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("text", r"'fc\.bias' is a str, not an array or a tensor"),
+        (None, r"'fc\.bias' is a NoneType"),
+        (np.array(["text"]), r"'fc\.bias' has elements of type <U4"),
+        (np.array([None]), r"'fc\.bias' has elements of type object"),
+    ],
+    ids=["text", "none", "array of text", "array of objects"],
+)
+def test_what_is_not_an_array_of_numbers_is_refused(value: object, says: str) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        load_torchvision(SMALL, {"fc.bias": value})  # type: ignore[dict-item]
+
+
+def test_a_long_list_of_names_is_cut_short_and_counted() -> None:
+    more = len(LaudResNet(SMALL).state_dict()) - 20
+    with pytest.raises(CheckpointError, match=f"and {more} more") as error:
+        load_torchvision(SMALL, {})
+    assert str(error.value).count(",") == 19
+
+
+def test_a_refused_state_leaves_the_network_as_it_was() -> None:
+    model = LaudResNet(SMALL)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: value + 1 for name, value in before.items()} | {"extra": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match="unexpected: extra"):
+        load_strictly(model, state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_with_batch_norm_do_not_go_into_a_folded_network() -> None:
+    with pytest.raises(InvalidInput, match="not folded"):
+        load_torchvision(SMALL.model_copy(update={"folded": True}), {})
 
 
 def official_names() -> dict[str, dict[str, list[int]]]:
@@ -98,15 +135,23 @@ def official_state(shapes: dict[str, list[int]], seed: int = 0) -> dict[str, Any
         if name.endswith("num_batches_tracked"):
             state[name] = np.array(1, np.int64)
         elif name.endswith("running_var"):
-            state[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+            state[name] = rng.random(shape, np.float32) + np.float32(0.5)
         else:
-            scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.3
-            state[name] = (rng.standard_normal(shape) * scale).astype(np.float32)
+            scale = 2 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.6
+            state[name] = (rng.random(shape, np.float32) - np.float32(0.5)) * np.float32(scale)
     return state
+
+
+@pytest.fixture
+def unfilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose weights are about to be replaced need no random ones, which take seconds."""
+    for name in ("kaiming_normal_", "kaiming_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_args, **_kwargs: tensor)
 
 
 @pytest.mark.skipif(not NAMES.is_file(), reason="the official names file is not here")
 @pytest.mark.parametrize("name", official_names())
+@pytest.mark.usefixtures("unfilled")
 def test_official_configurations_load_strictly(name: str) -> None:
     shapes = official_names()[name]
     arch, paradigm = name.split()[:2]
@@ -125,6 +170,7 @@ def test_official_configurations_load_strictly(name: str) -> None:
 
 
 @pytest.mark.skipif(not NAMES.is_file(), reason="the official names file is not here")
+@pytest.mark.usefixtures("unfilled")
 def test_an_official_state_with_a_name_less_or_more_is_refused() -> None:
     state = official_state(official_names()["resnet50 layer"])
     less = dict(state)
@@ -139,6 +185,7 @@ def test_an_official_state_with_a_name_less_or_more_is_refused() -> None:
         load_official("resnet50", state, "channel", None, (2, 2, 2, 2))
 
 
+@pytest.mark.usefixtures("unfilled")
 @pytest.mark.parametrize(
     ("arch", "paradigm", "spatial", "channel", "says"),
     [
@@ -162,6 +209,7 @@ def test_wrong_arguments(
         load_official(arch, {"fc.weight": np.zeros((10, 2048))}, paradigm, spatial, channel)
 
 
+@pytest.mark.usefixtures("unfilled")
 def test_an_official_state_without_a_classifier_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"missing: fc\.weight"):
         load_official("resnet50", {}, "layer")

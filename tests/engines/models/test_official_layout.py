@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.architecture import ResNet, Stage
 from engines.core import Paradigm
 from engines.errors import InvalidInput
+from engines.models.masks import decide_at_zero
 from engines.models.resnet import LaudResNet, fold_batchnorm
 
 pytestmark = pytest.mark.torch
@@ -94,6 +97,88 @@ def test_the_network_is_the_official_one(paradigm: Paradigm) -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     rates = torch.stack([mask.rate for mask in masks])
     assert 0 < float(rates.mean()) < 1, "the masks of this test decide nothing"
+
+
+# The official code has no rule for maps that its patches do not divide: its grid is the integer
+# quotient, pooled adaptively and spread by nearest neighbour. Both are written out here.
+
+
+def pooled_adaptively(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Bin i covers the pixels from floor(i * H / rows) to before ceil((i + 1) * H / rows)."""
+    height, width = x.shape[2:]
+    out = x.new_zeros(*x.shape[:2], rows, columns)
+    for i, j in product(range(rows), range(columns)):
+        down = slice(i * height // rows, -(-(i + 1) * height // rows))
+        right = slice(j * width // columns, -(-(j + 1) * width // columns))
+        out[:, :, i, j] = x[:, :, down, right].mean((2, 3))
+    return out
+
+
+@pytest.mark.parametrize("size", [(37, 50), (33, 33), (9, 70)], ids=str)
+@pytest.mark.parametrize("stage", [0, 1], ids=["without stride", "with stride"])
+def test_patches_that_do_not_divide_the_map(size: tuple[int, int], stage: int) -> None:
+    model = official(Paradigm.SPATIAL)
+    block = model.bottlenecks()[2 * stage]
+    name, stride = block.block.name, block.block.stride
+    state = model.state_dict()
+    x = torch.relu(torch.randn(3, block.block.in_channels, *size))
+    out = [-(-side // stride) for side in size]
+    rows, columns = (max(side // 2, 1) for side in out)
+    weight, bias = (state[f"{name}.masker_spatial.conv.{part}"] for part in ("weight", "bias"))
+    two = F.conv2d(pooled_adaptively(x, rows, columns), weight, bias)
+    on = two[:, 0] >= two[:, 1]
+    expected = torch.zeros(3, *out)
+    for n, i, j in product(range(3), range(out[0]), range(out[1])):
+        expected[n, i, j] = float(on[n, i * rows // out[0], j * columns // out[1]])
+    with torch.no_grad():
+        _, [mask] = block(x, decide_at_zero)
+    assert mask.total == rows * columns
+    assert torch.equal(mask.units.bool(), on.flatten(1))
+    assert mask.pixels is not None
+    torch.testing.assert_close(mask.pixels[:, 0], expected)
+    assert 0 < float(mask.rate.mean()) < 1
+
+
+def test_a_patch_larger_than_the_map_is_the_whole_map() -> None:
+    block = official(Paradigm.SPATIAL).bottlenecks()[0]
+    x = torch.randn(2, 6, 1, 5)
+    _, [mask] = block(x, decide_at_zero)
+    assert (mask.total, mask.units.shape) == (2, (2, 2)), "one row of two whole patches"
+
+
+@pytest.mark.parametrize("paradigm", list(Paradigm)[1:])
+def test_the_projection_always_runs(paradigm: Paradigm) -> None:
+    """With every unit off, space leaves the bare shortcut; channels leave constants."""
+    model = official(paradigm)
+    block, state = model.bottlenecks()[2], model.state_dict()
+    assert block.block.stride == 2
+    x = torch.relu(torch.randn(2, 16, 9, 12))
+    with torch.no_grad():
+        y, _ = block(x, lambda _masker, logits: torch.zeros_like(logits))
+        shortcut = F.batch_norm(
+            F.conv2d(x, state["layer2.0.downsample.0.weight"], stride=2),
+            *(
+                state[f"layer2.0.downsample.1.{part}"]
+                for part in ("running_mean", "running_var", "weight", "bias")
+            ),
+        )
+    bare = torch.allclose(y, F.relu(shortcut), atol=1e-5)
+    assert bare is (paradigm is not Paradigm.CHANNEL)
+
+
+def test_the_last_layer_gives_all_on_logits_and_then_all_off() -> None:
+    """Four groups: element k turns group k on, element 4 + k turns it off."""
+    model = official(Paradigm.CHANNEL)
+    block = model.bottlenecks()[2]
+    last = model.get_submodule("layer2.0.masker_channel.conv.2")
+    assert isinstance(last, nn.Linear)
+    assert last.out_features == 8
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([3.0, 1.0, 2.0, 0.0, 1.0, 1.5, 2.0, -1.0]))
+        _, [mask] = block(torch.randn(1, 16, 6, 6), decide_at_zero)
+    assert mask.logits[0].tolist() == [2.0, -0.5, 0.0, 1.0]
+    assert mask.units[0].tolist() == [1.0, 0.0, 1.0, 1.0]
 
 
 def test_a_skipped_channel_becomes_a_constant_not_zero() -> None:
