@@ -222,6 +222,8 @@ def read_bundle(ref: str | Path) -> Bundle:
         weights = safetensors.numpy.load(blob)
     except safetensors.SafetensorError as error:
         raise BundleError(f"'{path / WEIGHTS}' is not a safetensors file: {error}") from None
+    except KeyError as error:
+        raise BundleError(f"'{path / WEIGHTS}' has numbers of type {error}, unknown here") from None
     return Bundle(path=path, manifest=manifest, hash=str(digest), weights=weights)
 
 

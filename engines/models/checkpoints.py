@@ -6,7 +6,7 @@ loaded half.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -147,11 +147,12 @@ def _per_stage(
 ) -> tuple[int | None, ...]:
     if not needed:
         return (None,) * len(_WIDTHS)
-    if granularity is None or len(granularity) != len(_WIDTHS):
+    given = tuple(granularity) if isinstance(granularity, Iterable) else ()
+    if len(given) != len(_WIDTHS):
         raise InvalidInput(
             f"{kind}_granularity needs {len(_WIDTHS)} numbers, one per stage, got {granularity}"
         )
-    return tuple(granularity)
+    return given
 
 
 def _num_classes(state: State) -> int:

@@ -153,6 +153,15 @@ def test_weights_that_are_not_safetensors(path: Path, monkeypatch: pytest.Monkey
         read_bundle(path)
 
 
+def test_weights_of_a_type_that_numpy_lacks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = b'{"x":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    blob = len(header).to_bytes(8, "little") + header + bytes(2)
+    monkeypatch.setattr("safetensors.numpy.save", lambda arrays: blob)
+    write_bundle(path, manifest(), weights())
+    with pytest.raises(BundleError, match=f"{WEIGHTS}' has numbers of type 'BF16'"):
+        read_bundle(path)
+
+
 # Versions and unknown keys
 
 

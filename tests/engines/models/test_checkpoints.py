@@ -193,6 +193,8 @@ def test_an_official_state_with_a_name_less_or_more_is_refused() -> None:
         ("resnet50", "pixel", None, None, "unknown paradigm"),
         ("resnet50", "spatial", None, None, "spatial_granularity needs 4"),
         ("resnet50", "spatial", (4, 4), None, "spatial_granularity needs 4"),
+        ("resnet50", "spatial", (4, 4, 2, 1, 1), None, "spatial_granularity needs 4"),
+        ("resnet50", "spatial", 4, None, "spatial_granularity needs 4 numbers, .* got 4"),
         ("resnet50", "both", (4, 4, 2, 1), (2, 2, 2), "channel_granularity needs 4"),
         ("resnet50", "channel", None, (3, 2, 2, 2), "does not divide"),
         ("resnet50", "spatial", (0, 4, 2, 1), None, "greater than or equal to 1"),
@@ -201,8 +203,8 @@ def test_an_official_state_with_a_name_less_or_more_is_refused() -> None:
 def test_wrong_arguments(
     arch: str,
     paradigm: str,
-    spatial: tuple[int, ...] | None,
-    channel: tuple[int, ...] | None,
+    spatial: Any,
+    channel: Any,
     says: str,
 ) -> None:
     with pytest.raises(InvalidInput, match=says):

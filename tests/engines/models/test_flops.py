@@ -103,7 +103,7 @@ def test_a_lower_threshold_never_costs_less() -> None:
         _, masks = model(images(1).expand(len(thresholds), -1, -1, -1), at(*thresholds))
     costs = network_macs(NET, SIZE, masks).tolist()
     assert costs == sorted(costs)
-    assert len(set(costs)) > 5, "the thresholds of this test decide nothing"
+    assert len(set(costs)) > 3, "the thresholds of this test decide nothing"
 
 
 def test_gradients_reach_the_decisions_in_float32() -> None:

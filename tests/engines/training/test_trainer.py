@@ -100,9 +100,8 @@ def data() -> Data:
     colours = np.array([(40, 60, 200), (40, 180, 60), (210, 50, 40)])
 
     def pictures(count: int, size: int) -> Any:
-        values = colours[np.arange(count) % 3][:, None, None] + rng.normal(
-            0, 40, (count, size, size, 3)
-        )
+        noise = rng.normal(0, 40, (count, size, size, 3))
+        values = colours[np.arange(count) % 3][:, None, None] + noise
         return values.clip(0, 255).astype(np.uint8)
 
     return Data(
@@ -149,10 +148,8 @@ def train_until(
 
 
 def assert_same_results(folder: Path, expected: Path) -> None:
-    different = [
-        name for name in RESULTS if (folder / name).read_bytes() != (expected / name).read_bytes()
-    ]
-    assert not different
+    files = [(folder / name, expected / name) for name in RESULTS]
+    assert not [mine.name for mine, other in files if mine.read_bytes() != other.read_bytes()]
 
 
 @pytest.fixture(scope="module")
@@ -270,14 +267,13 @@ def test_killed_under_bf16_autocast(
 
 def test_finished_run_is_left_as_it_is(tmp_path: Path, config: TrainConfig, data: Data) -> None:
     train(tmp_path, config, data)
-    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in tmp_path.iterdir()}
+    files = [tmp_path / name for name in RESULTS]
+    before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in files]
     watch = Watch()
     train(tmp_path, config, data, watch)
     assert watch.said == [f"done; the run is in {tmp_path}"]
     assert len(watch.moments) == 1
-    for name in RESULTS:
-        file = tmp_path / name
-        assert (file.read_bytes(), file.stat().st_mtime_ns) == before[file]
+    assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == before
 
 
 def test_a_seed_determines_the_result(
