@@ -9,6 +9,8 @@ from itertools import count
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engines.core import static_point
 from service.batcher import Batcher
@@ -117,6 +119,36 @@ async def test_a_batch_has_one_model_and_one_size_and_the_oldest_goes_first() ->
         assert members(gate)[1:] == [(a, a2), (b, b2), (small,)]
         assert gate.batches[0].requests == tuple(first)
         assert [batch.model for batch in gate.batches] == ["a", "a", "b", "a"]
+
+
+@given(
+    st.integers(1, 4),
+    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([4, 8]), st.booleans()), max_size=20),
+)
+async def test_every_crowd_is_served_once_and_in_order(
+    max_batch: int, crowd: list[tuple[str, int, bool]]
+) -> None:
+    """The oldest who waits leads each batch; its mates are the oldest of its model and size."""
+    async with batching(max_batch) as (batcher, gate):
+        (first,) = await submit(batcher, request())
+        await gate.busy()
+        waiting = await submit(batcher, *(request(model, size) for model, size, _ in crowd))
+        for one, (_, _, leaves) in zip(list(waiting), crowd, strict=True):
+            if leaves:
+                batcher.discard(one)
+                waiting.remove(one)
+        gate.let_pass(1 + len(crowd))
+        await asyncio.gather(first.reply, *(one.reply for one in waiting))
+        for batch in gate.batches[1:]:
+            lead = waiting[0]
+            mates = [
+                one
+                for one in waiting
+                if (one.model, one.point.image_size) == (lead.model, lead.point.image_size)
+            ]
+            assert batch.requests == tuple(mates[:max_batch])
+            waiting = [one for one in waiting if one not in batch.requests]
+        assert waiting == []
 
 
 async def test_who_left_before_dispatch_does_not_run() -> None:

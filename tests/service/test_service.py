@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
+from typing import Any
 
 import httpx
 import pytest
@@ -104,6 +106,38 @@ async def test_who_leaves_the_queue_never_reaches_the_engine(running: Running) -
     assert (await stays).status_code == 200
     assert running.engine.batches == [("full",)]
     assert await in_flight(running) == (0, 0)
+
+
+async def test_who_leaves_is_counted_and_logged_as_cancelled(
+    running: Running, logged: list[MutableMapping[str, Any]]
+) -> None:
+    running.engine.hold()
+    leaves = post(running)
+    await inside(running)
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    outcomes = [line["outcome"] for line in logged if line["event"] == "request"]
+    assert outcomes == ["cancelled"]
+    labels = {"model": "colours", "route": CLASSIFY, "outcome": "cancelled"}
+    assert await running.metric("laud_requests_total", status="0", **labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "body", "status"),
+    [(None, jpeg()[:-40], 400), (None, b"text", 415), (RuntimeError("broken"), jpeg(), 500)],
+    ids=["cut", "text", "engine"],
+)
+async def test_errors_give_back_what_was_admitted(
+    running: Running, fault: Exception | None, body: bytes, status: int
+) -> None:
+    def break_down(images: object) -> None:
+        if fault:
+            raise fault
+
+    running.engine.fault = break_down
+    assert (await running.client.post(CLASSIFY, content=body)).status_code == status
+    assert await in_flight(running) == (0, 0)
+    assert await running.metric("laud_queue_depth", model="colours") == 0
 
 
 async def test_cancelling_thousands_leaves_nothing(serving: Serving) -> None:
