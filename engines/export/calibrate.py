@@ -42,7 +42,5 @@ def calibrate(
         if best_error <= _TOLERANCE:
             break
         low, high = (shift, high) if found > budget else (low, shift)
-        # The first guesses stay near the trained thresholds, which are close already.
-        width = min(high - low, 4 * max(abs(found - budget), 0.01))
-        shift = low + width / 2 if found > budget else high - width / 2
+        shift = (low + high) / 2
     return tuple(float(value) for value in start + best)

@@ -66,7 +66,7 @@ class RunFolder:
 
     def write_thresholds(self, thresholds: Mapping[float, Sequence[float]]) -> None:
         """`thresholds.json`: per budget, one threshold per masker, before calibration."""
-        content = {f"{budget:g}": list(values) for budget, values in thresholds.items()}
+        content = {repr(budget): list(values) for budget, values in thresholds.items()}
         _write(self.path / THRESHOLDS, json.dumps(content, indent=1) + "\n")
 
     def write_activation(

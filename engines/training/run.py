@@ -41,7 +41,7 @@ def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: S
         architecture=model.net,
         points=config.points,
         last_phase="dynamic" if config.dynamic.budgets else "sizes",
-        data=config.data.root,
+        data=config.data.root.resolve(),
         config=config.model_dump(mode="json", exclude_unset=True, exclude={"data": {"root"}}),
         notices=config.notices,
     )

@@ -32,5 +32,8 @@ def main() -> None:
     except LaudError as error:
         print(f"laud: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"laud: {error.strerror or error}: '{error.filename}'", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
