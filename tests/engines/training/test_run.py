@@ -162,7 +162,7 @@ def test_killed_process_is_resumed_to_the_same_bits(finished: Finished, tmp_path
     folder = tmp_path / "run"
     command = [sys.executable, "-c", KILLED, str(finished.config), str(folder)]
     process = subprocess.run(
-        command, check=False, cwd=ROOT, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, check=False, cwd=ROOT, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert process.returncode == -signal.SIGKILL
     progress, _ = load_state(folder / "state.safetensors")
