@@ -28,7 +28,6 @@ from engines.export.calibrate import calibrate
 from engines.folders import find_split, scan_folder
 from engines.models.checkpoints import load_strictly
 from engines.models.resnet import LaudResNet
-from engines.preprocessing import preprocess
 from engines.reference.engine import ReferenceEngine
 from engines.runs import PointRequest, Run, model_file, read_run
 
@@ -49,26 +48,19 @@ def export(folder: Path, out: Path, *, data: Path | None = None, say: Say = prin
     images = scan_folder(split)
     if images.classes != run.labels:
         raise ConfigError(f"'{split}' has other classes than the run was trained on")
+    pictures = LabelledImages(images, run.preprocessing.crop_ratio)
     pixels: dict[int, UInt8Array] = {}
 
     def at_size(size: int) -> UInt8Array:
         if size not in pixels:
             say(f"preparing {len(images.files)} validation images at {size} px")
-            ratio = run.preprocessing.crop_ratio
-            pixels[size] = np.stack(
-                [
-                    preprocess((images.root / file).read_bytes(), size, crop_ratio=ratio)
-                    for file in images.files
-                ]
-            )
+            pixels[size] = np.concatenate([views[size] for _, views in pictures.chunks([size])])
         return pixels[size]
 
     points = [_point(run, request, thresholds, model, at_size, say) for request in run.points]
     say("measuring accuracy on the weights that ship")
     with ReferenceEngine(model, run.preprocessing) as engine:
-        results = evaluate_points(
-            engine, points, LabelledImages(images, run.preprocessing.crop_ratio), say=say
-        )
+        results = evaluate_points(engine, points, pictures, say=say)
     full = results[0]
     records = tuple(
         PointRecord(

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from engines.architecture import Stage
 from engines.bundle import explain
-from engines.core import FrozenModel
+from engines.core import FrozenModel, static_point
 from engines.errors import ConfigError
 from engines.runs import Budget, ImageSize, PointRequest
 
@@ -101,7 +101,7 @@ class DynamicPhase(FrozenModel):
 class TrainConfig(FrozenModel):
     """Everything that determines a training run."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    name: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig
     init: InitConfig
@@ -113,7 +113,7 @@ class TrainConfig(FrozenModel):
     static: StaticPhase = StaticPhase()
     sizes: SizesPhase = SizesPhase()
     dynamic: DynamicPhase = DynamicPhase()
-    points: tuple[PointRequest, ...]
+    points: Annotated[tuple[PointRequest, ...], Field(max_length=64)]
     notices: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -126,6 +126,11 @@ class TrainConfig(FrozenModel):
         if len(set(names)) != len(names):
             raise ValueError(f"points have equal names: {', '.join(sorted(names))}")
         for point in self.points:
+            # What a bundle would refuse is refused before it is trained.
+            try:
+                static_point(point.name, point.image_size, 0)
+            except ValidationError as error:
+                raise ValueError(f"point '{point.name}': {explain(error)}") from None
             if point.budget is not None and point.budget not in self.dynamic.budgets:
                 raise ValueError(
                     f"point '{point.name}' asks budget {point.budget}, which dynamic.budgets "

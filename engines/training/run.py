@@ -42,7 +42,10 @@ def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: S
         points=config.points,
         last_phase="dynamic" if config.dynamic.budgets else "sizes",
         data=config.data.root.resolve(),
-        config=config.model_dump(mode="json", exclude_unset=True, exclude={"data": {"root"}}),
+        # It travels with the bundle, so it does not say where files lay.
+        config=config.model_dump(
+            mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
+        ),
         notices=config.notices,
     )
     run = RunFolder(out, config, classes, description)

@@ -15,7 +15,7 @@ import safetensors.torch
 from engines.architecture import ResNet, Stage
 from engines.bundle import Preprocessing, read_bundle
 from engines.core import Paradigm
-from engines.errors import CheckpointError, ConfigError
+from engines.errors import BundleError, CheckpointError, ConfigError
 from engines.evaluation import LabelledImages, evaluate_points
 from engines.export.run import export
 from engines.folders import scan_folder
@@ -88,6 +88,10 @@ def quiet(line: str) -> None:
     """Takes progress lines."""
 
 
+def below(place: Path) -> set[Path]:
+    return {path.relative_to(place) for path in place.rglob("*")}
+
+
 def test_the_bundle_has_the_points_asked_for_and_hits_the_budget(run: Path, tmp_path: Path) -> None:
     bundle = export(run, tmp_path / "tiny.laud", say=quiet)
     records = {record.point.name: record for record in bundle.manifest.points}
@@ -144,6 +148,55 @@ def test_a_run_that_was_killed_is_refused(run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "tiny.laud").exists()
 
 
+@pytest.mark.parametrize("budget", [BUDGET, None], ids=["calibrated", "only measured"])
+@pytest.mark.parametrize("content", [b"", b"not a picture", None], ids=["empty", "text", "gone"])
+def test_a_picture_that_cannot_be_read_is_named(
+    run: Path,
+    tmp_path: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+    budget: float | None,
+) -> None:
+    description = json.loads((run / "run.json").read_text())
+    description["points"][2]["budget"] = budget
+    (run / "run.json").write_text(json.dumps(description))
+    picture = pictures / "validation" / "green" / "3.png"
+    if content is None:
+        picture.unlink()
+        picture.symlink_to("nowhere")
+        monkeypatch.setattr(Path, "is_file", lambda path: True)
+    else:
+        picture.write_bytes(content)
+    before = below(tmp_path)
+    with pytest.raises(ConfigError, match=r"validation/green/3\.png'"):
+        export(run, tmp_path / "tiny.laud", say=quiet)
+    assert below(tmp_path) == before
+
+
+def test_a_name_that_is_no_bundles_is_refused_and_what_is_there_kept(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.laud").mkdir()
+    (tmp_path / "notes.laud" / "text").write_text("mine")
+    before = below(tmp_path)
+    with pytest.raises(BundleError, match=r"ends in \.laud, got 'tiny\.zip'"):
+        export(run, tmp_path / "tiny.zip", say=quiet)
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
+        export(run, tmp_path / "notes.laud", say=quiet)
+    assert below(tmp_path) == before
+
+
+def test_a_failure_keeps_the_bundle_that_was_there(run: Path, tmp_path: Path) -> None:
+    first = export(run, tmp_path / "tiny.laud", say=quiet)
+    (run / "thresholds.json").unlink()
+    before = below(tmp_path)
+    with pytest.raises(ConfigError):
+        export(run, tmp_path / "tiny.laud", say=quiet)
+    assert below(tmp_path) == before
+    assert read_bundle(tmp_path / "tiny.laud").hash == first.hash
+
+
 def test_pictures_of_other_classes_are_refused(run: Path, tmp_path: Path, pictures: Path) -> None:
     (pictures / "validation" / "red").rename(pictures / "validation" / "yellow")
     with pytest.raises(ConfigError, match="other classes"):
@@ -153,7 +206,33 @@ def test_pictures_of_other_classes_are_refused(run: Path, tmp_path: Path, pictur
 def test_weights_that_16_bits_cannot_hold_are_named(run: Path, tmp_path: Path) -> None:
     file = run / "model-dynamic.safetensors"
     state = safetensors.torch.load_file(file)
-    state["fc.bias"] = torch.full_like(state["fc.bias"], 1e6)
+    state["fc.bias"][1] = 65520.0  # The smallest that rounds to infinity.
+    state["conv1.bias"][0] = float("nan")
     safetensors.torch.save_file(state, file)
-    with pytest.raises(CheckpointError, match=r"do not fit 16 bits: fc\.bias"):
+    before = below(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"do not fit 16 bits: (\w+\.bias(, )?){2}$"
+    ) as caught:
         export(run, tmp_path / "tiny.laud", say=quiet)
+    assert "fc.bias" in str(caught.value)
+    assert "conv1.bias" in str(caught.value)
+    assert below(tmp_path) == before
+
+
+def test_the_largest_weight_that_16_bits_hold_is_kept(run: Path, tmp_path: Path) -> None:
+    file = run / "model-dynamic.safetensors"
+    state = safetensors.torch.load_file(file)
+    state["fc.bias"][1] = 65519.0
+    safetensors.torch.save_file(state, file)
+    bundle = export(run, tmp_path / "tiny.laud", say=quiet)
+    assert bundle.weights["fc.bias"][1] == 65504
+
+
+def test_weights_of_another_network_are_refused(run: Path, tmp_path: Path) -> None:
+    file = run / "model-dynamic.safetensors"
+    state = safetensors.torch.load_file(file)
+    del state["layer1.0.conv1.weight"]
+    safetensors.torch.save_file(state, file)
+    with pytest.raises(CheckpointError, match=r"missing: layer1\.0\.conv1\.weight"):
+        export(run, tmp_path / "tiny.laud", say=quiet)
+    assert not (tmp_path / "tiny.laud").exists()

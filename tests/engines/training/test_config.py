@@ -11,14 +11,17 @@ import pytest
 from engines.errors import ConfigError
 from engines.training.config import load_config
 
-CLOTHING = Path(__file__).parents[3] / "configs" / "clothing.yaml"
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 STATIC_STAGES = [{"depth": 1, "width": 8}]
 
 
-def test_the_demo_configuration_is_valid() -> None:
-    config = load_config(CLOTHING)
-    assert config.name == "clothing"
-    assert config.points[0].name == "full"
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_that_ship_are_valid(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_the_demo_configuration_is_there() -> None:
+    assert "clothing" in {path.stem for path in CONFIGS}
 
 
 def test_file_may_leave_out_what_has_a_default(write_config: Callable[..., Path]) -> None:
@@ -107,6 +110,10 @@ def full(**changes: Any) -> dict[str, Any]:
         ({"init": {"source": "torchvision"}}, "source 'torchvision' needs path and arch"),
         ({"init": {"source": "imagenet"}}, "init.source: "),
         ({"name": "../up"}, "name: "),
+        ({"name": "n" * 65}, "name: .*at most 64"),
+        ({"points": [full(), full(name="two words")]}, "point 'two words': name: .*pattern"),
+        ({"points": [full(), full(name="n" * 65)]}, "name: .*at most 64"),
+        ({"points": [full(name=f"p{i}" if i else "full") for i in range(65)]}, "points: .*at most"),
         ({"data": {"root": "x", "crop_area": [0.0, 1.0]}}, "crop_area must be two rising shares"),
         ({"data": {"root": "x", "crop_area": [0.9, 0.5]}}, "crop_area must be two rising shares"),
     ],

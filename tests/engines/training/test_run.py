@@ -21,9 +21,12 @@ pytest.importorskip("matplotlib")
 import safetensors.torch
 from PIL import Image
 
+from engines.architecture import Stage
 from engines.errors import ConfigError
+from engines.models.checkpoints import torchvision_resnet
 from engines.models.resnet import LaudResNet
 from engines.runs import model_file, read_run
+from engines.training import report
 from engines.training.run import train
 from engines.training.state import load_state
 
@@ -176,6 +179,41 @@ def test_killed_process_is_resumed_to_the_same_bits(finished: Finished, tmp_path
     assert resumed.keys() == expected.keys()
     pictures = {"curves.png", "activation.png"}
     assert {name for name in FILES - pictures if resumed[name] != expected[name]} == set()
+
+
+class Stopped(Exception):
+    """Stands for the end of the process."""
+
+
+def test_pretrained_start_is_resumed_to_the_same_bits(
+    write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folded batch norm and a head fitted on features come before the first state is written."""
+    weights = tmp_path / "backbone.safetensors"
+    stages = [Stage(depth=1, width=4), Stage(depth=1, width=4)]
+    backbone = LaudResNet(torchvision_resnet("resnet50", stages=stages))
+    safetensors.torch.save_file(backbone.state_dict(), weights)
+    config = write_config(
+        init={"source": "torchvision", "arch": "resnet50", "path": str(weights)},
+        stages=[{"depth": 1, "width": 4, "paradigm": "layer"}] * 2,
+    )
+    for draw in ("_draw_curves", "_draw_activation"):
+        monkeypatch.setattr(report, draw, lambda *args: None)
+    train(config, tmp_path / "whole", say=quietly)
+
+    for moment in ("fitting the head", "static 3/6", "static epoch 2", "measuring what each"):
+        said: list[str] = []
+
+        def say(line: str, moment: str = moment, said: list[str] = said) -> None:
+            said.append(line)
+            if line.startswith(moment):
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "killed", say=say)
+    assert said[1] == "resuming at phase 1, step 3"
+    train(config, tmp_path / "killed", say=quietly)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 # Data and weights that cannot be used
