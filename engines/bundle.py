@@ -14,129 +14,56 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from engines.architecture import ResNet
-from engines.core import FrozenModel, OperatingPoint
-from engines.errors import BundleError, InvalidInput
+from engines.errors import BundleError
+from engines.manifest import (
+    Accuracy,
+    BlockScales,
+    Calibration,
+    Manifest,
+    PointRecord,
+    Preprocessing,
+    Provenance,
+    Quantisation,
+    WeightsFile,
+)
+
+__all__ = [
+    "Accuracy",
+    "BlockScales",
+    "Bundle",
+    "Calibration",
+    "Manifest",
+    "PointRecord",
+    "Preprocessing",
+    "Provenance",
+    "Quantisation",
+    "WeightsFile",
+    "bundle_path",
+    "check_output",
+    "explain",
+    "read_bundle",
+    "write_bundle",
+    "zoo_names",
+]
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 ZOO_PREFIX = "zoo:"
 _ZOO = Path(__file__).parent / "zoo"
+_STORED = {"fp16": "float16", "fp32": "float32"}
 _MAX_MANIFEST_BYTES = 16 * 2**20
+_MOST_NAMES_SHOWN = 5
 
-Rate = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
 Weights = Mapping[str, npt.NDArray[np.generic]]
-
-
-class Preprocessing(FrozenModel):
-    """From picture to network input.
-
-    The centre square of `crop_ratio` x the short side is scaled to the point's image size; then,
-    per channel in `channel_order`, (value - mean) / std with values 0 to 255.
-    """
-
-    crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
-    channel_order: Literal["rgb", "bgr"]
-    mean: tuple[float, float, float]
-    std: tuple[Positive, Positive, Positive]
-
-
-class Accuracy(FrozenModel):
-    """Share of right answers on `images` pictures of `split`, with a 95 % Wilson interval."""
-
-    value: Rate
-    low: Rate
-    high: Rate
-    images: Annotated[int, Field(ge=1)]
-    split: str
-
-
-class PointRecord(FrozenModel):
-    """An operating point and what was measured of it on the weights that ship.
-
-    agreement: share of images on which it answers as `full` does. activation: mean activation rate
-    per masker. macs: mean multiply-accumulates per image; macs_ratio: over those of `full`.
-    """
-
-    point: OperatingPoint
-    accuracy: Accuracy | None = None
-    agreement: Rate | None = None
-    activation: tuple[Rate, ...]
-    macs: Annotated[float, Field(gt=0)]
-    macs_ratio: Annotated[float, Field(gt=0)]
-
-
-class WeightsFile(FrozenModel):
-    """The weights' storage type (arithmetic is the engine's choice) and hash."""
-
-    dtype: Literal["fp16", "fp32"]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class Provenance(FrozenModel):
-    """How the weights came about: training configuration, data, notices that must travel along."""
-
-    config: dict[str, Any]
-    notices: tuple[str, ...] = ()
-
-
-class Manifest(FrozenModel):
-    """Everything about a bundle but its weights. The first point is `full`: nothing skipped."""
-
-    schema_version: Literal[1] = 1
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-    task: Literal["classification"] = "classification"
-    labels: Annotated[tuple[str, ...], Field(min_length=1)]
-    preprocessing: Preprocessing
-    architecture: ResNet
-    points: Annotated[tuple[PointRecord, ...], Field(min_length=1, max_length=64)]
-    weights: WeightsFile
-    quantisation: None = None
-    provenance: Provenance
-    versions: dict[str, str]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(self.labels) != self.architecture.num_classes:
-            raise ValueError(
-                f"{len(self.labels)} labels for {self.architecture.num_classes} classes"
-            )
-        names = [record.point.name for record in self.points]
-        if len(set(names)) != len(names):
-            raise ValueError(f"operating points have equal names: {', '.join(sorted(names))}")
-        if names[0] != "full" or not self.points[0].point.skips_nothing:
-            raise ValueError("the first operating point must be 'full' and skip nothing")
-        for record in self.points:
-            for what in (record.point.thresholds, record.activation):
-                if len(what) != len(self.architecture.maskers):
-                    raise ValueError(
-                        f"point '{record.point.name}' has {len(what)} entries for "
-                        f"{len(self.architecture.maskers)} maskers"
-                    )
-        return self
-
-    @property
-    def full(self) -> PointRecord:
-        """The point that skips nothing at the largest image size."""
-        return self.points[0]
-
-    def point(self, name: str) -> PointRecord:
-        """The point of that name; InvalidInput lists the names there are."""
-        for record in self.points:
-            if record.point.name == name:
-                return record
-        known = ", ".join(record.point.name for record in self.points)
-        raise InvalidInput(f"'{self.name}' has no operating point '{name}'; it has: {known}")
 
 
 @dataclass(frozen=True)
@@ -153,12 +80,10 @@ def write_bundle(path: Path, manifest: Manifest, weights: Weights) -> str:
     """Write a bundle directory in one step (a kill leaves the old one or none); returns its hash.
 
     `manifest.weights.sha256` is filled in here. Raises BundleError when `path` is something else
-    than a bundle, or its name does not end in `.laud`.
+    than a bundle, its name does not end in `.laud`, or the weights are not of the type it says.
     """
-    if path.suffix != ".laud":
-        raise BundleError(f"a bundle's name ends in .laud, got '{path.name}'")
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise BundleError(f"'{path}' exists and is not a bundle; choose another name")
+    check_output(path)
+    _check_types(path, manifest, weights)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not ascontiguousarray, which makes a vector of a scalar.
     blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in weights.items()})
@@ -182,6 +107,14 @@ def write_bundle(path: Path, manifest: Manifest, weights: Weights) -> str:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return digest
+
+
+def check_output(path: Path) -> None:
+    """Raise BundleError unless a bundle may be written at `path`; worth asking before the work."""
+    if path.suffix != ".laud":
+        raise BundleError(f"a bundle's name ends in .laud, got '{path.name}'")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise BundleError(f"'{path}' exists and is not a bundle; choose another name")
 
 
 def read_bundle(ref: str | Path) -> Bundle:
@@ -224,6 +157,7 @@ def read_bundle(ref: str | Path) -> Bundle:
         raise BundleError(f"'{path / WEIGHTS}' is not a safetensors file: {error}") from None
     except KeyError as error:
         raise BundleError(f"'{path / WEIGHTS}' has numbers of type {error}, unknown here") from None
+    _check_types(path, manifest, weights)
     return Bundle(path=path, manifest=manifest, hash=str(digest), weights=weights)
 
 
@@ -255,6 +189,16 @@ def explain(error: ValidationError) -> str:
     return "; ".join(
         f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}" for fault in error.errors()
     )
+
+
+def _check_types(path: Path, manifest: Manifest, weights: Weights) -> None:
+    wanted = _STORED[manifest.weights.dtype]
+    wrong = [f"{name} ({array.dtype})" for name, array in weights.items() if array.dtype != wanted]
+    if wrong:
+        raise BundleError(
+            f"'{path}': its manifest says {manifest.weights.dtype} weights, but these are not: "
+            f"{', '.join(wrong[:_MOST_NAMES_SHOWN])}"
+        )
 
 
 def _read_manifest(path: Path) -> tuple[dict[str, Any], bytes]:

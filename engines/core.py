@@ -117,7 +117,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """Which engine: `reference`, later `cpu`, `tensorrt`."""
+        """Which engine: `cpu` or `reference`."""
 
     @property
     def precision(self) -> str:

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from engines.bundle import Bundle
 from engines.core import Engine
 from engines.errors import EngineError, InvalidInput
 
+DEFAULT_ENGINE = "cpu"
 
-def _reference(bundle: Bundle, threads: int | None) -> Engine:
+_NATIVE_MODULE = "engines.cpu._native"
+_REFERENCE_PRECISION = "fp32"
+
+# From bundle, threads and precision.
+Maker = Callable[[Bundle, int | None, str | None], Engine]
+
+
+def _cpu(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
+    try:
+        import_module(_NATIVE_MODULE)
+    except ImportError as error:
+        raise EngineError(
+            f"the cpu engine was not built for this Python ({error}); install laudserve again "
+            "where there is a C++ compiler, or take the reference engine"
+        ) from None
+    from engines.cpu.engine import CpuEngine
+
+    return CpuEngine(bundle, threads=threads, precision=precision)
+
+
+def _reference(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
+    if precision not in (None, _REFERENCE_PRECISION):
+        raise InvalidInput(
+            f"the reference engine computes in {_REFERENCE_PRECISION} only, got precision "
+            f"'{precision}'; the cpu engine has others"
+        )
     try:
         from engines.reference.engine import ReferenceEngine
     except ModuleNotFoundError as error:
@@ -21,18 +48,27 @@ def _reference(bundle: Bundle, threads: int | None) -> Engine:
     return ReferenceEngine.from_bundle(bundle, threads=threads)
 
 
-_ENGINES: dict[str, Callable[[Bundle, int | None], Engine]] = {"reference": _reference}
+_ENGINES: dict[str, Maker] = {DEFAULT_ENGINE: _cpu, "reference": _reference}
 
 
 def engine_names() -> tuple[str, ...]:
-    """Names that `load_engine` knows."""
+    """Names that `load_engine` knows, the default first."""
     return tuple(_ENGINES)
 
 
-def load_engine(bundle: Bundle, *, kind: str = "reference", threads: int | None = None) -> Engine:
-    """Load `bundle` into an engine of that kind; threads None means the engine's own choice.
+def load_engine(
+    bundle: Bundle,
+    *,
+    kind: str = DEFAULT_ENGINE,
+    threads: int | None = None,
+    precision: str | None = None,
+) -> Engine:
+    """Load `bundle` into an engine of that kind.
 
-    Raises InvalidInput for an unknown kind, EngineError when it cannot run here.
+    threads: None means the engine's own choice. precision: arithmetic of the convolutions, such as
+    "fp32"; None means the best that the engine has for this bundle and machine. Raises InvalidInput
+    for an unknown kind or a precision that it never has, EngineError when it cannot run here,
+    BundleError when it cannot run this bundle.
     """
     try:
         make = _ENGINES[kind]
@@ -40,4 +76,4 @@ def load_engine(bundle: Bundle, *, kind: str = "reference", threads: int | None 
         raise InvalidInput(f"unknown engine '{kind}'; there are: {', '.join(_ENGINES)}") from None
     if threads is not None and threads < 1:
         raise InvalidInput(f"threads must be at least 1, got {threads}")
-    return make(bundle, threads)
+    return make(bundle, threads, precision)

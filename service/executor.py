@@ -27,7 +27,8 @@ _log = structlog.get_logger("laud")
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle that is served: its manifest, its hash (64 hex digits) and the engine it runs on."""
+    """A bundle that is served: its manifest with the points of the engine's precision, its hash
+    (64 hex digits) and the engine it runs on."""
 
     manifest: Manifest
     hash: str
@@ -64,12 +65,18 @@ def load_models(settings: Settings) -> Iterator[Model]:
         if name in bundles:
             raise SettingsError(
                 f"'{bundles[name].path}' and '{bundle.path}' are both named '{name}'; "
-                "serve one of them, or export one under another name"
+                "serve them by two servers, or train one under another name ('name' in its "
+                "configuration)"
             )
         bundles[name] = bundle
     for bundle in bundles.values():
-        engine = load_engine(bundle, kind=settings.engine, threads=settings.engine_threads)
-        yield Model(bundle.manifest, bundle.hash, engine)
+        engine = load_engine(
+            bundle,
+            kind=settings.engine,
+            threads=settings.threads,
+            precision=settings.precision,
+        )
+        yield Model(bundle.manifest.at(engine.precision), bundle.hash, engine)
 
 
 class Executor:
@@ -92,7 +99,7 @@ class Executor:
             return self._models[name]
         except KeyError:
             known = known_names(self._models)
-            raise UnknownModel(f"unknown model '{name}'; there are: {known}") from None
+            raise UnknownModel(f"unknown model '{name:.100}'; there are: {known}") from None
 
     async def start(self) -> None:
         """Load every model and try each of its points. Raises what the loader raises, EngineError
@@ -129,13 +136,13 @@ class Executor:
             self._warm_up(model)
 
     def _warm_up(self, model: Model) -> None:
-        """Run every point at every batch size that will occur, and look at what comes out."""
+        """Run every point at the smallest and the largest batch, and look at what comes out."""
         for record in model.manifest.points:
             point = record.point
             grey = np.full((1, point.image_size, point.image_size, 3), 128, np.uint8)
             begin_s = time.monotonic()
             try:
-                for size in range(1, self._settings.max_batch + 1):
+                for size in sorted({1, self._settings.max_batch}):
                     output = model.engine.infer(np.repeat(grey, size, axis=0), [point] * size)
                     _check_output(output, model, size)
             except Exception as error:

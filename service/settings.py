@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,11 +23,15 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from engines.manifest import PRECISIONS
+from engines.registry import DEFAULT_ENGINE, engine_names
 from service.errors import SettingsError
 
 PREFIX = "LAUD_"
 # Names the YAML file itself; the command reads it.
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+# No settings of the service: the native engine reads it, to try the kernels of a lesser machine.
+_ENGINE_VARIABLES = (f"{PREFIX}CPU_ISA",)
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -35,8 +40,9 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Settings(BaseSettings):
     """Everything that an operator may set. Sizes are bytes, durations seconds.
 
-    bundles: `zoo:NAME` or directories, loaded in this order. engine_threads: None leaves the
-    engine's choice. max_batch: images that run together. max_images: images in one request.
+    bundles: `zoo:NAME` or directories, loaded in this order. threads, precision: of the engine;
+    None is its own choice: every CPU it may use, and the best precision that machine and bundle
+    have. max_batch: images that run together. max_images: images in one request.
     max_queue, max_queue_bytes: images inside the service, decoding and running ones included, and
     the memory they hold; beyond either, requests are refused. drain_s: how long the requests in
     flight may take to finish once the process was asked to stop.
@@ -47,8 +53,9 @@ class Settings(BaseSettings):
     bundles: Annotated[tuple[str, ...], NoDecode] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
-    engine: str = "reference"
-    engine_threads: Count | None = None
+    engine: str = DEFAULT_ENGINE
+    precision: str | None = None
+    threads: Count | None = None
     decode_threads: Count = 2
     max_batch: Annotated[int, Field(ge=1, le=64)] = 2
     max_images: Count = 32
@@ -68,6 +75,16 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, value: str) -> str:
+        return _one_of(engine_names(), value)
+
+    @field_validator("precision")
+    @classmethod
+    def _known_precision(cls, value: str | None) -> str | None:
+        return None if value is None else _one_of(PRECISIONS, value)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -79,6 +96,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is passed: `load_settings` reads the sources, to say which of them is wrong."""
         return (init_settings,)
+
+
+def _one_of(names: Sequence[str], value: str) -> str:
+    if value not in names:
+        raise PydanticCustomError("one_of", f"there are: {', '.join(names)}")
+    return value
 
 
 def load_settings(config: Path | None = None, options: Mapping[str, Any] | None = None) -> Settings:
@@ -107,7 +130,11 @@ def load_settings(config: Path | None = None, options: Mapping[str, Any] | None 
 
 
 def _read_environment() -> dict[str, Any]:
-    known = [CONFIG_VARIABLE, *(PREFIX + name.upper() for name in Settings.model_fields)]
+    known = [
+        CONFIG_VARIABLE,
+        *_ENGINE_VARIABLES,
+        *(PREFIX + name.upper() for name in Settings.model_fields),
+    ]
     for variable in os.environ:
         if variable.startswith(PREFIX):
             _check_known(variable, known, "the environment")

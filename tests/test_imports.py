@@ -22,6 +22,7 @@ LIGHT_MODULES = (
     "engines.core",
     "engines.bundle",
     "engines.preprocessing",
+    "engines.registry",
     "service.policy",
     "service.cli",
 )
@@ -122,6 +123,12 @@ def test_import_is_light(module: str) -> None:
     if not _files_of(module):
         pytest.skip(f"{module} is not written yet")
     assert _loaded_after(f"import {module}") & HEAVY == set()
+
+
+def test_serving_loads_no_torch() -> None:
+    loaded = _loaded_after("import service.server, engines.cpu.engine")
+    assert "fastapi" in loaded
+    assert loaded & {"torch", "torchvision"} == set()
 
 
 def test_help_is_light() -> None:

@@ -11,9 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("engines", "service")
+NATIVE_FILES = sorted((ROOT / "engines/cpu/csrc").glob("*.?pp"))
 PYTHON_FILES = sorted(path for name in (*PACKAGES, "tests") for path in (ROOT / name).rglob("*.py"))
 
 MAX_LINES = 400
+MAX_NATIVE_LINES = 500
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 MACHINE_PATH = re.compile(rb"/(work|farm|root)/")
 NOT_SOURCE = {".venv", ".venv-check", "build", "dist", "runs", "node_modules", "__pycache__"}
@@ -68,6 +70,11 @@ def test_file_is_short_and_has_a_telling_name(path: Path) -> None:
     assert path.name != "utils.py"
 
 
+@pytest.mark.parametrize("path", NATIVE_FILES, ids=lambda path: str(path.name))
+def test_native_file_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_NATIVE_LINES
+
+
 @every_python_file
 def test_file_reads_no_pickle(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -87,7 +94,11 @@ def test_packages_raise_and_do_not_assert(package: str) -> None:
 
 
 def test_git_tracks_nothing_that_was_made() -> None:
-    made = [path for path in _tracked_files() if NOT_SOURCE.intersection(path.parts)]
+    made = [
+        path
+        for path in _tracked_files()
+        if NOT_SOURCE.intersection(path.parts) or path.suffix in (".o", ".so")
+    ]
     assert not made, f"{len(made)} files, first {made[0]}"
 
 

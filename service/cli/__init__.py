@@ -7,7 +7,7 @@ import sys
 import typer
 
 from engines.errors import LaudError
-from service.cli import offline
+from service.cli import bench, offline
 from service.cli.serve import serve
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(offline.train)
 app.command()(offline.export)
 app.command()(offline.inspect)
 app.command()(offline.evaluate)
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from engines.bundle import Manifest
+    from engines.manifest import PointRecord
 
 _JSON = typer.Option("--json", help="Print JSON for machines instead of a table.")
 
@@ -54,24 +55,63 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    source: Annotated[
+        str, typer.Argument(help="Folder of a finished run; with --int8 also NAME.laud, zoo:NAME.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write: NAME.laud.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder with the validation split (default: the run's).")
+        Path | None,
+        typer.Option(
+            help="Folder with the validation split [the run's; of a bundle: what --calibrate names]"
+        ),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also calibrate and measure every point in int8.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Folder with one folder of pictures a class, for the int8 scales."),
     ] = None,
 ) -> None:
     """Turn a finished run into a bundle that can be served.
 
     Weights are rounded to 16 bits; thresholds are then calibrated and accuracy is measured on the
-    validation split, with the rounded weights that ship.
+    validation split, with the rounded weights that ship. With --int8 activations are observed on
+    the pictures of --calibrate, and all of that is done again in int8; a bundle will do as source.
 
         laud export runs/clothing -o clothing.laud
+        laud export clothing.laud -o small.laud --int8 --calibrate DIR/validation
     """
-    from engines.export.run import export as run_export
+    from engines.errors import InvalidInput
 
-    bundle = run_export(run, output, data=data, say=_say)
-    _print_points(bundle.manifest)
+    if int8 and calibrate is None:
+        raise InvalidInput("--int8 needs --calibrate DIR, a folder with one folder a class")
+    if calibrate is not None and not int8:
+        raise InvalidInput("--calibrate is for int8 scales: give --int8 too")
+    if _is_bundle(source):
+        if calibrate is None:
+            raise InvalidInput(
+                f"'{source}' is a bundle already; with --int8 --calibrate DIR it gets int8 scales"
+            )
+        from engines.export.int8 import quantise_bundle
+
+        bundle = quantise_bundle(source, output, calibration=calibrate, data=data, say=_say)
+    elif calibrate is None:
+        from engines.export.run import export as run_export
+
+        bundle = run_export(Path(source), output, data=data, say=_say)
+    else:
+        from engines.export.run import export as run_export
+
+        bundle = run_export(Path(source), output, data=data, calibration=calibrate, say=_say)
+    _print_points(bundle.manifest.at("int8") if int8 else bundle.manifest)
     _say(f"wrote {output} ({bundle.hash[:12]})")
+
+
+def _is_bundle(source: str) -> bool:
+    from engines.bundle import MANIFEST, ZOO_PREFIX
+
+    return source.startswith(ZOO_PREFIX) or (Path(source) / MANIFEST).is_file()
 
 
 def inspect(
@@ -102,7 +142,14 @@ def inspect(
     typer.echo(f"  weights: {manifest.weights.dtype}, {weights / 1e6:.1f} MB; hash {found.hash}")
     for notice in manifest.provenance.notices:
         typer.echo(f"  {notice}")
-    _print_points(manifest)
+    _print_points(manifest.points)
+    if manifest.quantisation is not None:
+        calibration = manifest.quantisation.calibration
+        typer.echo(
+            f"  int8: calibrated on {calibration.images} images of {calibration.split} "
+            f"({calibration.method}); points in int8:"
+        )
+        _print_points(manifest.quantisation.points)
 
 
 def evaluate(
@@ -111,8 +158,13 @@ def evaluate(
     point: Annotated[
         list[str] | None, typer.Option(help="Only this operating point (may be repeated).")
     ] = None,
-    engine: Annotated[str, typer.Option(help="Which engine runs it.")] = "reference",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the engine.")] = None,
+    engine: Annotated[str, typer.Option(help="cpu or reference.")] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the engine [every CPU it may use].")
+    ] = None,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Measure every operating point of a bundle on labelled pictures.
@@ -132,14 +184,19 @@ def evaluate(
     images = relabel(scan_folder(folder, min_classes=1), manifest.labels)
     names = ["full", *(name for name in point or [] if name != "full")]
     wanted = names if point else [record.point.name for record in manifest.points]
-    points = [manifest.point(name).point for name in wanted]
-    with load_engine(found, kind=engine, threads=threads) as running:
+    for name in wanted:
+        # An unknown name is refused before anything is loaded.
+        manifest.point(name)
+    with load_engine(found, kind=engine, threads=threads, precision=precision) as running:
+        calibrated = manifest.at(running.precision)
+        points = [calibrated.point(name).point for name in wanted]
         labelled = LabelledImages(images, manifest.preprocessing.crop_ratio)
         rows = summary(evaluate_points(running, points, labelled, say=_say), images.labels)
     if point:
         rows = [row for row in rows if row["name"] in point]
     if as_json:
-        typer.echo(json.dumps({"bundle": found.hash, "engine": engine, "points": rows}))
+        ran = {"bundle": found.hash, "engine": running.name, "precision": running.precision}
+        typer.echo(json.dumps({**ran, "points": rows}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -159,12 +216,12 @@ def evaluate(
     Console().print(table)
 
 
-def _print_points(manifest: Manifest) -> None:
+def _print_points(records: Sequence[PointRecord]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("point", "px", "MACs", "ratio", "accuracy", "95 %", "agreement with full")
-    for record in manifest.points:
+    for record in records:
         accuracy = record.accuracy
         table.add_row(
             record.point.name,

@@ -18,8 +18,13 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; options outrank it.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Which engine runs the networks.")] = None,
-    engine_threads: Annotated[int | None, typer.Option(help="Threads of the engine.")] = None,
+    engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the engine [every CPU it may use].")
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="auto, json or console.")] = None,
 ) -> None:
     """Serve bundles over HTTP: our own /v1 routes, the Open Inference Protocol v2, /metrics.
@@ -44,7 +49,8 @@ def serve(
             "host": host,
             "port": port,
             "engine": engine,
-            "engine_threads": engine_threads,
+            "precision": precision,
+            "threads": threads,
             "log_format": log_format,
         },
     )

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server import LAUD, ROOT, Server, wait_for_url
+from tests.e2e.server import LAUD, ROOT, Server, environment, wait_for_url
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`laud serve zoo:clothing` on a free port; stopped by SIGTERM, which must exit with 0."""
     log = tmp_path_factory.mktemp("server") / "log"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LAUD_")}
     with log.open("wb") as file:
         process = subprocess.Popen(
             [LAUD, "serve", "zoo:clothing", "--port", "0", "--log-format", "json"],
             cwd=tmp_path_factory.mktemp("elsewhere"),
-            env=environment,
+            env=environment(),
             stderr=file,
         )
     try:

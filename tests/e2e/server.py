@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +23,12 @@ class Server:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The caller's, without LAUD_* variables (the server refuses those it does not know)."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("LAUD_")}
+    return {**kept, **variables}
 
 
 def wait_for_url(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -17,10 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-from tests.e2e.server import LAUD, ROOT, Server, wait_for_url
+from tests.e2e.server import LAUD, ROOT, Server, environment, wait_for_url
 
-pytestmark = [pytest.mark.torch, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 VOLATILE = {"milliseconds", "request_id"}
@@ -81,9 +80,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(line: str, place: Path) -> str:
-    environment = {**os.environ, "PATH": f"{LAUD.parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        line, shell=True, check=False, cwd=place, env=environment,
+        line, shell=True, check=False, cwd=place,
+        env=environment(PATH=f"{LAUD.parent}{os.pathsep}{os.environ['PATH']}"),
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
@@ -123,6 +122,17 @@ def make(command: Command, demo: Server, pictures: Path, place: Path) -> None:
         "test": "pytest",
     }
     assert expected[target] in recipe
+    assert ("reference" in recipe) == (target == "test"), "make serve needs no torch"
+
+
+def footprint(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """The same measurement, of one start instead of five."""
+    script, *arguments = shlex.split(command.line)[1:]
+    printed = run(shlex.join([sys.executable, script, *arguments, "--starts", "1"]), ROOT)
+    report = json.loads(printed)
+    assert report.keys() == json.loads(command.printed).keys()
+    assert report["engine"] == "cpu"
+    assert report["resident_mb"] < 300
 
 
 def inspect(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -157,7 +167,7 @@ def serve(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     log = place / "serve.log"
     arguments = [str(LAUD), *shlex.split(command.line)[1:], "--port", "0"]
     with log.open("wb") as file:
-        process = subprocess.Popen(arguments, cwd=place, stderr=file)
+        process = subprocess.Popen(arguments, cwd=place, env=environment(), stderr=file)
     try:
         assert wait_for_url(process, log)
         process.terminate()
@@ -170,6 +180,7 @@ def serve(command: Command, demo: Server, pictures: Path, place: Path) -> None:
 HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     "curl": curl,
     "make": make,
+    ".venv/bin/python tests/benchmarks/footprint.py": footprint,
     "laud inspect": inspect,
     "laud evaluate": evaluate,
     "laud train": train,
@@ -178,9 +189,26 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("command", commands(), ids=lambda c: f"{c.file}: {c.line[:60]}")
+# They make networks; serving, inspecting and evaluating them needs no torch. `laud serve
+# clothing.laud` serves what the two before it made.
+NEED_TORCH = ("laud train ", "laud export ", "laud bench ", "laud serve clothing.laud")
+
+
+def parameters() -> list[Any]:
+    """One test a command, marked where it needs torch."""
+    return [
+        pytest.param(
+            command,
+            id=f"{command.file}: {command.line[:60]}",
+            marks=[pytest.mark.torch] if command.line.startswith(NEED_TORCH) else [],
+        )
+        for command in commands()
+    ]
+
+
+@pytest.mark.parametrize("command", parameters())
 def test_command(command: Command, demo: Server, pictures: Path, workplace: Path) -> None:
-    how = [HOW[start] for start in HOW if command.line.startswith(f"{start} ")]
+    how = [HOW[start] for start in HOW if f"{command.line} ".startswith(f"{start} ")]
     assert len(how) == 1, f"no test runs '{command.line}': add it to HOW"
     how[0](command, demo, pictures, workplace)
 
@@ -206,9 +234,13 @@ def test_python_examples(demo: Server) -> None:
         assert "hat" in done.stdout
 
 
-def test_yaml_example_is_a_valid_configuration(tmp_path: Path) -> None:
+def test_yaml_example_is_a_valid_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from service.settings import load_settings
 
+    for variable in [name for name in os.environ if name.startswith("LAUD_")]:
+        monkeypatch.delenv(variable)
     (block,) = re.findall(
         r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
     )

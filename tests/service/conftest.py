@@ -1,8 +1,9 @@
-"""A running service and a client of it, in one process and without a socket."""
+"""A running service and a client of it, and the command, in one process and without a socket."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from engines import registry
 from service.app import create_app
+from service.cli import main
 from service.executor import Model
 from service.service import Service
 from service.settings import Settings
+from tests.service.commands import Done, Laud
 from tests.service.scripted import ScriptedEngine, loader_of, model
 
 
@@ -85,3 +89,25 @@ async def running(serving: Serving) -> AsyncIterator[Running]:
     """One model with the settings as they are when nothing is set."""
     async with serving() as started:
         yield started
+
+
+@pytest.fixture
+def laud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Laud:
+    """`laud(*arguments)` in this process."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["laud", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return Done(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
+    """What `--engine scripted` loads."""
+    engine = ScriptedEngine()
+    monkeypatch.setitem(registry._ENGINES, "scripted", lambda bundle, threads, precision: engine)
+    return engine

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from engines import registry
-from engines.bundle import write_bundle
+from engines.bundle import Manifest, write_bundle
 from engines.core import OperatingPoint, Output, UInt8Array
 from service.cli import main
 from tests.service.scripted import PATIENCE_S, ScriptedEngine, manifest
@@ -67,10 +67,10 @@ class Served:
             yield
 
 
-def bundle_in(folder: Path) -> Path:
+def bundle_in(folder: Path, of: Manifest | None = None) -> Path:
     """A verified bundle `colours` on disk."""
     path = folder / "colours.laud"
-    write_bundle(path, manifest(), {"w": np.zeros(1, np.float32)})
+    write_bundle(path, of or manifest(), {"w": np.zeros(1, np.float32)})
     return path
 
 
@@ -110,7 +110,7 @@ def stop(process: subprocess.Popen[bytes]) -> int:
 
 def start() -> None:
     """Run the command line of this process."""
-    registry._ENGINES["scripted"] = lambda bundle, threads: PipedEngine()
+    registry._ENGINES["scripted"] = lambda bundle, threads, precision: PipedEngine()
     main()
 
 

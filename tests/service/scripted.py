@@ -18,10 +18,13 @@ from PIL import Image
 from engines.architecture import ResNet, Stage
 from engines.bundle import (
     Accuracy,
+    BlockScales,
+    Calibration,
     Manifest,
     PointRecord,
     Preprocessing,
     Provenance,
+    Quantisation,
     WeightsFile,
 )
 from engines.core import (
@@ -69,6 +72,38 @@ def manifest(name: str = "colours") -> Manifest:
     )
 
 
+def quantised(name: str = "colours") -> Manifest:
+    """The same, calibrated in int8 too: there `skip` has lower thresholds and 0.6 of the work."""
+    floating = manifest(name)
+    full, small, skip = floating.points
+    lower = skip.point.model_copy(update={"thresholds": (-1.0, -0.5)})
+    measured = Accuracy(value=0.8, low=0.7, high=0.87, images=100, split="validation")
+    net = floating.architecture
+    return Manifest.model_validate(
+        {
+            **dict(floating),
+            "architecture": net.model_copy(update={"folded": True}),
+            "quantisation": Quantisation(
+                stem=0.1,
+                trunk=(0.1,) * len(net.stages),
+                blocks=tuple(
+                    BlockScales(inner1=0.1, inner2=0.1, shortcut=0.1 if block.projection else None)
+                    for block in net.blocks
+                ),
+                features=0.1,
+                points=(
+                    full.model_copy(update={"accuracy": measured}),
+                    small,
+                    _record(lower, 0.6, measured),
+                ),
+                calibration=Calibration(
+                    images=64, split="train", method="mse", agreement=(0.97, 0.96, 0.95)
+                ),
+            ),
+        }
+    )
+
+
 def _record(point: OperatingPoint, ratio: float, accuracy: Accuracy | None) -> PointRecord:
     return PointRecord(
         point=point,
@@ -83,15 +118,17 @@ def _record(point: OperatingPoint, ratio: float, accuracy: Accuracy | None) -> P
 class ScriptedEngine:
     """Answers each image with the shares of red, green and blue in it.
 
-    batches: the points' names of every batch after the warm-up. While held, `infer` waits inside,
-    and `entered` says that it does. `fault` may raise for a batch.
+    batches: the points' names of every batch after the warm-up; points: those of the last one.
+    While held, `infer` waits inside, and `entered` says that it does. `fault` may raise for a
+    batch.
     """
 
     name = "scripted"
-    precision = "exact"
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str = "fp32") -> None:
+        self.precision = precision
         self.batches: list[tuple[str, ...]] = []
+        self.points: tuple[OperatingPoint, ...] = ()
         self.entered = threading.Event()
         self.fault: Callable[[UInt8Array], None] = lambda images: None
         self.is_closed = False
@@ -112,6 +149,7 @@ class ScriptedEngine:
         if self.is_closed:
             raise EngineError("the engine is closed")
         check_batch(images, points, NUM_MASKERS)
+        self.points = tuple(points)
         self.batches.append(tuple(point.name for point in points))
         self.entered.set()
         if not self._open.wait(PATIENCE_S):

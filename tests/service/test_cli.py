@@ -6,46 +6,20 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from engines import registry
 from engines.bundle import MANIFEST, WEIGHTS, read_bundle
 from engines.errors import ConfigError
-from service.cli import main
 from service.settings import Settings
+from tests.service.commands import Done, Laud, assert_one_line
 from tests.service.process import bundle_in
-from tests.service.scripted import LABELS, SIZE, ScriptedEngine, jpeg, manifest
+from tests.service.scripted import SIZE
 
 COMMANDS = ("serve", "train", "export", "inspect", "evaluate")
-
-
-@dataclass(frozen=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-
-Laud = Callable[..., Done]
-
-
-@pytest.fixture
-def laud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Laud:
-    """`laud(*arguments)` in this process."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["laud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return Done(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture
@@ -55,22 +29,6 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     monkeypatch.setattr("service.server.run", started.append)
     monkeypatch.setattr("service.logs.configure_logs", lambda style, level: None)
     return started
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
-    """What `--engine scripted` loads."""
-    engine = ScriptedEngine()
-    monkeypatch.setitem(registry._ENGINES, "scripted", lambda bundle, threads: engine)
-    return engine
-
-
-def assert_one_line(done: Done) -> str:
-    """Refused as the user's to mend; the reason is returned."""
-    assert (done.status, done.out) == (2, "")
-    (line,) = done.err.splitlines()
-    assert line.startswith("laud: ")
-    return line.removeprefix("laud: ")
 
 
 def test_help_names_every_command(laud: Laud) -> None:
@@ -102,15 +60,17 @@ def test_wrong_usage_is_told(laud: Laud, arguments: list[str], reason: str) -> N
 
 
 def test_serve_hands_the_options_on(laud: Laud, served: list[Settings]) -> None:
-    options = ("--host", "::1", "--port", "9", "--engine", "x", "--engine-threads", "3")
-    assert laud("serve", "zoo:a", "b.laud", *options, "--log-format", "json").status == 0
+    options = ("--host", "::1", "--port", "9", "--log-format", "json")
+    engine = ("--engine", "reference", "--precision", "fp32", "--threads", "3")
+    assert laud("serve", "zoo:a", "b.laud", *options, *engine).status == 0
     assert served == [
         Settings(
             bundles=("zoo:a", "b.laud"),
             host="::1",
             port=9,
-            engine="x",
-            engine_threads=3,
+            engine="reference",
+            precision="fp32",
+            threads=3,
             log_format="json",
         )
     ]
@@ -149,6 +109,17 @@ def test_the_option_config_outranks_the_variable(
         ({"LAUD_MAX_BATCH": "0"}, ["zoo:a"], "LAUD_MAX_BATCH in the environment: "),
         ({}, ["zoo:a", "--port", "70000"], "option --port: "),
         ({}, ["zoo:a", "--log-format", "xml"], "option --log-format: "),
+        (
+            {},
+            ["zoo:a", "--engine", "warp"],
+            "option --engine: there are: cpu, reference, got 'warp'",
+        ),
+        (
+            {},
+            ["zoo:a", "--precision", "fp8"],
+            "option --precision: there are: fp32, bf16, int8, got 'fp8'",
+        ),
+        ({"LAUD_THREADS": "0"}, ["zoo:a"], "LAUD_THREADS in the environment: "),
     ],
 )
 def test_wrong_settings_are_one_line(
@@ -202,91 +173,6 @@ def test_bad_bundle_is_refused_with_the_reason(
     damage(bundle)
     options = ("--port", 0) if command == "serve" else ()
     assert reason in assert_one_line(laud(command, bundle, *options))
-
-
-@pytest.mark.parametrize("name", ["zoo:nothing", "nowhere.laud"])
-def test_missing_bundle_is_refused(laud: Laud, name: str) -> None:
-    assert name in assert_one_line(laud("inspect", name))
-
-
-def test_inspect_prints_the_manifest_as_json(laud: Laud, tmp_path: Path) -> None:
-    bundle = bundle_in(tmp_path)
-    done = laud("inspect", bundle, "--json")
-    printed = json.loads(done.out)
-    assert done.status == 0
-    assert printed.pop("hash") == (found := read_bundle(bundle)).hash
-    assert printed == found.manifest.model_dump(mode="json")
-
-
-def test_inspect_prints_a_summary(laud: Laud, tmp_path: Path) -> None:
-    done = laud("inspect", bundle_in(tmp_path))
-    assert done.status == 0
-    assert "colours: classification, 3 labels" in done.out
-    assert "labels: red, green, blue" in done.out
-    assert "1x4 spatial S=2" in done.out
-    for name in ("full", "small", "skip"):
-        assert name in done.out
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Two pictures a class, but one of the red ones is blue."""
-    root = tmp_path / "pictures"
-    for label in LABELS:
-        (root / label).mkdir(parents=True)
-        for i in range(2):
-            colour = "blue" if (label, i) == ("red", 1) else label
-            (root / label / f"{i}.jpg").write_bytes(jpeg(colour))
-    return root
-
-
-def test_evaluate_prints_every_point_as_json(
-    laud: Laud, scripted: ScriptedEngine, tmp_path: Path, pictures: Path
-) -> None:
-    bundle = bundle_in(tmp_path)
-    done = laud("evaluate", bundle, pictures, "--engine", "scripted", "--json")
-    assert done.status == 0, done.err
-    printed = json.loads(done.out)
-    assert (printed["bundle"], printed["engine"]) == (read_bundle(bundle).hash, "scripted")
-    points = {point["name"]: point for point in printed["points"]}
-    assert [*points] == [record.point.name for record in manifest().points]
-    full = points["full"]
-    assert full["images"] == 6
-    assert full["accuracy"] == pytest.approx(5 / 6, abs=1e-4)
-    assert full["accuracy_low"] < full["accuracy"] < full["accuracy_high"]
-    assert (full["agreement"], full["macs_ratio"], full["activation"]) == (1.0, 1.0, 1.0)
-    assert (points["skip"]["macs_ratio"], points["skip"]["activation"]) == (0.5, 0.5)
-    assert scripted.is_closed
-
-
-def test_evaluate_prints_a_table_of_the_asked_points(
-    laud: Laud, scripted: ScriptedEngine, tmp_path: Path, pictures: Path
-) -> None:
-    options = ("--engine", "scripted", "--point", "small")
-    done = laud("evaluate", bundle_in(tmp_path), pictures, *options)
-    assert done.status == 0, done.err
-    (row,) = [line for line in done.out.splitlines() if "0.833" in line]
-    assert "small" in row
-    assert {*scripted.batches[0]} <= {"full", "small"}
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (["--point", "tiny"], "'colours' has no operating point 'tiny'; it has: full, small, skip"),
-        (["--engine", "abacus"], "unknown engine 'abacus'; there are: reference"),
-    ],
-    ids=str,
-)
-def test_evaluate_refuses_what_there_is_not(
-    laud: Laud, tmp_path: Path, pictures: Path, options: list[str], reason: str
-) -> None:
-    assert reason in assert_one_line(laud("evaluate", bundle_in(tmp_path), pictures, *options))
-
-
-def test_evaluate_refuses_a_folder_without_pictures(laud: Laud, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "empty" in assert_one_line(laud("evaluate", bundle_in(tmp_path), tmp_path / "empty"))
 
 
 @pytest.fixture

@@ -9,21 +9,28 @@ import numpy as np
 import pytest
 
 from engines import registry
-from engines.bundle import Bundle, write_bundle
+from engines.bundle import Bundle, Manifest, write_bundle
 from engines.core import Engine, Output, UInt8Array
 from engines.errors import BundleError, EngineError, InvalidInput
 from service.errors import SettingsError, UnknownModel
 from service.executor import Executor, load_models
 from service.request import Batch, Reply, Request
 from service.settings import Settings
-from tests.service.scripted import ScriptedEngine, loader_of, manifest, model, pixels
+from tests.service.scripted import (
+    ScriptedEngine,
+    loader_of,
+    manifest,
+    model,
+    pixels,
+    quantised,
+)
 
 pytestmark = pytest.mark.anyio
 
 
-def bundle_in(folder: Path, name: str = "colours") -> Path:
+def bundle_in(folder: Path, name: str = "colours", of: Manifest | None = None) -> Path:
     path = folder / f"{name}.laud"
-    write_bundle(path, manifest(name), {"w": np.zeros(1, np.float32)})
+    write_bundle(path, of or manifest(name), {"w": np.zeros(1, np.float32)})
     return path
 
 
@@ -32,9 +39,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the bundles for which the engine `scripted` was asked."""
     names: list[str] = []
 
-    def make(bundle: Bundle, threads: int | None) -> Engine:
-        names.append(f"{bundle.manifest.name}/{threads}")
-        return ScriptedEngine()
+    def make(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
+        names.append(f"{bundle.manifest.name}/{threads}/{precision}")
+        return ScriptedEngine(precision or "fp32")
 
     monkeypatch.setitem(registry._ENGINES, "scripted", make)
     return names
@@ -52,23 +59,48 @@ def best(outcome: Reply | Exception) -> str:
     return manifest().labels[int(outcome.probabilities.argmax())]
 
 
-async def test_bundles_load_in_order_with_the_threads_of_the_settings(
+async def test_bundles_load_in_order_with_threads_and_precision_of_the_settings(
     tmp_path: Path, loaded: list[str]
 ) -> None:
     refs = (str(bundle_in(tmp_path, "b")), str(bundle_in(tmp_path, "a")))
-    executor = Executor(Settings(bundles=refs, engine="scripted", engine_threads=3))
+    settings = Settings(bundles=refs, engine="scripted", threads=3, precision="bf16")
+    executor = Executor(settings)
     await executor.start()
     assert [*executor.models] == ["b", "a"]
-    assert loaded == ["b/3", "a/3"]
+    assert loaded == ["b/3/bf16", "a/3/bf16"]
     assert len(executor.model("a").hash) == 64
     with pytest.raises(UnknownModel, match="unknown model 'c'; there are: a, b"):
         executor.model("c")
     await executor.stop()
 
 
+@pytest.mark.parametrize(
+    ("precision", "thresholds", "accuracy"),
+    [("fp32", (0.0, 0.5), 0.9), ("int8", (-1.0, -0.5), 0.8)],
+)
+def test_points_are_those_of_the_precision_that_the_engine_computes_in(
+    tmp_path: Path,
+    loaded: list[str],
+    precision: str,
+    thresholds: tuple[float, float],
+    accuracy: float,
+) -> None:
+    ref = str(bundle_in(tmp_path, of=quantised()))
+    (served,) = load_models(Settings(bundles=(ref,), engine="scripted", precision=precision))
+    assert served.manifest.point("skip").point.thresholds == thresholds
+    assert served.manifest.full.accuracy is not None
+    assert served.manifest.full.accuracy.value == accuracy
+
+
+def test_an_unknown_name_is_quoted_no_longer_than_a_line() -> None:
+    with pytest.raises(UnknownModel) as refused:
+        Executor(Settings()).model("x" * 100_000)
+    assert str(refused.value) == f"unknown model '{'x' * 100}'; there are: none"
+
+
 def test_two_bundles_of_one_name_are_refused(tmp_path: Path, loaded: list[str]) -> None:
     refs = (str(bundle_in(tmp_path / "one")), str(bundle_in(tmp_path / "two")))
-    with pytest.raises(SettingsError, match="are both named 'colours'"):
+    with pytest.raises(SettingsError, match="are both named 'colours'; serve them by two servers"):
         list(load_models(Settings(bundles=refs, engine="scripted")))
     assert loaded == []
 
@@ -87,16 +119,22 @@ def test_a_damaged_bundle_is_refused_before_any_engine_loads(
 
 
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
+    settings = Settings().model_copy(
+        update={"bundles": (str(bundle_in(tmp_path)),), "engine": "warp"}
+    )
     with pytest.raises(InvalidInput, match="unknown engine 'warp'; there are: "):
-        list(load_models(Settings(bundles=(str(bundle_in(tmp_path)),), engine="warp")))
+        list(load_models(settings))
 
 
-async def test_every_point_is_warmed_up_at_every_batch_size() -> None:
+@pytest.mark.parametrize(("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (8, [1, 8])])
+async def test_every_point_is_warmed_up_alone_and_in_the_largest_batch(
+    max_batch: int, sizes: list[int]
+) -> None:
     engine = ScriptedEngine()
-    executor = Executor(Settings(max_batch=2), loader_of(model(engine=engine)))
+    executor = Executor(Settings(max_batch=max_batch), loader_of(model(engine=engine)))
     await executor.start()
     points = ("full", "small", "skip")
-    assert engine.batches == [(point,) * size for point in points for size in (1, 2)]
+    assert engine.batches == [(point,) * size for point in points for size in sizes]
     await executor.stop()
     assert engine.is_closed
 

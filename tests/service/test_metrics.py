@@ -100,7 +100,7 @@ async def test_the_page_is_what_prometheus_reads(serving: Serving) -> None:
         families = {f.name: f for f in text_string_to_metric_families(answer.text)}
         info = [sample.labels for sample in families["laud_model_info"].samples]
         assert info == [
-            {"model": name, "bundle": HASH, "engine": "scripted", "precision": "exact"}
+            {"model": name, "bundle": HASH, "engine": "scripted", "precision": "fp32"}
             for name in ("b", "a")
         ]
         assert families["laud_build_info"].samples[0].value == 1

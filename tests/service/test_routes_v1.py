@@ -53,7 +53,7 @@ async def test_answer_has_labels_and_how_they_came_about(running: Running) -> No
         "accuracy": 0.9,
         "bundle": HASH,
         "engine": "scripted",
-        "precision": "exact",
+        "precision": "fp32",
         "request_id": "mine",
     }
     assert phases.keys() == {"receive", "decode", "queue", "prepare", "network", "total"}
@@ -140,7 +140,7 @@ async def test_models_are_listed_with_their_points(serving: Serving) -> None:
     assert entry["labels"] == list(LABELS)
     assert entry["task"] == "classification"
     assert entry["ready"] is True
-    assert (entry["bundle"], entry["engine"], entry["precision"]) == (HASH, "scripted", "exact")
+    assert (entry["bundle"], entry["engine"], entry["precision"]) == (HASH, "scripted", "fp32")
     assert [point["name"] for point in entry["points"]] == ["full", "small", "skip"]
     assert [point["image_size"] for point in entry["points"]] == [32, 24, 32]
     assert entry["points"][0]["accuracy"] == {

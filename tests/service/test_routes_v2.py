@@ -104,7 +104,7 @@ async def test_images_as_pixels_in_json(running: Running, version: str) -> None:
     assert parameters["operating_point"] == "full"
     assert parameters["reason"] == "full"
     assert (parameters["bundle"], parameters["engine"]) == (HASH, "scripted")
-    assert parameters["precision"] == "exact"
+    assert parameters["precision"] == "fp32"
     phases = ("receive", "decode", "queue", "prepare", "network", "total")
     assert all(parameters[f"{phase}_ms"] >= 0 for phase in phases)
 

@@ -68,6 +68,18 @@ def test_a_key_like_no_other_is_refused_with_all_that_there_are(tmp_path: Path) 
         load_settings(yaml_file(tmp_path, "zzz: 1\n"))
 
 
+def test_the_native_engine_is_the_default_and_chooses_for_itself() -> None:
+    settings = load_settings()
+    assert (settings.engine, settings.precision, settings.threads) == ("cpu", None, None)
+
+
+def test_the_variable_that_forces_an_instruction_set_is_the_engines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LAUD_CPU_ISA", "baseline")
+    assert load_settings() == Settings()
+
+
 def test_other_programs_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAUDATORY", "yes")
     monkeypatch.setenv("LAUD_CONFIG", "read by the command, not here")
@@ -80,7 +92,7 @@ def test_wrong_values_are_named_with_where_they_stand(
     path = yaml_file(tmp_path, "max_batch: 65\n")
     monkeypatch.setenv("LAUD_DRAIN_S", "soon")
     with pytest.raises(SettingsError) as refused:
-        load_settings(path, {"port": 70_000, "engine_threads": 0})
+        load_settings(path, {"port": 70_000, "threads": 0})
     message = str(refused.value)
     for part in (
         f"'max_batch' in {path}: ",
@@ -89,7 +101,7 @@ def test_wrong_values_are_named_with_where_they_stand(
         "got 'soon'",
         "option --port: ",
         "got 70000",
-        "option --engine-threads: ",
+        "option --threads: ",
     ):
         assert part in message
     assert "\n" not in message
@@ -104,6 +116,9 @@ def test_wrong_values_are_named_with_where_they_stand(
         {"max_body_bytes": 0},
         {"decode_threads": 0},
         {"port": -1},
+        {"threads": 0},
+        {"engine": "warp"},
+        {"precision": "fp8"},
         {"drain_s": 0},
         {"drain_s": float("inf")},
         {"drain_s": float("nan")},

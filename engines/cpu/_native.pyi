@@ -1,0 +1,66 @@
+"""The compiled module; its sources are in csrc."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+class BlockSpec:
+    def __init__(
+        self,
+        *,
+        name: str,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        stride: int,
+        projection: bool,
+        masks_space: bool,
+        patch: int,
+        groups: int,
+        hidden: int,
+        input_scale: float,
+    ) -> None: ...
+
+class NetworkSpec:
+    def __init__(
+        self,
+        *,
+        stem_width: int,
+        classes: int,
+        trailing_pool: bool,
+        stride_in_1x1: bool,
+        bgr: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+        border: Sequence[int],
+        output_scale: float,
+        feature_scale: float,
+        blocks: Sequence[BlockSpec],
+    ) -> None: ...
+
+class Engine:
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        weights: Mapping[str, npt.NDArray[np.generic]],
+        precision: str,
+        isa: str,
+        threads: int,
+        poison: bool,
+    ) -> None: ...
+    def infer(
+        self,
+        images: npt.NDArray[np.uint8],
+        thresholds: npt.NDArray[np.float32],
+        caps: npt.NDArray[np.int64],
+        decisions: npt.NDArray[np.uint8] | None,
+        probabilities: npt.NDArray[np.float32],
+        scores: npt.NDArray[np.float32],
+        active_units: npt.NDArray[np.int64],
+        pixels: npt.NDArray[np.int64],
+    ) -> tuple[float, float]: ...
+    def close(self) -> None: ...
+
+def supported_isas(precision: str) -> list[str]: ...
+def chosen_isa(precision: str, most: str) -> str: ...

@@ -1,0 +1,134 @@
+// What the int8 kernels of every instruction set share. Compiled with -ffp-contract=off: products
+// and sums round separately, so that every machine (and numpy) gets the same bits.
+#pragma once
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+
+#include "kernels.hpp"
+#include "lanes.hpp"
+
+namespace laud {
+namespace {
+
+// 1.5 * 2^23: adding it leaves a number of 0..255 in the low bits, rounded half to even.
+constexpr float kRounder = 12582912.0f;
+
+template <int N>
+inline Lanes<float, N> widen(const std::uint8_t* p) {
+  const auto bytes = load<Lanes<std::uint8_t, N>>(p);
+  return __builtin_convertvector(__builtin_convertvector(bytes, Lanes<std::int32_t, N>),
+                                 Lanes<float, N>);
+}
+
+// To 0..255, rounded half to even.
+template <int N>
+inline void store_bytes(std::uint8_t* to, Lanes<float, N> y) {
+  using I = Lanes<std::int32_t, N>;
+  const Lanes<float, N> low = {}, high = low + 255.0f;
+  y = y > low ? y : low;
+  y = y < high ? y : high;
+  const I bits = reinterpret_cast<I>(y + kRounder) & 255;
+  store(to, __builtin_convertvector(bits, Lanes<std::uint8_t, N>));
+}
+
+// gcc 12 takes conversions between bytes and 32-bit numbers apart; these two do the same.
+#if defined(__AVX2__)
+template <>
+inline Lanes<float, 8> widen<8>(const std::uint8_t* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Lanes<float, 8>>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+}
+
+template <>
+inline void store_bytes<8>(std::uint8_t* to, Lanes<float, 8> y) {
+  const __m256 clamped = _mm256_min_ps(
+      _mm256_max_ps(reinterpret_cast<__m256>(y), _mm256_setzero_ps()), _mm256_set1_ps(255.0f));
+  const __m256i whole = _mm256_castps_si256(_mm256_add_ps(clamped, _mm256_set1_ps(kRounder)));
+  const __m256i lowest = _mm256_shuffle_epi8(whole, _mm256_set1_epi32(0x0c080400));
+  const __m128i bytes =
+      _mm_unpacklo_epi32(_mm256_castsi256_si128(lowest), _mm256_extracti128_si256(lowest, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), bytes);
+}
+#endif
+#if defined(__AVX512BW__)
+template <>
+inline Lanes<float, 16> widen<16>(const std::uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Lanes<float, 16>>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)));
+}
+
+template <>
+inline void store_bytes<16>(std::uint8_t* to, Lanes<float, 16> y) {
+  const __m512 clamped = _mm512_min_ps(
+      _mm512_max_ps(reinterpret_cast<__m512>(y), _mm512_setzero_ps()), _mm512_set1_ps(255.0f));
+  const __m512i whole = _mm512_castps_si512(_mm512_add_ps(clamped, _mm512_set1_ps(kRounder)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(whole));
+}
+#endif
+
+// One vector of sums to where it goes; `c` is the row's first channel.
+template <int N>
+inline void finish(const Gemm& g, Lanes<std::int32_t, N> sum, void* c, std::int64_t column) {
+  using F = Lanes<float, N>;
+  F y = __builtin_convertvector(sum, F) * load<F>(g.scale + column);
+  y = y + load<F>(g.bias + column);
+  if (g.keep) y = y * load<F>(g.keep + column);
+  if (g.epilogue == Epilogue::raw) return store(static_cast<float*>(c) + column, y);
+  std::uint8_t* const out = static_cast<std::uint8_t*>(c) + column;
+  if (g.epilogue == Epilogue::add_relu) {
+    const F shortcut = widen<N>(out) * g.residual;
+    y = y + shortcut;
+  }
+  store_bytes<N>(out, y);
+}
+
+inline void* row_output(const Gemm& g, std::int64_t row) {
+  return g.epilogue == Epilogue::raw
+             ? static_cast<void*>(static_cast<float*>(g.c) + g.c_offsets[row])
+             : static_cast<void*>(static_cast<std::uint8_t*>(g.c) + g.c_offsets[row]);
+}
+
+// Sums are exact in any order while there are fewer than 2^23 pixels.
+void means(const void* map, std::int64_t row_stride, std::int64_t pixel_stride, std::int64_t rows,
+           std::int64_t columns, std::int64_t channels, float factor, float* out) {
+  constexpr int N = 16;
+  using I = Lanes<std::int32_t, N>;
+  using H = Lanes<std::uint16_t, N>;
+  // Up to 257 bytes fit 16 bits; a row is summed in runs of them.
+  constexpr std::int64_t kRun = 256;
+  const std::uint8_t* x = static_cast<const std::uint8_t*>(map);
+  for (std::int64_t c = 0; c < channels; c += N) {
+    I total = {};
+    for (std::int64_t y = 0; y < rows; ++y) {
+      const std::uint8_t* p = x + y * row_stride + c;
+      for (std::int64_t from = 0; from < columns; from += kRun) {
+        const std::int64_t to = from + kRun < columns ? from + kRun : columns;
+        H sum = {};
+        for (std::int64_t i = from; i < to; ++i) {
+          const auto bytes = load<Lanes<std::uint8_t, N>>(p + i * pixel_stride);
+          sum += __builtin_convertvector(bytes, H);
+        }
+        total += __builtin_convertvector(sum, I);
+      }
+    }
+    store(out + c, __builtin_convertvector(total, Lanes<float, N>) * factor);
+  }
+}
+
+void max_pool_row(const void* const* rows, std::int64_t num_rows, std::int64_t width,
+                  std::int64_t first, std::int64_t outputs, std::int64_t channels, void* result) {
+  pool_row<std::uint8_t, 16>(rows, num_rows, width, first, outputs, channels, result);
+}
+
+float dot(const float* a, const float* b, std::int64_t channels) {
+  return lane_dot(a, b, channels);
+}
+
+inline bool prepare_nothing() { return true; }
+
+}  // namespace
+}  // namespace laud

@@ -1,0 +1,108 @@
+"""A bundle's tensors as the native engine takes them. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.architecture import Block, ResNet
+from engines.bundle import Bundle
+from engines.errors import BundleError
+from engines.quantisation import quantise_network
+
+_STEM_KERNEL = 7
+_MOST_FAULTS_SHOWN = 20
+
+
+def expected_shapes(net: ResNet) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a folded network's tensors, in execution order."""
+    shapes = dict(_convolution("conv1", net.stem_width, 3, _STEM_KERNEL))
+    for block in net.blocks:
+        shapes.update(_block(block))
+    shapes["fc.weight"] = (net.num_classes, net.num_features)
+    shapes["fc.bias"] = (net.num_classes,)
+    return shapes
+
+
+def checked_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
+    """The bundle's tensors as contiguous float32; 16-bit numbers are widened.
+
+    Raises BundleError listing every missing or unexpected name and every wrong shape or type.
+    """
+    wanted = expected_shapes(bundle.manifest.architecture)
+    given = bundle.weights
+    faults = [f"missing: {name}" for name in sorted(wanted.keys() - given.keys())]
+    faults += [f"unexpected: {name}" for name in sorted(given.keys() - wanted.keys())]
+    for name in wanted.keys() & given.keys():
+        array = given[name]
+        if array.shape != wanted[name]:
+            faults.append(f"wrong shape: {name} {array.shape} instead of {wanted[name]}")
+        elif array.dtype.kind != "f":
+            faults.append(f"wrong type: {name} has elements of type {array.dtype}")
+    if faults:
+        shown = "; ".join(faults[:_MOST_FAULTS_SHOWN])
+        more = len(faults) - _MOST_FAULTS_SHOWN
+        raise BundleError(
+            f"'{bundle.path}': the weights do not fit the network: {shown}"
+            f"{f' and {more} more' if more > 0 else ''}"
+        )
+    return {name: np.ascontiguousarray(given[name], np.float32) for name in wanted}
+
+
+def native_tensors(bundle: Bundle, precision: str) -> dict[str, npt.NDArray[np.generic]]:
+    """Tensors by the names that the native engine asks for.
+
+    In int8 a layer NAME has NAME.weight (int8), NAME.scale and NAME.bias (float32, one per output
+    channel); the last one of a block also NAME.residual, and a projection NAME:skipped.scale and
+    .bias. Raises BundleError as `checked_weights` does, and without scales where int8 is asked.
+    """
+    floats = checked_weights(bundle)
+    if precision != "int8":
+        return dict(floats)
+    manifest = bundle.manifest
+    if manifest.quantisation is None:
+        raise BundleError(
+            f"'{bundle.path}' has no scales for int8; make a bundle that has them with: "
+            f"laud export {bundle.path} -o NAME.laud --int8 --calibrate DIR"
+        )
+    tensors: dict[str, npt.NDArray[np.generic]] = {
+        name: value for name, value in floats.items() if ".masker_" in name
+    }
+    layers = quantise_network(
+        manifest.architecture, floats, manifest.quantisation, manifest.preprocessing
+    )
+    for name, layer in layers.items():
+        tensors[f"{name}.weight"] = np.ascontiguousarray(layer.weight)
+        tensors[f"{name}.scale"] = np.ascontiguousarray(layer.scale, np.float32)
+        tensors[f"{name}.bias"] = np.ascontiguousarray(layer.bias, np.float32)
+        tensors[f"{name}.residual"] = np.array([layer.residual], np.float32)
+    return tensors
+
+
+def _convolution(
+    name: str, outputs: int, inputs: int, kernel: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", (outputs, inputs, kernel, kernel)
+    yield f"{name}.bias", (outputs,)
+
+
+def _block(block: Block) -> Iterator[tuple[str, tuple[int, ...]]]:
+    channels, width, name = block.in_channels, block.width, block.name
+    yield from _convolution(f"{name}.conv1", width, channels, 1)
+    yield from _convolution(f"{name}.conv2", width, width, 3)
+    yield from _convolution(f"{name}.conv3", block.out_channels, width, 1)
+    if block.projection:
+        yield from _convolution(f"{name}.downsample.0", block.out_channels, channels, 1)
+    if block.paradigm.masks_space:
+        for part in ("mean", "std", "weight"):
+            yield f"{name}.masker_spatial.{part}", (channels,)
+    if block.paradigm.masks_channels:
+        masker, hidden = f"{name}.masker_channel", block.channel_masker_hidden
+        for part in ("mean", "std"):
+            yield f"{masker}.{part}", (channels,)
+        yield f"{masker}.hidden.weight", (hidden, channels)
+        yield f"{masker}.hidden.bias", (hidden,)
+        yield f"{masker}.out.weight", (block.num_groups, hidden)
+        yield f"{masker}.out.bias", (block.num_groups,)

@@ -1,0 +1,229 @@
+"""What a bundle says about itself: preprocessing, architecture, points, scales. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from engines.architecture import ResNet
+from engines.core import FrozenModel, OperatingPoint
+from engines.errors import BundleError, InvalidInput
+
+PRECISIONS = ("fp32", "bf16", "int8")
+
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class Preprocessing(FrozenModel):
+    """From picture to network input.
+
+    The centre square of `crop_ratio` x the short side is scaled to the point's image size; then,
+    per channel in `channel_order`, (value - mean) / std with values 0 to 255.
+    """
+
+    crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
+    channel_order: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
+
+
+class Accuracy(FrozenModel):
+    """Share of right answers on `images` pictures of `split`, with a 95 % Wilson interval."""
+
+    value: Rate
+    low: Rate
+    high: Rate
+    images: Annotated[int, Field(ge=1)]
+    split: str
+
+
+class PointRecord(FrozenModel):
+    """An operating point and what was measured of it on the weights that ship.
+
+    agreement: share of images on which it answers as `full` does. activation: mean activation rate
+    per masker. macs: mean multiply-accumulates per image; macs_ratio: over those of `full`.
+    """
+
+    point: OperatingPoint
+    accuracy: Accuracy | None = None
+    agreement: Rate | None = None
+    activation: tuple[Rate, ...]
+    macs: Annotated[float, Field(gt=0)]
+    macs_ratio: Annotated[float, Field(gt=0)]
+
+
+class BlockScales(FrozenModel):
+    """Scales of a block's activations: value = quantum * scale.
+
+    inner1, inner2: after the first and second convolution and ReLU, 0 to 255. shortcut: of a
+    projection, symmetric, value = (quantum - 128) * shortcut; None without one.
+    """
+
+    inner1: Positive
+    inner2: Positive
+    shortcut: Positive | None = None
+
+
+class Calibration(FrozenModel):
+    """Where int8 scales come from and how near int8 stays to the float form.
+
+    images, split: the pictures whose activations were looked at. method: how ranges were clipped
+    (`max`, `percentile`, `mse`). agreement: per point, share of the images of its accuracy on which
+    int8 answers as the float form does.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    split: str
+    method: str
+    agreement: tuple[Rate, ...]
+
+
+class Quantisation(FrozenModel):
+    """What int8 arithmetic needs beside the weights. Activations are 8 bits, one scale a tensor.
+
+    stem: the stem's output, after ReLU. trunk: one scale per stage, so that skipped pixels keep
+    their bytes. blocks: in execution order. features: what enters the classifier. points: those of
+    the manifest, calibrated and measured in int8.
+    """
+
+    stem: Positive
+    trunk: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    blocks: Annotated[tuple[BlockScales, ...], Field(min_length=1)]
+    features: Positive
+    points: tuple[PointRecord, ...]
+    calibration: Calibration
+
+
+class WeightsFile(FrozenModel):
+    """The weights' storage type (arithmetic is the engine's choice) and hash."""
+
+    dtype: Literal["fp16", "fp32"]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Provenance(FrozenModel):
+    """How the weights came about: training configuration, data, notices that must travel along."""
+
+    config: dict[str, Any]
+    notices: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _finite(self) -> Self:
+        # JSON has no such numbers: written, they would silently become null.
+        for path, value in _numbers(self.config, "config"):
+            if not math.isfinite(value):
+                raise ValueError(f"{path} is {value}, which JSON cannot hold")
+        return self
+
+
+class Manifest(FrozenModel):
+    """Everything about a bundle but its weights. The first point is `full`: nothing skipped."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    task: Literal["classification"] = "classification"
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    preprocessing: Preprocessing
+    architecture: ResNet
+    points: Annotated[tuple[PointRecord, ...], Field(min_length=1, max_length=64)]
+    weights: WeightsFile
+    quantisation: Quantisation | None = None
+    provenance: Provenance
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.labels) != self.architecture.num_classes:
+            raise ValueError(
+                f"{len(self.labels)} labels for {self.architecture.num_classes} classes"
+            )
+        _check_points(self.points, len(self.architecture.maskers))
+        if self.quantisation is not None:
+            _check_quantisation(self.quantisation, self.architecture, self.points)
+        return self
+
+    @property
+    def full(self) -> PointRecord:
+        """The point that skips nothing at the largest image size."""
+        return self.points[0]
+
+    def point(self, name: str) -> PointRecord:
+        """The point of that name; InvalidInput lists the names there are."""
+        for record in self.points:
+            if record.point.name == name:
+                return record
+        known = ", ".join(record.point.name for record in self.points)
+        raise InvalidInput(f"'{self.name}' has no operating point '{name}'; it has: {known}")
+
+    def at(self, precision: str) -> Manifest:
+        """This manifest with the points that were calibrated and measured in that precision.
+
+        Raises InvalidInput for an unknown precision, BundleError when there are no int8 scales.
+        """
+        if precision not in PRECISIONS:
+            raise InvalidInput(
+                f"unknown precision '{precision}'; there are: {', '.join(PRECISIONS)}"
+            )
+        if precision != "int8":
+            return self
+        if self.quantisation is None:
+            raise BundleError(
+                f"the bundle '{self.name}' has no int8 scales; make one that has with: "
+                "laud export SOURCE -o NAME.laud --int8 --calibrate DIR"
+            )
+        return self.model_copy(update={"points": self.quantisation.points})
+
+
+def _check_points(points: Sequence[PointRecord], maskers: int) -> None:
+    names = [record.point.name for record in points]
+    if len(set(names)) != len(names):
+        raise ValueError(f"operating points have equal names: {', '.join(sorted(names))}")
+    if not names or names[0] != "full" or not points[0].point.skips_nothing:
+        raise ValueError("the first operating point must be 'full' and skip nothing")
+    for record in points:
+        for what in (record.point.thresholds, record.activation):
+            if len(what) != maskers:
+                raise ValueError(
+                    f"point '{record.point.name}' has {len(what)} entries for {maskers} maskers"
+                )
+
+
+def _check_quantisation(scales: Quantisation, net: ResNet, points: Sequence[PointRecord]) -> None:
+    if net.official_layout or not net.folded:
+        raise ValueError("quantisation needs a network with folded batch norm, in our own layout")
+    if len(scales.trunk) != len(net.stages):
+        raise ValueError(f"{len(scales.trunk)} trunk scales for {len(net.stages)} stages")
+    if len(scales.blocks) != len(net.blocks):
+        raise ValueError(f"scales of {len(scales.blocks)} blocks for {len(net.blocks)} blocks")
+    for block, found in zip(net.blocks, scales.blocks, strict=True):
+        if block.projection != (found.shortcut is not None):
+            raise ValueError(
+                f"{block.name} {'needs' if block.projection else 'takes no'} shortcut scale"
+            )
+    _check_points(scales.points, len(net.maskers))
+    wanted, given = (
+        [(r.point.name, r.point.image_size) for r in of] for of in (points, scales.points)
+    )
+    if wanted != given:
+        raise ValueError(f"int8 points are {given} instead of {wanted}")
+    if len(scales.calibration.agreement) != len(points):
+        raise ValueError(
+            f"calibration has {len(scales.calibration.agreement)} agreements for "
+            f"{len(points)} points"
+        )
+
+
+def _numbers(value: object, path: str) -> Iterator[tuple[str, float]]:
+    """Floats in nested dictionaries and lists, each with where it stands."""
+    if isinstance(value, float):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _numbers(item, f"{path}.{i}")

@@ -1,0 +1,225 @@
+"""From float weights and activation scales to the integers of the int8 network. Needs no torch.
+
+Activations are unsigned bytes with zero point 0 (a projection's output: 128), weights are signed
+bytes, symmetric per output channel. A layer computes q = round(clamp(float(sum) * scale + bias)),
+so that everything a kernel needs is here: every engine takes its integers from this place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.architecture import Block, ResNet
+from engines.bundle import BlockScales, Preprocessing, Quantisation
+from engines.core import Float32Array, UInt8Array
+from engines.errors import CheckpointError, InvalidInput
+
+WEIGHT_MAX = 127
+PAIR_MAX = 128
+"""Of two neighbouring weights of one sign, together: 128 * 255 is the last multiple of 255 that
+fits 16 bits, in which CPUs without dot-product instructions sum two products."""
+STEM_KERNEL = 7
+_IMAGE_CHANNELS = 3
+SHORTCUT_ZERO = 128
+"""The byte that stands for 0.0 in a projection's output."""
+
+SKIPPED = ":skipped"
+"""What follows a projection's name where the residual branch is not computed."""
+
+Int8Array = npt.NDArray[np.int8]
+Weights = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantisedLayer:
+    """y = float32(sum) * scale + bias (+ float32(residual byte) * residual), in output quanta.
+
+    weight: (out, in, kernel, kernel), of the classifier (out, in). scale, bias: (out,).
+    residual: 0 where nothing is added. The classifier's y are scores, not quanta.
+    """
+
+    weight: Int8Array
+    scale: Float32Array
+    bias: Float32Array
+    residual: float = 0.0
+
+
+def quantise_network(
+    net: ResNet, weights: Weights, scales: Quantisation, preprocessing: Preprocessing
+) -> dict[str, QuantisedLayer]:
+    """The layers of a folded network by name, in execution order.
+
+    A projection is there twice, with the same weight array: `NAME` for pixels whose residual branch
+    is computed, `NAME:skipped` for the others, which end in the trunk's scale. The stem takes raw
+    RGB bytes: normalisation is in its weights, see `stem_border` for what lies outside.
+    Raises CheckpointError for a tensor that is missing or not finite, InvalidInput for a scale that
+    is not a positive number, or for a network that is not folded.
+    """
+    if net.official_layout or not net.folded:
+        raise InvalidInput("only a network with folded batch norm in our own layout has int8 form")
+    for name, scale in _named(scales, net):
+        if not (math.isfinite(scale) and scale > 0):
+            raise InvalidInput(f"the scale '{name}' must be a positive number, got {scale}")
+    layers = {"conv1": _stem(weights, scales.stem, preprocessing)}
+    scale_in = scales.stem
+    for block, of_block in zip(net.blocks, scales.blocks, strict=True):
+        trunk = scales.trunk[block.stage]
+        layers.update(_block(block, weights, scale_in, of_block, trunk))
+        scale_in = trunk
+    # Scores are wanted as they are: in steps of 1, neither rounded nor clamped.
+    layers["fc"] = _Rounded("fc", weights).layer(scales.features, 1.0)
+    return layers
+
+
+def stem_border(preprocessing: Preprocessing) -> UInt8Array:
+    """The byte per channel, (3,) in RGB order, of pixels outside the image: nearest to the mean."""
+    mean = np.clip(np.rint(preprocessing.mean), 0, 255).astype(np.uint8)
+    return mean[::-1].copy() if preprocessing.channel_order == "bgr" else mean
+
+
+class _Rounded:
+    """A layer's weights in signed bytes with their scale per output channel, and its bias."""
+
+    def __init__(self, name: str, weights: Weights, *, weight: Float32Array | None = None) -> None:
+        self.name = name
+        w = _tensor(weights, f"{name}.weight") if weight is None else weight
+        self.bias = _tensor(weights, f"{name}.bias").astype(np.float64)
+        self.weight, self.scale = _rounded(w, f"{name}.weight")
+
+    def layer(
+        self, scale_in: float, scale_out: float, *, add: float = 0.0, residual: float = 0.0
+    ) -> QuantisedLayer:
+        """From bytes of `scale_in` to bytes of `scale_out`; `add` to the bias, in output quanta."""
+        with np.errstate(over="ignore", under="ignore"):
+            scale = (self.scale.astype(np.float64) * (scale_in / scale_out)).astype(np.float32)
+            bias = (self.bias / scale_out + add).astype(np.float32)
+        if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+            raise InvalidInput(
+                f"'{self.name}' does not fit float32 at the scales {scale_in:g} to {scale_out:g}"
+            )
+        return QuantisedLayer(self.weight, scale, bias, residual)
+
+
+def _stem(weights: Weights, scale: float, preprocessing: Preprocessing) -> QuantisedLayer:
+    w = _tensor(weights, "conv1.weight")
+    std = np.array(preprocessing.std, np.float32)[:, None, None]
+    # The mean of the unrounded weights is taken off; a rounded image's own mean is not known here.
+    shift = np.array(preprocessing.mean)[:, None, None] / np.array(preprocessing.std)[:, None, None]
+    moved = (w.astype(np.float64) * shift).sum(axis=(1, 2, 3))
+    folded = w / std
+    if preprocessing.channel_order == "bgr":
+        folded = np.ascontiguousarray(folded[:, ::-1])
+    stem = _Rounded("conv1", weights, weight=folded)
+    stem.bias -= moved
+    return stem.layer(1.0, scale)
+
+
+def _block(
+    block: Block, weights: Weights, scale_in: float, scales: BlockScales, trunk: float
+) -> Iterator[tuple[str, QuantisedLayer]]:
+    name = block.name
+    yield f"{name}.conv1", _Rounded(f"{name}.conv1", weights).layer(scale_in, scales.inner1)
+    yield f"{name}.conv2", _Rounded(f"{name}.conv2", weights).layer(scales.inner1, scales.inner2)
+    last = _Rounded(f"{name}.conv3", weights)
+    if scales.shortcut is None:
+        yield f"{name}.conv3", last.layer(scales.inner2, trunk, residual=1.0)
+        return
+    step = scales.shortcut / trunk
+    yield (
+        f"{name}.conv3",
+        last.layer(
+            scales.inner2, trunk, add=-SHORTCUT_ZERO * step, residual=float(np.float32(step))
+        ),
+    )
+    projection = _Rounded(f"{name}.downsample.0", weights)
+    yield projection.name, projection.layer(scale_in, scales.shortcut, add=SHORTCUT_ZERO)
+    yield f"{projection.name}{SKIPPED}", projection.layer(scale_in, trunk)
+
+
+def _rounded(w: Float32Array, name: str) -> tuple[Int8Array, Float32Array]:
+    """Bytes and their scale per output channel, so that no two neighbours exceed PAIR_MAX."""
+    rows = w.reshape(len(w), -1)
+    largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    if not np.isfinite(largest).all():
+        raise CheckpointError(f"'{name}' has values that are not finite numbers")
+    sums = _pair_sums(w)
+    largest_pair = np.maximum(sums.max(axis=1), -sums.min(axis=1))
+    scales = np.maximum(largest / np.float32(WEIGHT_MAX), largest_pair / np.float32(PAIR_MAX))
+    # Also where a tiny maximum has no 127th part in float32.
+    scales[scales == 0] = 1
+    quanta = rows / scales[:, None]
+    np.rint(quanta, out=quanta)
+    np.clip(quanta, -WEIGHT_MAX, WEIGHT_MAX, out=quanta)
+    weight = quanta.astype(np.int8).reshape(w.shape)
+    _shorten_pairs(weight)
+    return weight, scales
+
+
+def _neighbours(w: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Views of the first and of the second of every two inputs that lie side by side in a map.
+
+    A convolution's inputs are channels; the stem reads a row of pixels, three channels each.
+    """
+    if w.ndim == 4 and w.shape[2] == STEM_KERNEL:
+        row = w.transpose(0, 2, 3, 1).reshape(len(w), w.shape[2], -1)
+        even = row.shape[2] // 2 * 2
+        return row[:, :, 0:even:2], row[:, :, 1:even:2]
+    even = w.shape[1] // 2 * 2
+    return w[:, 0:even:2], w[:, 1:even:2]
+
+
+def _pair_sums(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Sums of neighbours, (out, pairs), with a 0 so that there is always one."""
+    first, second = _neighbours(w)
+    sums = (first + second).reshape(len(w), -1)
+    return sums if sums.shape[1] else np.zeros((len(w), 1), w.dtype)
+
+
+def _shorten_pairs(weight: Int8Array) -> None:
+    """Take back what rounding added to a pair beyond PAIR_MAX, from the larger of the two."""
+    first, second = (part.astype(np.int16) for part in _neighbours(weight))
+    excess = np.abs(first + second) - PAIR_MAX
+    places = np.nonzero(excess > 0)
+    if not len(places[0]):
+        return
+    for place in zip(*places, strict=True):
+        one, other = first[place], second[place]
+        where = _index(weight, place, second=abs(other) > abs(one))
+        weight[where] -= np.sign(weight[where]) * np.int8(excess[place])
+
+
+def _index(weight: Int8Array, place: tuple[int, ...], *, second: bool) -> tuple[int, ...]:
+    """Where in (out, in, kernel, kernel) the first or second of a pair of `_neighbours` is."""
+    if weight.ndim == 4 and weight.shape[2] == STEM_KERNEL:
+        out, y, pair = place
+        x, channel = divmod(2 * pair + second, _IMAGE_CHANNELS)
+        return out, channel, y, x
+    out, pair, *tap = place
+    return out, 2 * pair + second, *tap
+
+
+def _tensor(weights: Weights, name: str) -> Float32Array:
+    if name not in weights:
+        raise CheckpointError(f"the weights do not fit the network: missing: {name}")
+    value = np.asarray(weights[name], np.float32)
+    if name.endswith(".bias") and not np.isfinite(value).all():
+        raise CheckpointError(f"'{name}' has values that are not finite numbers")
+    return value
+
+
+def _named(scales: Quantisation, net: ResNet) -> Iterator[tuple[str, float]]:
+    yield "stem", scales.stem
+    yield "features", scales.features
+    for s, trunk in enumerate(scales.trunk):
+        yield f"trunk of layer{s + 1}", trunk
+    for block, found in zip(net.blocks, scales.blocks, strict=True):
+        yield f"{block.name}.inner1", found.inner1
+        yield f"{block.name}.inner2", found.inner2
+        if found.shortcut is not None:
+            yield f"{block.name}.shortcut", found.shortcut

@@ -1,0 +1,170 @@
+"""What tests run in processes of their own: forks, and thousands of calls that must not grow."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.cpu.engine import CpuEngine
+from engines.errors import EngineError
+from tests.engines.cpu.cases import bundle, load, pictures, same, varied_points
+
+forgotten: CpuEngine | None = None
+
+_STATUS = Path("/proc/self/statm")
+_TASKS = Path("/proc/self/task")
+_ROUNDS = 200
+_WARM_UP = 50
+
+
+def fork_after_load() -> None:
+    """The child cannot infer but can close, load its own and end; the parent notices nothing."""
+    engine, images, points = load(bundle(), threads=2), pictures(5), varied_points()
+    wanted = engine.infer(images, points)
+
+    def in_the_child() -> None:
+        with pytest.raises(EngineError, match="fork"):
+            engine.infer(images, points)
+        with load(bundle(), threads=2) as own:
+            found = own.infer(images, points)
+            assert all(same(found, i, wanted, i) for i in range(5))
+        engine.close()
+
+    def without_closing() -> None:
+        pass
+
+    def that_forgets_it() -> None:
+        nonlocal engine
+        del engine
+        gc.collect()
+
+    for body in (in_the_child, without_closing, that_forgets_it):
+        assert _child_status(body) == 0, body.__name__
+        found = engine.infer(images, points)
+        assert all(same(found, i, wanted, i) for i in range(5))
+    engine.close()
+
+
+def fork_while_another_thread_infers() -> None:
+    """The engine's lock is held when the fork happens: the child must not wait for it."""
+    engine, images, points = load(bundle(), threads=2), pictures(5), varied_points()
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            engine.infer(images, points)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+
+    def in_the_child() -> None:
+        with pytest.raises(EngineError, match="fork"):
+            engine.infer(images, points)
+        engine.close()
+
+    try:
+        assert [_child_status(in_the_child) for _ in range(8)] == [0] * 8
+    finally:
+        ended.set()
+        worker.join()
+    engine.close()
+
+
+def load_infer_unload() -> None:
+    """Prints by how many bytes, and threads, the process grew after warming up."""
+    source, images, points = bundle(), pictures(5), varied_points()
+    scaled = bundle(scaled=True)
+
+    def once(round_: int) -> None:
+        with CpuEngine(scaled if round_ % 2 else source, threads=1 + round_ % 3) as engine:
+            engine.infer(images[:2], points[1:3])
+            engine.infer(images[:1], points[:1])
+
+    for round_ in range(_WARM_UP):
+        once(round_)
+    gc.collect()
+    before, tasks = _resident(), len(os.listdir(_TASKS))
+    for round_ in range(_ROUNDS):
+        once(round_)
+    gc.collect()
+    print(_resident() - before, len(os.listdir(_TASKS)) - tasks)
+
+
+def threads_end_with_the_engine() -> None:
+    """Prints for several sizes how many threads came with the engine, and how many stayed."""
+    images, points = pictures(5), varied_points()
+    alone = len(os.listdir(_TASKS))
+    for threads in (1, 2, 3, 16):
+        with load(bundle(), threads=threads) as engine:
+            engine.infer(images, points)
+            print(len(os.listdir(_TASKS)) - alone)
+        print(len(os.listdir(_TASKS)) - alone)
+
+
+def alive_at_the_end() -> None:
+    """An engine with threads that nobody closes before the process ends."""
+    global forgotten
+    forgotten = load(bundle(), threads=3)
+    forgotten.infer(pictures(5), varied_points())
+
+
+def many_calls_of_every_size() -> None:
+    """Prints by how many bytes the process grew from the second to the last round of sizes."""
+    sizes = (7, 48, 33, 64)
+    images = {size: pictures(4, size) for size in sizes}
+    with load(bundle(), threads=2) as engine:
+        for round_ in range(_ROUNDS):
+            for size in sizes:
+                count = 1 + round_ % 4
+                engine.infer(images[size][:count], varied_points(size=size)[:count])
+            if round_ == _WARM_UP:
+                before = _resident()
+        print(_resident() - before)
+
+
+def many_refused_calls() -> None:
+    """Prints by how many bytes the process grew over calls that end in an error."""
+    source, images = bundle(), pictures(1)
+    wrong = {**source.weights, "fc.bias": np.zeros(3, np.float32)}
+    broken = bundle(weights=wrong)
+    with load(source, threads=2) as engine:
+        for round_ in range(4 * _ROUNDS):
+            for call in (
+                lambda: engine.infer(images[:, :, ::-1], varied_points()[:1]),
+                lambda: engine.infer(images, varied_points()[:2]),
+                lambda: load(broken),
+            ):
+                try:
+                    call()
+                except Exception:
+                    continue
+                raise AssertionError("nothing was refused")
+            if round_ == _ROUNDS:
+                before = _resident()
+        print(_resident() - before)
+
+
+def _resident() -> int:
+    return int(_STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _child_status(body: Callable[[], None]) -> int:
+    """Of a child that runs the body and then ends as Python programs end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            body()
+            # Not os._exit: modules and objects are torn down as usual.
+            raise SystemExit(0)
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)

@@ -1,0 +1,1 @@
+#include "bf16_amx.cpp"

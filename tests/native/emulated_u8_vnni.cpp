@@ -1,0 +1,1 @@
+#include "u8_vnni.cpp"

@@ -1,0 +1,265 @@
+// Whole networks: int8 gives the same bits on every instruction set, with emulations of those that
+// the machine lacks; every precision gives the same bits whatever the batch and the threads.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+
+#include "check.hpp"
+#include "network.hpp"
+
+namespace laud::testing {
+namespace {
+
+constexpr float kAll = -std::numeric_limits<float>::infinity();
+
+// Random tensors by name, quantised or not.
+class Tensors {
+ public:
+  explicit Tensors(bool quantised) : random_(5), quantised_(quantised) {}
+
+  void layer(const std::string& name, std::int64_t outputs, std::int64_t inputs, std::int64_t kernel,
+             bool linear = false) {
+    const std::int64_t depth = inputs * kernel * kernel;
+    std::vector<std::int64_t> shape{outputs, inputs};
+    if (!linear) shape.insert(shape.end(), 2, kernel);
+    std::vector<float> weights(static_cast<std::size_t>(outputs * depth));
+    for (float& each : weights) each = random_.normal() * std::sqrt(2.0f / static_cast<float>(depth));
+    std::vector<std::int8_t> bytes;
+    for (const float each : weights) {
+      bytes.push_back(static_cast<std::int8_t>(std::clamp(each * 60.0f, -64.0f, 64.0f)));
+    }
+    if (quantised_) {
+      bytes_[name + ".weight"] = {bytes, shape};
+    } else {
+      floats_[name + ".weight"] = {weights, shape};
+    }
+    vector(name + ".bias", outputs, quantised_ ? 20.0f : 0.1f, 0.0f);
+    vector(name + ".scale", outputs, 0.002f, 0.01f);
+    vector(name + ":skipped.bias", outputs, 20.0f, 0.0f);
+    vector(name + ":skipped.scale", outputs, 0.002f, 0.01f);
+    floats_[name + ".residual"] = {{0.6f}, {1}};
+  }
+
+  void vector(const std::string& name, std::int64_t length, float spread, float middle) {
+    std::vector<float> values(static_cast<std::size_t>(length));
+    for (float& each : values) each = middle + spread * random_.normal();
+    floats_[name] = {values, {length}};
+  }
+
+  void matrix(const std::string& name, std::int64_t rows, std::int64_t columns) {
+    vector(name, rows * columns, 0.5f, 0.0f);
+    floats_[name].second = {rows, columns};
+  }
+
+  View find(const std::string& name) const {
+    if (const auto at = bytes_.find(name); at != bytes_.end()) {
+      return {at->second.first.data(), true, at->second.second};
+    }
+    const auto at = floats_.find(name);
+    if (at == floats_.end()) throw std::invalid_argument("'" + name + "' is missing");
+    return {at->second.first.data(), false, at->second.second};
+  }
+
+ private:
+  template <typename T>
+  using Store = std::map<std::string, std::pair<std::vector<T>, std::vector<std::int64_t>>>;
+  Random random_;
+  bool quantised_;
+  Store<float> floats_;
+  Store<std::int8_t> bytes_;
+};
+
+NetworkSpec small_network() {
+  NetworkSpec spec{12, 10, false, false, false, {120, 110, 100}, {60, 60, 60}, {120, 110, 100},
+                   0.05, 0.04, {}};
+  std::int64_t in = 12;
+  const auto block = [&](const char* name, std::int64_t width, std::int64_t stride, bool space,
+                         std::int64_t patch, std::int64_t groups) {
+    const std::int64_t out = width * 4;
+    spec.blocks.push_back({name, in, width, out, stride, stride != 1 || in != out, space, patch,
+                           groups, 16, 0.05});
+    in = out;
+  };
+  block("layer1.0", 12, 1, true, 3, 0);
+  block("layer1.1", 12, 1, true, 3, 4);
+  block("layer1.2", 12, 1, true, 3, 0);
+  block("layer2.0", 64, 2, true, 2, 16);
+  block("layer2.1", 64, 1, false, 0, 4);
+  block("layer2.2", 64, 1, true, 0, 0);
+  return spec;
+}
+
+Tensors tensors_of(const NetworkSpec& spec, bool quantised) {
+  Tensors tensors(quantised);
+  tensors.layer("conv1", spec.stem_width, 3, 7);
+  for (const BlockSpec& b : spec.blocks) {
+    tensors.layer(b.name + ".conv1", b.width, b.in_channels, 1);
+    tensors.layer(b.name + ".conv2", b.width, b.width, 3);
+    tensors.layer(b.name + ".conv3", b.out_channels, b.width, 1);
+    if (b.projection) tensors.layer(b.name + ".downsample.0", b.out_channels, b.in_channels, 1);
+    if (b.masks_space) {
+      tensors.vector(b.name + ".masker_spatial.mean", b.in_channels, 0.5f, 1.0f);
+      tensors.vector(b.name + ".masker_spatial.std", b.in_channels, 0.0f, 1.5f);
+      tensors.vector(b.name + ".masker_spatial.weight", b.in_channels, 1.0f, 0.0f);
+    }
+    if (!b.groups) continue;
+    tensors.vector(b.name + ".masker_channel.mean", b.in_channels, 0.5f, 1.0f);
+    tensors.vector(b.name + ".masker_channel.std", b.in_channels, 0.0f, 1.5f);
+    tensors.matrix(b.name + ".masker_channel.hidden.weight", b.hidden, b.in_channels);
+    tensors.vector(b.name + ".masker_channel.hidden.bias", b.hidden, 0.2f, 0.0f);
+    tensors.matrix(b.name + ".masker_channel.out.weight", b.groups, b.hidden);
+    tensors.vector(b.name + ".masker_channel.out.bias", b.groups, 0.2f, 0.0f);
+  }
+  tensors.layer("fc", spec.classes, spec.blocks.back().out_channels, 1, true);
+  return tensors;
+}
+
+struct Result {
+  std::vector<float> probabilities, scores;
+  std::vector<std::int64_t> active, pixels;
+};
+
+class Runner {
+ public:
+  Runner(const Kernels& kernels, int threads)
+      : spec_(small_network()),
+        tensors_(tensors_of(spec_, kernels.element == Element::u8)),
+        network_(spec_, [this](const std::string& name) { return tensors_.find(name); }, kernels,
+                 threads, true) {}
+
+  Result run(const std::vector<std::uint8_t>& images, std::int64_t n, std::int64_t size,
+             const std::vector<Wish>& wishes) {
+    const auto count = static_cast<std::size_t>(n);
+    const auto maskers = static_cast<std::size_t>(network_.num_maskers());
+    const auto blocks = static_cast<std::size_t>(network_.num_blocks());
+    Result r{std::vector<float>(count * 10), std::vector<float>(count * 10),
+             std::vector<std::int64_t>(count * maskers), std::vector<std::int64_t>(count * blocks * 2)};
+    Answer answer{r.probabilities.data(), r.scores.data(), r.active.data(), r.pixels.data(), 0, 0};
+    network_.infer({images.data(), n, size, size, wishes.data(), nullptr}, answer);
+    return r;
+  }
+
+  Network& network() { return network_; }
+
+ private:
+  NetworkSpec spec_;
+  Tensors tensors_;
+  Network network_;
+};
+
+constexpr std::int64_t kSize = 37;
+
+std::vector<std::uint8_t> random_images(std::int64_t n) {
+  Random random(11);
+  std::vector<std::uint8_t> images(static_cast<std::size_t>(n * kSize * kSize * 3));
+  for (std::uint8_t& each : images) each = static_cast<std::uint8_t>(random.between(0, 255));
+  return images;
+}
+
+// A different wish per image: everything, thresholds at zero, caps, nothing.
+std::vector<Wish> wishes_of(std::int64_t n, std::int64_t maskers) {
+  std::vector<Wish> wishes;
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t m = 0; m < maskers; ++m) {
+      const Wish all[] = {{kAll, -1}, {0.0f, -1}, {kAll, 1 + (i + m) % 3}, {1e9f, -1}};
+      wishes.push_back(all[i % 4]);
+    }
+  }
+  return wishes;
+}
+
+LAUD_TEST(int8_has_the_same_bits_on_every_instruction_set) {
+  const std::vector<std::uint8_t> images = random_images(5);
+  std::vector<float> wanted;
+  for (const Kernels* kernels : kernels_of(Element::u8)) {
+    Runner runner(*kernels, 1);
+    const Result got = runner.run(images, 5, kSize, wishes_of(5, runner.network().num_maskers()));
+    if (wanted.empty()) wanted = got.scores;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      expect_equal(got.scores[i], wanted[i], kernels->name, " score ", i);
+    }
+  }
+  // Images differ, so the scores are not all one constant.
+  if (std::equal(wanted.begin(), wanted.begin() + 10, wanted.begin() + 10)) fail("scores are constant");
+}
+
+LAUD_TEST(bf16_is_close_to_fp32) {
+  const std::vector<std::uint8_t> images = random_images(1);
+  Runner exact(*kernels_of(Element::f32).front(), 1);
+  const std::vector<Wish> all = wishes_of(1, exact.network().num_maskers());
+  const Result wanted = exact.run(images, 1, kSize, all);
+  for (const Kernels* kernels : kernels_of(Element::bf16)) {
+    Runner runner(*kernels, 2);
+    const Result got = runner.run(images, 1, kSize, all);
+    double error = 0.0, size = 0.0;
+    for (std::size_t i = 0; i < wanted.scores.size(); ++i) {
+      error += std::pow(got.scores[i] - wanted.scores[i], 2.0);
+      size += std::pow(wanted.scores[i], 2.0);
+    }
+    // Twenty layers, each of which rounds to 8 bits: 2^-9 of a number, or 1 %, on the average.
+    const double share = std::sqrt(error / size);
+    if (!(share < 0.03)) fail(kernels->name, ": error is ", share, " of the scores");
+  }
+}
+
+LAUD_TEST(an_answer_depends_on_neither_batch_mates_nor_threads) {
+  const std::int64_t n = 5;
+  const std::vector<std::uint8_t> images = random_images(n);
+  const std::size_t bytes = images.size() / static_cast<std::size_t>(n);
+  for (const Element element : {Element::f32, Element::bf16, Element::u8}) {
+    for (const Kernels* kernels : kernels_of(element)) {
+      Runner single(*kernels, 1);
+      const std::int64_t maskers = single.network().num_maskers();
+      const std::vector<Wish> wishes = wishes_of(n, maskers);
+      for (const int threads : {1, 2, 3}) {
+        Runner runner(*kernels, threads);
+        const Result batch = runner.run(images, n, kSize, wishes);
+        for (std::int64_t i = 0; i < n; ++i) {
+          const auto at = static_cast<std::ptrdiff_t>(i);
+          const std::vector<std::uint8_t> image(
+              images.begin() + at * static_cast<std::ptrdiff_t>(bytes),
+              images.begin() + (at + 1) * static_cast<std::ptrdiff_t>(bytes));
+          const std::vector<Wish> wish(wishes.begin() + at * maskers,
+                                       wishes.begin() + (at + 1) * maskers);
+          const Result alone = single.run(image, 1, kSize, wish);
+          for (std::size_t c = 0; c < 10; ++c) {
+            expect_equal(batch.scores[static_cast<std::size_t>(i) * 10 + c], alone.scores[c],
+                         kernels->name, " threads ", threads, " image ", i, " class ", c);
+          }
+        }
+      }
+    }
+  }
+}
+
+LAUD_TEST(a_missing_or_misshapen_tensor_is_named) {
+  const Kernels& kernels = *kernels_of(Element::f32).front();
+  const NetworkSpec spec = small_network();
+  const Tensors tensors = tensors_of(spec, false);
+  expect_throw<std::invalid_argument>(
+      [&] {
+        Network(spec,
+                [&](const std::string& name) -> View {
+                  if (name == "layer1.1.conv2.bias") throw std::invalid_argument("no " + name);
+                  return tensors.find(name);
+                },
+                kernels, 1, false);
+      },
+      "layer1.1.conv2.bias");
+  expect_throw<std::invalid_argument>(
+      [&] {
+        Network(spec,
+                [&](const std::string& name) {
+                  View view = tensors.find(name);
+                  if (name == "fc.weight") std::swap(view.shape[0], view.shape[1]);
+                  return view;
+                },
+                kernels, 1, false);
+      },
+      "'fc.weight' has another shape");
+}
+
+}  // namespace
+}  // namespace laud::testing
