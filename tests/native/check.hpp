@@ -12,6 +12,7 @@
 #include "kernels.hpp"
 
 namespace laud {
+const Kernels& f32_avx512_emulated();
 const Kernels& u8_vnni_emulated();
 const Kernels& u8_amx_emulated();
 const Kernels& bf16_amx_emulated();

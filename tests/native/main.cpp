@@ -17,6 +17,7 @@ std::vector<const Kernels*> kernels_of(Element element) {
   for (const std::string& name : supported_isas(element)) {
     found.push_back(&choose_kernels(element, name));
   }
+  if (element == Element::f32) found.push_back(&f32_avx512_emulated());
   if (element == Element::u8) {
     found.push_back(&u8_vnni_emulated());
     found.push_back(&u8_amx_emulated());

@@ -46,28 +46,8 @@ struct Format {
 
 void means(const void* map, std::int64_t row_stride, std::int64_t pixel_stride, std::int64_t rows,
            std::int64_t columns, std::int64_t channels, float, float* out) {
-  const std::uint16_t* x = static_cast<const std::uint16_t*>(map);
-  const float count = static_cast<float>(rows * columns);
-  for (std::int64_t c = 0; c < channels; c += kVector) {
-    Floats total = {};
-    for (std::int64_t y = 0; y < rows; ++y) {
-      Floats sum = {};
-      const std::uint16_t* p = x + y * row_stride + c;
-      for (std::int64_t i = 0; i < columns; ++i) sum += widen(p + i * pixel_stride);
-      total += sum;
-    }
-    store(out + c, total / count);
-  }
-}
-
-// Numbers >= 0 in bf16 are ordered as their bits are.
-void max_pool_row(const void* const* rows, std::int64_t num_rows, std::int64_t width,
-                  std::int64_t first, std::int64_t outputs, std::int64_t channels, void* result) {
-  pool_row<std::uint16_t, kVector>(rows, num_rows, width, first, outputs, channels, result);
-}
-
-float dot(const float* a, const float* b, std::int64_t channels) {
-  return lane_dot(a, b, channels);
+  float_means<kVector>(static_cast<const std::uint16_t*>(map), row_stride, pixel_stride, rows,
+                       columns, channels, out, widen);
 }
 
 constexpr Kernels kKernels = {"amx",
@@ -84,8 +64,10 @@ constexpr Kernels kKernels = {"amx",
                               TileGemm<Format>::run,
                               TileGemm<Format>::scratch_bytes,
                               means,
-                              max_pool_row,
-                              laud::dot};
+                              // Numbers >= 0 in bf16 are ordered as their bits are.
+                              pool_row<std::uint16_t, kVector>,
+                              clipped_scores<kVector>,
+                              lane_dot<kVector>};
 
 }  // namespace
 

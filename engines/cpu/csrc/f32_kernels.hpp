@@ -149,28 +149,8 @@ void gemm(const Gemm& g) {
 
 void means(const void* map, std::int64_t row_stride, std::int64_t pixel_stride, std::int64_t rows,
            std::int64_t columns, std::int64_t channels, float, float* out) {
-  const float* x = static_cast<const float*>(map);
-  const float count = static_cast<float>(rows * columns);
-  for (std::int64_t c = 0; c < channels; c += kVector) {
-    Vec total = {};
-    for (std::int64_t y = 0; y < rows; ++y) {
-      // A sum per row first: fewer roundings than one long sum.
-      Vec sum = {};
-      const float* p = x + y * row_stride + c;
-      for (std::int64_t i = 0; i < columns; ++i) sum += load<Vec>(p + i * pixel_stride);
-      total += sum;
-    }
-    store(out + c, total / count);
-  }
-}
-
-void max_pool_row(const void* const* rows, std::int64_t num_rows, std::int64_t width,
-                  std::int64_t first, std::int64_t outputs, std::int64_t channels, void* result) {
-  pool_row<float, kVector>(rows, num_rows, width, first, outputs, channels, result);
-}
-
-float dot(const float* a, const float* b, std::int64_t channels) {
-  return lane_dot(a, b, channels);
+  float_means<kVector>(static_cast<const float*>(map), row_stride, pixel_stride, rows, columns,
+                       channels, out, [](const float* p) { return load<Vec>(p); });
 }
 
 bool prepare() { return true; }
@@ -179,7 +159,9 @@ std::int64_t scratch_bytes(std::int64_t) { return 0; }
 
 constexpr Kernels kKernels = {LAUD_NAME, Element::f32, kVector,       kPanel, 1,            1,
                               1,         1,            16,            kRows,  prepare,      gemm,
-                              scratch_bytes, means,    max_pool_row,  dot};
+                              scratch_bytes, means,
+                              pool_row<float, kVector>, clipped_scores<kVector>,
+                              lane_dot<kVector>};
 
 }  // namespace
 

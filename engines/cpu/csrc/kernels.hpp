@@ -70,6 +70,9 @@ struct Kernels {
   // outside are left out. `first` is the leftmost column of the first window.
   void (*max_pool_row)(const void* const* rows, std::int64_t num_rows, std::int64_t width,
                        std::int64_t first, std::int64_t outputs, std::int64_t channels, void* out);
+  // out[c] = (means[c] - mu[c]) / sigma[c], clipped at +-5; channels is a multiple of 16.
+  void (*standardise)(const float* means, const float* mu, const float* sigma,
+                      std::int64_t channels, float* out);
   // Dot product in 16 lanes; channels is a multiple of 16.
   float (*dot)(const float* a, const float* b, std::int64_t channels);
 };

@@ -7,8 +7,6 @@
 namespace laud {
 namespace {
 
-constexpr float kClip = 5.0f;
-
 // NaN is the greatest, as torch sorts it.
 bool greater(float a, float b) { return std::isnan(a) ? !std::isnan(b) : a > b; }
 
@@ -37,15 +35,12 @@ std::int64_t decide(const float* logits, std::int64_t units, Wish wish, std::uin
 void Standardise::load(const Packer& packer, const std::string& name, std::int64_t channels) {
   mean_ = packer.rows(name + ".mean", {channels});
   std_ = packer.rows(name + ".std", {channels});
-  channels_ = channels;
+  // Padding becomes (0 - 0) / 1.
+  std::fill(std_.begin() + channels, std_.end(), 1.0f);
 }
 
-void Standardise::apply(const float* means, float* out) const {
-  std::fill(out + channels_, out + mean_.size(), 0.0f);
-  for (std::int64_t c = 0; c < channels_; ++c) {
-    const float value = (means[c] - mean_[c]) / std_[c];
-    out[c] = value < -kClip ? -kClip : (value > kClip ? kClip : value);
-  }
+void Standardise::apply(const Kernels& kernels, const float* means, float* out) const {
+  kernels.standardise(means, mean_.data(), std_.data(), static_cast<std::int64_t>(mean_.size()), out);
 }
 
 void SpatialMasker::load(const Packer& packer, const std::string& name, std::int64_t channels) {
@@ -55,7 +50,7 @@ void SpatialMasker::load(const Packer& packer, const std::string& name, std::int
 }
 
 float SpatialMasker::logit(const Kernels& kernels, const float* means, float* scratch) const {
-  standardise_.apply(means, scratch);
+  standardise_.apply(kernels, means, scratch);
   return kernels.dot(scratch, weight_.data(), static_cast<std::int64_t>(weight_.size())) / root_;
 }
 
@@ -74,7 +69,7 @@ void ChannelMasker::load(const Packer& packer, const std::string& name, std::int
 
 void ChannelMasker::logits(const Kernels& kernels, const float* means, float* scratch,
                            float* hidden, float* logits) const {
-  standardise_.apply(means, scratch);
+  standardise_.apply(kernels, means, scratch);
   std::fill_n(hidden, hidden_padded_, 0.0f);
   for (std::int64_t h = 0; h < hidden_; ++h) {
     const float x =

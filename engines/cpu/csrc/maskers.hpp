@@ -25,11 +25,10 @@ class Standardise {
  public:
   void load(const Packer& packer, const std::string& name, std::int64_t channels);
   // `means`, padded, to `out`.
-  void apply(const float* means, float* out) const;
+  void apply(const Kernels& kernels, const float* means, float* out) const;
 
  private:
   std::vector<float> mean_, std_;
-  std::int64_t channels_ = 0;
 };
 
 // One logit per patch: weight . standardised mean / sqrt(channels).

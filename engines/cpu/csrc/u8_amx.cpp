@@ -34,8 +34,9 @@ constexpr Kernels kKernels = {"amx",
                               TileGemm<Format>::run,
                               TileGemm<Format>::scratch_bytes,
                               means,
-                              max_pool_row,
-                              laud::dot};
+                              pool_row<std::uint8_t, 16>,
+                              clipped_scores<16>,
+                              lane_dot<16>};
 
 }  // namespace
 

@@ -92,40 +92,62 @@ inline void* row_output(const Gemm& g, std::int64_t row) {
              : static_cast<void*>(static_cast<std::uint8_t*>(g.c) + g.c_offsets[row]);
 }
 
+inline Lanes<std::uint16_t, 16> widen_to_words(const std::uint8_t* p) {
+#if defined(__AVX2__)
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return reinterpret_cast<Lanes<std::uint16_t, 16>>(_mm256_cvtepu8_epi16(bytes));
+#else
+  return __builtin_convertvector(load<Lanes<std::uint8_t, 16>>(p), Lanes<std::uint16_t, 16>);
+#endif
+}
+
+// Sums of K * 16 channels over a rectangle of at most 256 pixels, which fit 16 bits, added to totals.
+template <int K>
+void add_sums(const std::uint8_t* x, std::int64_t row_stride, std::int64_t pixel_stride,
+              std::int64_t rows, std::int64_t columns, std::int32_t* totals) {
+  using Words = Lanes<std::uint16_t, 16>;
+  Words sum[K] = {};
+  for (std::int64_t y = 0; y < rows; ++y) {
+    const std::uint8_t* p = x + y * row_stride;
+    for (std::int64_t i = 0; i < columns; ++i, p += pixel_stride) {
+#pragma GCC unroll 4
+      for (int k = 0; k < K; ++k) sum[k] += widen_to_words(p + k * 16);
+    }
+  }
+  std::uint16_t words[K * 16];
+  for (int k = 0; k < K; ++k) store(words + k * 16, sum[k]);
+  for (int i = 0; i < K * 16; ++i) totals[i] += words[i];
+}
+
+template <int K>
+void some_means(const std::uint8_t* x, std::int64_t row_stride, std::int64_t pixel_stride,
+                std::int64_t rows, std::int64_t columns, float factor, float* out) {
+  constexpr std::int64_t kMost = 256;
+  std::int32_t totals[K * 16] = {};
+  const std::int64_t width = columns < kMost ? columns : kMost;
+  const std::int64_t height = kMost / width;
+  for (std::int64_t top = 0; top < rows; top += height) {
+    const std::int64_t tall = rows - top < height ? rows - top : height;
+    for (std::int64_t left = 0; left < columns; left += width) {
+      const std::int64_t wide = columns - left < width ? columns - left : width;
+      add_sums<K>(x + top * row_stride + left * pixel_stride, row_stride, pixel_stride, tall, wide,
+                  totals);
+    }
+  }
+  for (int i = 0; i < K * 16; ++i) out[i] = static_cast<float>(totals[i]) * factor;
+}
+
 // Sums are exact in any order while there are fewer than 2^23 pixels.
 void means(const void* map, std::int64_t row_stride, std::int64_t pixel_stride, std::int64_t rows,
            std::int64_t columns, std::int64_t channels, float factor, float* out) {
-  constexpr int N = 16;
-  using I = Lanes<std::int32_t, N>;
-  using H = Lanes<std::uint16_t, N>;
-  // Up to 257 bytes fit 16 bits; a row is summed in runs of them.
-  constexpr std::int64_t kRun = 256;
   const std::uint8_t* x = static_cast<const std::uint8_t*>(map);
-  for (std::int64_t c = 0; c < channels; c += N) {
-    I total = {};
-    for (std::int64_t y = 0; y < rows; ++y) {
-      const std::uint8_t* p = x + y * row_stride + c;
-      for (std::int64_t from = 0; from < columns; from += kRun) {
-        const std::int64_t to = from + kRun < columns ? from + kRun : columns;
-        H sum = {};
-        for (std::int64_t i = from; i < to; ++i) {
-          const auto bytes = load<Lanes<std::uint8_t, N>>(p + i * pixel_stride);
-          sum += __builtin_convertvector(bytes, H);
-        }
-        total += __builtin_convertvector(sum, I);
-      }
-    }
-    store(out + c, __builtin_convertvector(total, Lanes<float, N>) * factor);
+  std::int64_t c = 0;
+  for (; c + 64 <= channels; c += 64) {
+    some_means<4>(x + c, row_stride, pixel_stride, rows, columns, factor, out + c);
   }
-}
-
-void max_pool_row(const void* const* rows, std::int64_t num_rows, std::int64_t width,
-                  std::int64_t first, std::int64_t outputs, std::int64_t channels, void* result) {
-  pool_row<std::uint8_t, 16>(rows, num_rows, width, first, outputs, channels, result);
-}
-
-float dot(const float* a, const float* b, std::int64_t channels) {
-  return lane_dot(a, b, channels);
+  for (; c < channels; c += 16) {
+    some_means<1>(x + c, row_stride, pixel_stride, rows, columns, factor, out + c);
+  }
 }
 
 inline bool prepare_nothing() { return true; }

@@ -184,7 +184,8 @@ std::int64_t scratch_bytes(std::int64_t flat) {
 
 constexpr Kernels kKernels = {LAUD_NAME, Element::u8, kVector, kPanel, kQuad,           16,
                               kQuad,     kQuad,       16,      kRows,  prepare_nothing, gemm,
-                              scratch_bytes, means,   max_pool_row, dot};
+                              scratch_bytes, means,   pool_row<std::uint8_t, 16>, clipped_scores<kVector>,
+                              lane_dot<kVector>};
 
 }  // namespace
 

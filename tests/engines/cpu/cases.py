@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -108,13 +108,14 @@ def bundle(
     *,
     preprocessing: Preprocessing = BGR,
     scaled: bool = False,
-    weights: dict[str, npt.NDArray[np.generic]] | None = None,
+    scale: float = 1 / 64,
+    weights: Mapping[str, npt.NDArray[np.generic]] | None = None,
 ) -> Bundle:
-    """Random weights unless some are given; scaled: with int8 scales."""
+    """Random weights unless some are given; scaled: with int8 scales, near `scale`."""
     return bundle_of(
         net,
-        random_weights(net, seed) if weights is None else weights,
-        quantisation(net) if scaled else None,
+        random_weights(net, seed) if weights is None else dict(weights),
+        quantisation(net, scale=scale) if scaled else None,
         preprocessing,
     )
 

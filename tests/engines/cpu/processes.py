@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import threading
 import traceback
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from engines.cpu.engine import CpuEngine
 from engines.errors import EngineError
 from tests.engines.cpu.cases import bundle, load, pictures, same, varied_points
 
-forgotten: CpuEngine | None = None
+forgotten: list[CpuEngine] = []
 
 _STATUS = Path("/proc/self/statm")
 _TASKS = Path("/proc/self/task")
@@ -79,12 +80,13 @@ def fork_while_another_thread_infers() -> None:
 
 def load_infer_unload() -> None:
     """Prints by how many bytes, and threads, the process grew after warming up."""
-    source, images, points = bundle(), pictures(5), varied_points()
+    size = 15
+    source, images, points = bundle(), pictures(2, size), varied_points(size=size)
     scaled = bundle(scaled=True)
 
     def once(round_: int) -> None:
-        with CpuEngine(scaled if round_ % 2 else source, threads=1 + round_ % 3) as engine:
-            engine.infer(images[:2], points[1:3])
+        with CpuEngine(scaled if round_ % 2 else source, threads=1 + round_ // 2 % 2) as engine:
+            engine.infer(images, points[1:3])
             engine.infer(images[:1], points[:1])
 
     for round_ in range(_WARM_UP):
@@ -108,16 +110,35 @@ def threads_end_with_the_engine() -> None:
         print(len(os.listdir(_TASKS)) - alone)
 
 
+def memory_runs_out() -> None:
+    """A batch for which there is too little is refused; smaller ones and later ones are not."""
+    size, few, many = 512, 1, 64
+    images, small = pictures(1, size).repeat(many, axis=0), pictures(5)
+    points = varied_points(size=size)[1:2] * many
+    with load(bundle(), threads=2) as engine:
+        wanted = engine.infer(small, varied_points())
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(_STATUS.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20, hard))
+        for _ in range(2):
+            with pytest.raises(EngineError, match=r"not enough memory.*\(64, 512, 512, 3\)"):
+                engine.infer(images, points)
+            found = engine.infer(small, varied_points())
+            assert all(same(found, i, wanted, i) for i in range(5))
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        alone = engine.infer(images[:few], points[:few])
+        assert same(engine.infer(images, points), many - 1, alone, 0)
+
+
 def alive_at_the_end() -> None:
     """An engine with threads that nobody closes before the process ends."""
-    global forgotten
-    forgotten = load(bundle(), threads=3)
-    forgotten.infer(pictures(5), varied_points())
+    forgotten.append(load(bundle(), threads=3))
+    forgotten[0].infer(pictures(5), varied_points())
 
 
 def many_calls_of_every_size() -> None:
     """Prints by how many bytes the process grew from the second to the last round of sizes."""
-    sizes = (7, 48, 33, 64)
+    sizes = (7, 33, 21, 48)
     images = {size: pictures(4, size) for size in sizes}
     with load(bundle(), threads=2) as engine:
         for round_ in range(_ROUNDS):
