@@ -101,6 +101,7 @@ class Output:
     """What an engine answers for a batch of N images.
 
     arrays: the task's results by name; classification has `probabilities`, float32 (N, classes).
+    Besides, `decisions` may be there: bool (N, units), those of all maskers side by side.
     activation: share of active units per image and masker, float32 (N, maskers).
     macs: multiply-accumulates executed per image, maskers included, float64 (N,).
     durations_s: seconds per stage of the engine (`prepare`, `network`), for the whole batch.

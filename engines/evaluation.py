@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engines.bundle import Accuracy
+from engines.bundle import Accuracy, PointRecord
 from engines.core import Engine, OperatingPoint, UInt8Array
 from engines.errors import ConfigError, ImageError, InvalidInput
 from engines.folders import ImageFolder
@@ -29,7 +29,7 @@ class PointResult:
     """What one point answered on N images.
 
     predictions: class per image. losses: natural-log loss of the right class, per image. macs: per
-    image. activation: (N, maskers).
+    image. activation: (N, maskers). decisions: (N, units of all maskers), if the engine tells.
     """
 
     point: OperatingPoint
@@ -37,6 +37,7 @@ class PointResult:
     losses: npt.NDArray[np.float64]
     macs: npt.NDArray[np.float64]
     activation: npt.NDArray[np.float32]
+    decisions: npt.NDArray[np.bool_] | None = None
 
     def right(self, labels: Int64Array) -> int:
         """How many images it labels as `labels` does."""
@@ -120,23 +121,59 @@ def _run(
     output = engine.infer(pixels, [point] * len(pixels))
     probabilities = np.asarray(output.arrays["probabilities"], np.float64)
     of_label = probabilities[np.arange(len(labels)), labels]
+    decisions = output.arrays.get("decisions")
     return PointResult(
         point=point,
         predictions=probabilities.argmax(axis=1),
         losses=-np.log(np.maximum(of_label, 1e-12)),
         macs=output.macs,
         activation=output.activation,
+        decisions=None if decisions is None else np.asarray(decisions, np.bool_),
     )
 
 
 def _joined(parts: Sequence[PointResult]) -> PointResult:
+    told = [part.decisions for part in parts if part.decisions is not None]
     return PointResult(
         point=parts[0].point,
         predictions=np.concatenate([part.predictions for part in parts]),
         losses=np.concatenate([part.losses for part in parts]),
         macs=np.concatenate([part.macs for part in parts]),
         activation=np.concatenate([part.activation for part in parts]),
+        decisions=np.concatenate(told) if told else None,
     )
+
+
+def point_records(
+    results: Sequence[PointResult], labels: Int64Array, split: str
+) -> tuple[PointRecord, ...]:
+    """Results as manifests keep them; the first is `full`, which the others are compared with."""
+    full = results[0]
+    return tuple(
+        PointRecord(
+            point=result.point,
+            accuracy=accuracy_of(result.right(labels), len(labels), split),
+            agreement=float((result.predictions == full.predictions).mean()),
+            activation=tuple(round(float(rate), 6) for rate in result.activation.mean(axis=0)),
+            macs=float(result.macs.mean()),
+            macs_ratio=float(result.macs.mean() / full.macs.mean()),
+        )
+        for result in results
+    )
+
+
+def differences(
+    results: Sequence[PointResult], reference: Sequence[PointResult]
+) -> list[dict[str, float]]:
+    """Per point, shares of answers and of mask decisions that are not those of the reference."""
+    rows: list[dict[str, float]] = []
+    for result, wanted in zip(results, reference, strict=True):
+        row = {"answers_differ": float((result.predictions != wanted.predictions).mean())}
+        if result.decisions is not None and wanted.decisions is not None:
+            unequal = result.decisions != wanted.decisions
+            row["decisions_differ"] = float(unequal.mean()) if unequal.size else 0.0
+        rows.append(row)
+    return rows
 
 
 def summary(

@@ -202,11 +202,12 @@ def _check_quantisation(scales: Quantisation, net: ResNet, points: Sequence[Poin
     for block, found in zip(net.blocks, scales.blocks, strict=True):
         if block.projection != (found.shortcut is not None):
             raise ValueError(
-                f"{block.name} {'needs' if block.projection else 'takes no'} shortcut scale"
+                f"{block.name} {'needs a' if block.projection else 'takes no'} shortcut scale"
             )
     _check_points(scales.points, len(net.maskers))
     wanted, given = (
-        [(r.point.name, r.point.image_size) for r in of] for of in (points, scales.points)
+        ", ".join(f"{record.point.name} at {record.point.image_size} px" for record in of)
+        for of in (points, scales.points)
     )
     if wanted != given:
         raise ValueError(f"int8 points are {given} instead of {wanted}")

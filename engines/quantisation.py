@@ -25,7 +25,6 @@ PAIR_MAX = 128
 """Of two neighbouring weights of one sign, together: 128 * 255 is the last multiple of 255 that
 fits 16 bits, in which CPUs without dot-product instructions sum two products."""
 STEM_KERNEL = 7
-_IMAGE_CHANNELS = 3
 SHORTCUT_ZERO = 128
 """The byte that stands for 0.0 in a projection's output."""
 
@@ -99,7 +98,8 @@ class _Rounded:
         with np.errstate(over="ignore", under="ignore"):
             scale = (self.scale.astype(np.float64) * (scale_in / scale_out)).astype(np.float32)
             bias = (self.bias / scale_out + add).astype(np.float32)
-        if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+            residual = float(np.float32(residual))
+        if not (np.isfinite(scale).all() and np.isfinite(bias).all() and math.isfinite(residual)):
             raise InvalidInput(
                 f"'{self.name}' does not fit float32 at the scales {scale_in:g} to {scale_out:g}"
             )
@@ -108,15 +108,16 @@ class _Rounded:
 
 def _stem(weights: Weights, scale: float, preprocessing: Preprocessing) -> QuantisedLayer:
     w = _tensor(weights, "conv1.weight")
-    std = np.array(preprocessing.std, np.float32)[:, None, None]
-    # The mean of the unrounded weights is taken off; a rounded image's own mean is not known here.
-    shift = np.array(preprocessing.mean)[:, None, None] / np.array(preprocessing.std)[:, None, None]
-    moved = (w.astype(np.float64) * shift).sum(axis=(1, 2, 3))
-    folded = w / std
+    mean = np.array(preprocessing.mean)
+    with np.errstate(over="ignore"):
+        folded = w / np.array(preprocessing.std, np.float32)[:, None, None]
     if preprocessing.channel_order == "bgr":
-        folded = np.ascontiguousarray(folded[:, ::-1])
+        folded, mean = np.ascontiguousarray(folded[:, ::-1]), mean[::-1]
     stem = _Rounded("conv1", weights, weight=folded)
-    stem.bias -= moved
+    # Of the rounded weights: then rounding errs in proportion to how far a pixel is from the mean,
+    # not to its value, which is twice as large.
+    taps = stem.weight.sum(axis=(2, 3), dtype=np.int64)
+    stem.bias -= stem.scale.astype(np.float64) * (taps @ mean)
     return stem.layer(1.0, scale)
 
 
@@ -133,9 +134,7 @@ def _block(
     step = scales.shortcut / trunk
     yield (
         f"{name}.conv3",
-        last.layer(
-            scales.inner2, trunk, add=-SHORTCUT_ZERO * step, residual=float(np.float32(step))
-        ),
+        last.layer(scales.inner2, trunk, add=-SHORTCUT_ZERO * step, residual=step),
     )
     projection = _Rounded(f"{name}.downsample.0", weights)
     yield projection.name, projection.layer(scale_in, scales.shortcut, add=SHORTCUT_ZERO)
@@ -148,60 +147,48 @@ def _rounded(w: Float32Array, name: str) -> tuple[Int8Array, Float32Array]:
     largest = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     if not np.isfinite(largest).all():
         raise CheckpointError(f"'{name}' has values that are not finite numbers")
-    sums = _pair_sums(w)
-    largest_pair = np.maximum(sums.max(axis=1), -sums.min(axis=1))
+    sums = _pair_sums(_side_by_side(w), np.float32).reshape(len(w), -1)
+    largest_pair = np.maximum(sums.max(axis=1, initial=0), -sums.min(axis=1, initial=0))
     scales = np.maximum(largest / np.float32(WEIGHT_MAX), largest_pair / np.float32(PAIR_MAX))
     # Also where a tiny maximum has no 127th part in float32.
     scales[scales == 0] = 1
     quanta = rows / scales[:, None]
     np.rint(quanta, out=quanta)
     np.clip(quanta, -WEIGHT_MAX, WEIGHT_MAX, out=quanta)
-    weight = quanta.astype(np.int8).reshape(w.shape)
-    _shorten_pairs(weight)
-    return weight, scales
+    return _shortened(quanta.astype(np.int8).reshape(w.shape)), scales
 
 
-def _neighbours(w: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Views of the first and of the second of every two inputs that lie side by side in a map.
+def _side_by_side(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Inputs along the second axis in the order that they have in a map; mostly `w` itself.
 
     A convolution's inputs are channels; the stem reads a row of pixels, three channels each.
     """
     if w.ndim == 4 and w.shape[2] == STEM_KERNEL:
-        row = w.transpose(0, 2, 3, 1).reshape(len(w), w.shape[2], -1)
-        even = row.shape[2] // 2 * 2
-        return row[:, :, 0:even:2], row[:, :, 1:even:2]
+        return w.transpose(0, 3, 1, 2).reshape(len(w), -1, STEM_KERNEL)
+    return w
+
+
+def _pair_sums(w: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Sums of every two neighbours, (out, pairs, ...)."""
     even = w.shape[1] // 2 * 2
-    return w[:, 0:even:2], w[:, 1:even:2]
+    sums: npt.NDArray[Any] = np.add(w[:, 0:even:2], w[:, 1:even:2], dtype=dtype)
+    return sums
 
 
-def _pair_sums(w: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Sums of neighbours, (out, pairs), with a 0 so that there is always one."""
-    first, second = _neighbours(w)
-    sums = (first + second).reshape(len(w), -1)
-    return sums if sums.shape[1] else np.zeros((len(w), 1), w.dtype)
-
-
-def _shorten_pairs(weight: Int8Array) -> None:
-    """Take back what rounding added to a pair beyond PAIR_MAX, from the larger of the two."""
-    first, second = (part.astype(np.int16) for part in _neighbours(weight))
-    excess = np.abs(first + second) - PAIR_MAX
-    places = np.nonzero(excess > 0)
-    if not len(places[0]):
-        return
-    for place in zip(*places, strict=True):
-        one, other = first[place], second[place]
-        where = _index(weight, place, second=abs(other) > abs(one))
-        weight[where] -= np.sign(weight[where]) * np.int8(excess[place])
-
-
-def _index(weight: Int8Array, place: tuple[int, ...], *, second: bool) -> tuple[int, ...]:
-    """Where in (out, in, kernel, kernel) the first or second of a pair of `_neighbours` is."""
-    if weight.ndim == 4 and weight.shape[2] == STEM_KERNEL:
-        out, y, pair = place
-        x, channel = divmod(2 * pair + second, _IMAGE_CHANNELS)
-        return out, channel, y, x
-    out, pair, *tap = place
-    return out, 2 * pair + second, *tap
+def _shortened(weight: Int8Array) -> Int8Array:
+    """Without what rounding added to a pair beyond PAIR_MAX: the larger of the two gives it."""
+    inputs = _side_by_side(weight)
+    excess = np.abs(_pair_sums(inputs, np.int16)) - PAIR_MAX
+    out, pair, *tap = np.nonzero(excess > 0)
+    if not len(out):
+        return weight
+    first, second = (inputs[out, 2 * pair + i, *tap].astype(np.int16) for i in (0, 1))
+    where = (out, 2 * pair + (np.abs(second) > np.abs(first)), *tap)
+    inputs[where] -= (np.sign(inputs[where]) * excess[out, pair, *tap]).astype(np.int8)
+    if inputs.shape == weight.shape:
+        return inputs
+    pixels = inputs.reshape(len(weight), STEM_KERNEL, weight.shape[1], STEM_KERNEL)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
 def _tensor(weights: Weights, name: str) -> Float32Array:

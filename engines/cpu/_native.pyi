@@ -59,6 +59,7 @@ class Engine:
         scores: npt.NDArray[np.float32],
         active_units: npt.NDArray[np.int64],
         pixels: npt.NDArray[np.int64],
+        decided: npt.NDArray[np.uint8] | None,
     ) -> tuple[float, float]: ...
     def close(self) -> None: ...
 

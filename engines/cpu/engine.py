@@ -99,7 +99,8 @@ class CpuEngine:
         """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed or forked.
 
         decisions: for tests and benchmarks, (N, units) per masker; replaces what the maskers that
-        the points ask have decided. The output has `scores` too, the logits (N, classes).
+        the points ask have decided. The output also has `scores`, the logits (N, classes), and
+        `decisions`, bool (N, units of all maskers side by side).
         """
         if self._closed:
             raise EngineError("the engine has been closed")
@@ -119,9 +120,10 @@ class CpuEngine:
         scores = np.empty((n, net.num_classes), np.float32)
         active = np.empty((n, maskers), np.int64)
         pixels = np.empty((n, len(net.blocks), 2), np.int64)
+        decided = np.empty((n, count.units.sum()), np.uint8)
         try:
             prepare, network = self._native.infer(
-                images, thresholds, caps, forced, probabilities, scores, active, pixels
+                images, thresholds, caps, forced, probabilities, scores, active, pixels, decided
             )
         except MemoryError:
             raise EngineError(f"not enough memory for images of shape {images.shape}") from None
@@ -129,7 +131,11 @@ class CpuEngine:
             raise EngineError(str(error)) from None
         rates = active / count.units
         return Output(
-            arrays={"probabilities": probabilities, "scores": scores},
+            arrays={
+                "probabilities": probabilities,
+                "scores": scores,
+                "decisions": decided.view(np.bool_),
+            },
             activation=rates.astype(np.float32),
             macs=count.macs(rates, pixels, asked),
             durations_s={"prepare": prepare, "network": network},

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 
+from engines.architecture import MapSize
 from engines.bundle import (
     Bundle,
     Manifest,
-    PointRecord,
     Provenance,
     Weights,
     WeightsFile,
+    check_output,
+    explain,
     read_bundle,
     write_bundle,
 )
-from engines.core import OperatingPoint, UInt8Array, static_point
+from engines.core import OperatingPoint, static_point
 from engines.errors import CheckpointError, ConfigError
-from engines.evaluation import LabelledImages, accuracy_of, evaluate_points
+from engines.evaluation import LabelledImages, evaluate_points, point_records
 from engines.export.calibrate import calibrate
+from engines.export.int8 import PixelCache, Say, quantised, some_pictures
 from engines.folders import find_split, scan_folder
+from engines.macs import static_macs
 from engines.models.checkpoints import load_strictly
 from engines.models.resnet import LaudResNet
 from engines.reference.engine import ReferenceEngine
@@ -33,56 +37,52 @@ from engines.runs import PointRequest, Run, model_file, read_run
 
 _VERSIONED = ("laudserve", "numpy", "torch", "pillow", "simplejpeg")
 
-Say = Callable[[str], None]
 
-
-def export(folder: Path, out: Path, *, data: Path | None = None, say: Say = print) -> Bundle:
+def export(
+    folder: Path,
+    out: Path,
+    *,
+    data: Path | None = None,
+    calibration: Path | None = None,
+    say: Say = print,
+) -> Bundle:
     """Write the bundle of the finished run in `folder` to `out` (NAME.laud), and read it back.
 
     Thresholds are calibrated and accuracy is measured on the validation split of `data` (by default
-    the folder that the run was trained on), with the rounded weights that ship.
+    the folder that the run was trained on), with the rounded weights that ship. With `calibration`,
+    a folder of pictures, the bundle gets int8 scales too: see `engines.export.int8`.
     """
+    check_output(out)
+    chosen = None if calibration is None else some_pictures(calibration)
     run, thresholds = read_run(folder)
+    try:
+        provenance = Provenance(config=run.config, notices=run.notices)
+    except ValidationError as error:
+        raise ConfigError(f"'{folder}': {explain(error)}") from None
     model, weights = rounded_network(folder, run)
     split = find_split(data or run.data, "validation")
     images = scan_folder(split)
     if images.classes != run.labels:
         raise ConfigError(f"'{split}' has other classes than the run was trained on")
     pictures = LabelledImages(images, run.preprocessing.crop_ratio)
-    pixels: dict[int, UInt8Array] = {}
-
-    def at_size(size: int) -> UInt8Array:
-        if size not in pixels:
-            say(f"preparing {len(images.files)} validation images at {size} px")
-            pixels[size] = np.concatenate([views[size] for _, views in pictures.chunks([size])])
-        return pixels[size]
-
-    points = [_point(run, request, thresholds, model, at_size, say) for request in run.points]
-    say("measuring accuracy on the weights that ship")
+    pixels = PixelCache(pictures, "validation", say)
     with ReferenceEngine(model, run.preprocessing) as engine:
+        points = [_point(run, request, thresholds, engine, pixels, say) for request in run.points]
+        say("measuring accuracy on the weights that ship")
         results = evaluate_points(engine, points, pictures, say=say)
-    full = results[0]
-    records = tuple(
-        PointRecord(
-            point=result.point,
-            accuracy=accuracy_of(result.right(images.labels), len(images.labels), split.name),
-            agreement=float((result.predictions == full.predictions).mean()),
-            activation=tuple(round(float(rate), 6) for rate in result.activation.mean(axis=0)),
-            macs=float(result.macs.mean()),
-            macs_ratio=float(result.macs.mean() / full.macs.mean()),
-        )
-        for result in results
-    )
     manifest = Manifest(
         name=run.name,
         labels=run.labels,
         preprocessing=run.preprocessing,
         architecture=run.architecture,
-        points=records,
+        points=point_records(results, images.labels, split.name),
         weights=WeightsFile(dtype="fp16", sha256="0" * 64),
-        provenance=Provenance(config=run.config, notices=run.notices),
+        provenance=provenance,
         versions=_versions(),
     )
+    if chosen is not None:
+        bundle = Bundle(out, manifest, "0" * 64, weights)
+        manifest = quantised(bundle, chosen, pictures, say, results).manifest
     write_bundle(out, manifest, weights)
     return read_bundle(out)
 
@@ -108,27 +108,31 @@ def _point(
     run: Run,
     request: PointRequest,
     thresholds: dict[float, tuple[float, ...]],
-    model: LaudResNet,
-    at_size: Callable[[int], UInt8Array],
+    engine: ReferenceEngine,
+    pixels: PixelCache,
     say: Say,
 ) -> OperatingPoint:
-    maskers = len(run.architecture.maskers)
+    net, size = run.architecture, request.image_size
     if request.budget is None:
-        return static_point(request.name, request.image_size, maskers)
+        return static_point(request.name, size, len(net.maskers))
     start: Sequence[float] | None = thresholds.get(request.budget)
     if start is None:
         raise ConfigError(f"the run trained no budget {request.budget:g} for '{request.name}'")
-    say(
-        f"calibrating '{request.name}' to {request.budget:g} of the MACs at {request.image_size} px"
-    )
-    pixels = at_size(request.image_size)
-    values = calibrate(model, start, request.budget, pixels, run.preprocessing)
-    return OperatingPoint(
+    say(f"calibrating '{request.name}' to {request.budget:g} of the MACs at {size} px")
+    learned = OperatingPoint(
         name=request.name,
-        image_size=request.image_size,
-        thresholds=values,
-        caps=(None,) * maskers,
+        image_size=size,
+        thresholds=tuple(start),
+        caps=(None,) * len(net.maskers),
     )
+    static = static_macs(net, MapSize(size, size))
+    found = calibrate(engine, learned, request.budget * static, pixels.at(size))
+    if not found.reached:
+        say(
+            f"'{request.name}' cannot reach {request.budget:g} of the MACs by its thresholds: "
+            f"kept at {found.macs / static:.3f}, the nearest"
+        )
+    return found.point
 
 
 def _versions() -> dict[str, str]:

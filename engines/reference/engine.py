@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.architecture import MapSize
+from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle, Preprocessing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.errors import BundleError, CheckpointError, EngineError
+from engines.macs import masker_units
 from engines.models.checkpoints import load_strictly
 from engines.models.flops import network_macs
 from engines.models.inputs import normalise
@@ -65,15 +66,20 @@ class ReferenceEngine:
         x = normalise(images, self._preprocessing)
         prepared = time.perf_counter()
         size = MapSize(images.shape[1], images.shape[2])
-        probabilities, rates, macs = [], [], []
+        units = _units(model.net, size)
+        probabilities, rates, macs, decisions = [], [], [], []
         for i, point in enumerate(points):
             logits, masks = model(x[i : i + 1], point_decision(point))
             probabilities.append(torch.softmax(logits[0].double(), dim=0).float())
             rates.append(_rates(masks, len(point.thresholds)))
+            decisions.append(torch.cat([mask.units[0] for mask in masks]) if masks else units)
             macs.append(float(network_macs(model.net, size, masks, _evaluated(point)).sum()))
         done = time.perf_counter()
         return Output(
-            arrays={"probabilities": torch.stack(probabilities).numpy()},
+            arrays={
+                "probabilities": torch.stack(probabilities).numpy(),
+                "decisions": torch.stack(decisions).bool().numpy(),
+            },
             activation=torch.stack(rates).numpy(),
             macs=np.array(macs, np.float64),
             durations_s={"prepare": prepared - begin, "network": done - prepared},
@@ -109,6 +115,14 @@ def _evaluated(point: OperatingPoint) -> Tensor:
         for t, cap in zip(point.thresholds, point.caps, strict=True)
     ]
     return torch.tensor([asked], dtype=torch.float32)
+
+
+def _units(net: ResNet, size: MapSize) -> Tensor:
+    """Every unit of every masker, active."""
+    sizes = net.block_sizes(size)
+    return torch.ones(
+        sum(masker_units(net.blocks[m.block], sizes[m.block][1], m.kind) for m in net.maskers)
+    )
 
 
 def _rates(masks: Sequence[Mask], count: int) -> Tensor:

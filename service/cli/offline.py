@@ -104,7 +104,7 @@ def export(
         from engines.export.run import export as run_export
 
         bundle = run_export(Path(source), output, data=data, calibration=calibrate, say=_say)
-    _print_points(bundle.manifest.at("int8") if int8 else bundle.manifest)
+    _print_points((bundle.manifest.at("int8") if int8 else bundle.manifest).points)
     _say(f"wrote {output} ({bundle.hash[:12]})")
 
 
@@ -165,17 +165,23 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [every CPU it may use].")
     ] = None,
+    reference: Annotated[
+        bool,
+        typer.Option("--reference", help="Compare with the fp32 reference (slow, needs torch)."),
+    ] = False,
     as_json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Measure every operating point of a bundle on labelled pictures.
 
     Accuracy comes with its 95 % interval; agreement is the share of answers equal to those of
-    `full`; macs_ratio is the mean work relative to `full`.
+    `full`; macs_ratio is the mean work relative to `full`. With --reference, answers_differ and
+    decisions_differ are the shares of answers and of mask decisions, at the same thresholds, that
+    are not those of the reference engine.
 
         laud evaluate zoo:clothing DIR/test --json
     """
     from engines.bundle import read_bundle
-    from engines.evaluation import LabelledImages, evaluate_points, summary
+    from engines.evaluation import LabelledImages, differences, evaluate_points, summary
     from engines.folders import relabel, scan_folder
     from engines.registry import load_engine
 
@@ -191,7 +197,14 @@ def evaluate(
         calibrated = manifest.at(running.precision)
         points = [calibrated.point(name).point for name in wanted]
         labelled = LabelledImages(images, manifest.preprocessing.crop_ratio)
-        rows = summary(evaluate_points(running, points, labelled, say=_say), images.labels)
+        results = evaluate_points(running, points, labelled, say=_say)
+        rows = summary(results, images.labels)
+    if reference:
+        _say("running the reference")
+        with load_engine(found, kind="reference", threads=threads) as exact:
+            wanted_results = evaluate_points(exact, points, labelled, say=_say)
+        for row, differs in zip(rows, differences(results, wanted_results), strict=True):
+            row.update(differs)
     if point:
         rows = [row for row in rows if row["name"] in point]
     if as_json:
@@ -201,7 +214,9 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("point", "px", "accuracy", "95 %", "agreement", "log loss", "MACs", "activation")
+    heads = ["point", "px", "accuracy", "95 %", "agreement", "log loss", "MACs", "activation"]
+    more = [key for key in ("answers_differ", "decisions_differ") if key in rows[0]]
+    table = Table(*heads, *more)
     for row in rows:
         table.add_row(
             str(row["name"]),
@@ -212,6 +227,7 @@ def evaluate(
             f"{row['log_loss']:.3f}",
             f"{row['macs_ratio']:.3f}",
             f"{row['activation']:.3f}",
+            *(f"{row[key]:.4f}" for key in more),
         )
     Console().print(table)
 

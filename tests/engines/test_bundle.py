@@ -19,6 +19,7 @@ from engines import bundle as bundles
 from engines.bundle import (
     Bundle,
     Manifest,
+    Provenance,
     read_bundle,
     write_bundle,
     zoo_names,
@@ -63,6 +64,22 @@ def test_16_bit_weights_stay_so(tmp_path: Path) -> None:
     found = read_bundle(path)
     assert found.manifest.weights.dtype == "fp16"
     assert {value.dtype for value in found.weights.values()} == {np.dtype(np.float16)}
+
+
+@pytest.mark.parametrize(("says", "are"), [("fp16", np.float32), ("fp32", np.float16)])
+def test_a_manifest_that_says_another_type_than_the_weights_have_is_refused(
+    tmp_path: Path, says: str, are: type[np.generic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither written nor, where an older version wrote it, read."""
+    record = manifest().weights.model_copy(update={"dtype": says})
+    with pytest.raises(BundleError, match=rf"says {says} weights.*conv1\.weight \({are.__name__}"):
+        write_bundle(tmp_path / "new.laud", manifest(weights=record), weights(are))
+    assert not [*tmp_path.iterdir()]
+    with monkeypatch.context() as patch:
+        patch.setattr(bundles, "_check_types", lambda *arguments: None)
+        write_bundle(tmp_path / "old.laud", manifest(weights=record), weights(are))
+    with pytest.raises(BundleError, match=rf"old\.laud': its manifest says {says} weights"):
+        read_bundle(tmp_path / "old.laud")
 
 
 def test_weights_may_be_views(tmp_path: Path) -> None:
@@ -199,7 +216,7 @@ FULL = record(0)
         ({"name": "Small Bundle"}, "pattern"),
         ({"name": "../small"}, "pattern"),
         ({"task": "detection"}, "classification"),
-        ({"quantisation": "int8"}, "None"),
+        ({"quantisation": "int8"}, "quantisation"),
     ],
     ids=str,
 )
@@ -223,6 +240,14 @@ def test_preprocessing_that_cannot_be(field: str, value: Any, says: str) -> None
     preprocessing = {**manifest().preprocessing.model_dump(), field: value}
     with pytest.raises(ValidationError, match=says):
         manifest(preprocessing=preprocessing)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_configuration_with_a_number_that_json_lacks_is_refused(number: float) -> None:
+    """It would be written as null."""
+    config = {"data": {"rates": [0.1, number]}}
+    with pytest.raises(ValidationError, match=rf"config\.data\.rates\.1 is {number}"):
+        Provenance(config=config)
 
 
 def test_points_are_found_by_name() -> None:

@@ -21,6 +21,7 @@ from engines.evaluation import (
     LabelledImages,
     PointResult,
     accuracy_of,
+    differences,
     evaluate_points,
     summary,
     wilson,
@@ -200,6 +201,25 @@ def test_a_network_without_maskers_is_all_active() -> None:
         activation=np.ones((2, 0), np.float32),
     )
     assert summary([result], np.zeros(2, np.int64))[0]["activation"] == 1.0
+
+
+def result_with(predictions: list[int], decisions: list[list[bool]] | None) -> PointResult:
+    return PointResult(
+        point=FULL,
+        predictions=np.array(predictions),
+        losses=np.zeros(len(predictions)),
+        macs=np.ones(len(predictions)),
+        activation=np.ones((len(predictions), 1), np.float32),
+        decisions=None if decisions is None else np.array(decisions),
+    )
+
+
+def test_differences_are_shares_of_answers_and_of_decisions() -> None:
+    ours = result_with([1, 2], [[True, False], [True, True]])
+    exact = result_with([1, 3], [[True, True], [True, True]])
+    assert differences([ours], [exact]) == [{"answers_differ": 0.5, "decisions_differ": 0.25}]
+    silent = result_with([1, 2], None)
+    assert differences([silent], [exact]) == [{"answers_differ": 0.5}]
 
 
 def test_progress_is_told_every_few_seconds(

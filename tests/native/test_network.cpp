@@ -136,7 +136,7 @@ class Runner {
     const auto blocks = static_cast<std::size_t>(network_.num_blocks());
     Result r{std::vector<float>(count * 10), std::vector<float>(count * 10),
              std::vector<std::int64_t>(count * maskers), std::vector<std::int64_t>(count * blocks * 2)};
-    Answer answer{r.probabilities.data(), r.scores.data(), r.active.data(), r.pixels.data(), 0, 0};
+    Answer answer{r.probabilities.data(), r.scores.data(), r.active.data(), r.pixels.data(), nullptr, 0, 0};
     network_.infer({images.data(), n, size, size, wishes.data(), nullptr}, answer);
     return r;
   }

@@ -63,7 +63,8 @@ class Engine {
                                   const Result<float, 2>& probabilities,
                                   const Result<float, 2>& scores,
                                   const Result<std::int64_t, 2>& active_units,
-                                  const Result<std::int64_t, 3>& pixels) {
+                                  const Result<std::int64_t, 3>& pixels,
+                                  const std::optional<Result<std::uint8_t, 2>>& decided) {
     // Before the mutex, which a thread that the fork left behind may hold.
     if (getpid() != process_) {
       throw std::runtime_error("the engine was loaded before a fork; load one in each process");
@@ -86,16 +87,19 @@ class Engine {
     }
     const auto height = static_cast<std::int64_t>(images.shape(1));
     const auto width = static_cast<std::int64_t>(images.shape(2));
-    if (decisions && (decisions->shape(0) != n ||
-                      static_cast<std::int64_t>(decisions->shape(1)) !=
-                          network_->num_units(height, width))) {
+    const auto misfits = [&](const auto& table) {
+      return table && (table->shape(0) != n || static_cast<std::int64_t>(table->shape(1)) !=
+                                                   network_->num_units(height, width));
+    };
+    if (misfits(decisions) || misfits(decided)) {
       throw std::invalid_argument("decisions do not have one column per unit of all maskers");
     }
     std::vector<Wish> wishes(n * maskers);
     for (std::size_t i = 0; i < wishes.size(); ++i) wishes[i] = {thresholds.data()[i], caps.data()[i]};
     const Batch batch{images.data(), static_cast<std::int64_t>(n),          height,
                       width,         wishes.data(), decisions ? decisions->data() : nullptr};
-    Answer answer{probabilities.data(), scores.data(), active_units.data(), pixels.data(), 0.0, 0.0};
+    Answer answer{probabilities.data(), scores.data(), active_units.data(), pixels.data(),
+                  decided ? decided->data() : nullptr, 0.0, 0.0};
     network_->infer(batch, answer);
     return {answer.prepare_s, answer.network_s};
   }
@@ -167,7 +171,7 @@ NB_MODULE(_native, m) {
            nb::arg("thresholds").noconvert(), nb::arg("caps").noconvert(),
            nb::arg("decisions").noconvert().none(), nb::arg("probabilities").noconvert(),
            nb::arg("scores").noconvert(), nb::arg("active_units").noconvert(),
-           nb::arg("pixels").noconvert())
+           nb::arg("pixels").noconvert(), nb::arg("decided").noconvert().none())
       .def("close", &Engine::close);
   m.def(
       "supported_isas",

@@ -98,18 +98,21 @@ void Network::decide_block(Block& block) {
       std::uint8_t& all = all_active_[static_cast<std::size_t>(i * 2 + !space)];
       all = 1;
       if (!(space ? block.spec.masks_space : block.spec.groups > 0)) continue;
+      const std::int64_t place =
+          i * all_units_ + block.first_unit +
+          (!space && block.spec.masks_space ? block.geometry.patches() : 0);
       std::int64_t active = total;
       if (batch_->decisions) {
-        const std::int64_t first =
-            block.first_unit + (!space && block.spec.masks_space ? block.geometry.patches() : 0);
         std::uint8_t* const to = units(i, space);
-        std::copy_n(batch_->decisions + i * all_units_ + first, total, to);
+        std::copy_n(batch_->decisions + place, total, to);
         active = total - std::count(to, to + total, std::uint8_t{0});
       } else if (asked(block, i, space)) {
         const float* const logits = logits_.data<float>() + (i * 2 + !space) * most_units_;
         active = decide(logits, total, wish(i, masker), units(i, space), order_.data());
       }
       all = active == total;
+      if (answer_->decisions && all) std::fill_n(answer_->decisions + place, total, std::uint8_t{1});
+      if (answer_->decisions && !all) std::copy_n(units(i, space), total, answer_->decisions + place);
       answer_->active_units[i * num_maskers_ + masker] = active;
     }
   }

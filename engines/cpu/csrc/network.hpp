@@ -40,12 +40,14 @@ struct Batch {
 };
 
 // Written by Network::infer: probabilities and scores (n, classes); active units per masker (n,
-// maskers); active and dilated pixels per block (n, blocks, 2); seconds.
+// maskers); active and dilated pixels per block (n, blocks, 2); decisions, null or as in Batch;
+// seconds.
 struct Answer {
   float* probabilities;
   float* scores;
   std::int64_t* active_units;
   std::int64_t* pixels;
+  std::uint8_t* decisions;
   double prepare_s, network_s;
 };
 

@@ -191,6 +191,7 @@ def same(one: Output, i: int, other: Output, j: int) -> bool:
         for a, b in (
             (one.arrays["scores"], other.arrays["scores"]),
             (one.arrays["probabilities"], other.arrays["probabilities"]),
+            (one.arrays["decisions"], other.arrays["decisions"]),
             (one.activation, other.activation),
             (one.macs, other.macs),
         )

@@ -94,6 +94,7 @@ def assert_equal(found: Output, wanted: Output) -> None:
 
     The reference has no scores: logarithms of its probabilities are, up to a constant per image.
     """
+    np.testing.assert_array_equal(found.arrays["decisions"], wanted.arrays["decisions"])
     np.testing.assert_array_equal(found.activation, wanted.activation)
     assert found.macs.tolist() == wanted.macs.tolist()
     scores = found.arrays["scores"].astype(np.float64)

@@ -26,6 +26,7 @@ def arguments(n: int = 2) -> dict[str, Any]:
         "scores": np.empty((n, NET.num_classes), np.float32),
         "active_units": np.empty((n, MASKERS), np.int64),
         "pixels": np.empty((n, BLOCKS, 2), np.int64),
+        "decided": np.empty((n, UNITS), np.uint8),
     }
 
 
@@ -41,7 +42,9 @@ def test_a_right_call(native: _native.Engine) -> None:
     assert prepare_s >= 0
     assert network_s >= 0
     assert (given["active_units"].sum(axis=1) == UNITS).all()
+    assert (given["decided"] == 1).all()
     assert native.infer(**{**given, "decisions": None})
+    assert native.infer(**{**given, "decided": None})
 
 
 NAMES = sorted(arguments())
@@ -101,7 +104,7 @@ def test_arrays_of_another_kind(
     native.infer(**arguments())
 
 
-@pytest.mark.parametrize("name", ["probabilities", "scores", "active_units", "pixels"])
+@pytest.mark.parametrize("name", ["probabilities", "scores", "active_units", "pixels", "decided"])
 def test_results_that_may_not_be_written(native: _native.Engine, name: str) -> None:
     given = arguments()
     given[name].flags.writeable = False
@@ -112,7 +115,7 @@ def test_results_that_may_not_be_written(native: _native.Engine, name: str) -> N
 def test_nothing_may_be_left_out(native: _native.Engine) -> None:
     for name in NAMES:
         given: dict[str, Any] = arguments()
-        if name != "decisions":
+        if name not in ("decisions", "decided"):
             with pytest.raises(TypeError):
                 native.infer(**{**given, name: None})
         del given[name]

@@ -161,6 +161,7 @@ def test_decisions_hold_where_the_point_asks_nothing(rate: float) -> None:
         )
     shares = [array.mean(axis=1) for array in decisions]
     np.testing.assert_allclose(without.activation, np.transpose(shares), rtol=1e-6)
+    np.testing.assert_array_equal(without.arrays["decisions"], np.concatenate(decisions, axis=1))
     np.testing.assert_array_equal(without.arrays["scores"], with_maskers.arrays["scores"])
     np.testing.assert_allclose(with_maskers.macs - without.macs, everything)
 

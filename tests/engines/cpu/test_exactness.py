@@ -22,6 +22,7 @@ from tests.engines.cpu.cases import (
     random_decisions,
     same,
     stage,
+    units,
     varied_points,
 )
 
@@ -175,7 +176,11 @@ def test_an_answer_has_the_promised_shapes() -> None:
         found = one.infer(IMAGES, POINTS)
     shapes = {name: (array.dtype, array.shape) for name, array in found.arrays.items()}
     single = np.dtype(np.float32)
-    assert shapes == {"probabilities": (single, (5, 7)), "scores": (single, (5, 7))}
+    assert shapes == {
+        "probabilities": (single, (5, 7)),
+        "scores": (single, (5, 7)),
+        "decisions": (np.dtype(np.bool_), (5, sum(units(NET, SIZE)))),
+    }
     assert (found.activation.dtype, found.activation.shape) == (single, (5, MASKERS))
     assert (found.macs.dtype, found.macs.shape) == (np.dtype(np.float64), (5,))
     assert found.durations_s.keys() == {"prepare", "network"}

@@ -64,13 +64,12 @@ def answers(
         return found, reference.infer(images, points, decisions)
 
 
-def assert_bits(found: Output, wanted: Output, macs: bool = True) -> None:
-    """macs: whether these are compared, too."""
-    for name in ("scores", "probabilities"):
+def assert_bits(found: Output, wanted: Output) -> None:
+    """Everything in them but the time that it took."""
+    for name in ("scores", "probabilities", "decisions"):
         np.testing.assert_array_equal(found.arrays[name], wanted.arrays[name])
     np.testing.assert_array_equal(found.activation, wanted.activation)
-    if macs:
-        assert found.macs.tolist() == wanted.macs.tolist()
+    assert found.macs.tolist() == wanted.macs.tolist()
 
 
 @pytest.mark.parametrize("isa", INT8_ISAS)
@@ -230,7 +229,7 @@ def test_scales_that_are_none_are_named(where: str, value: float) -> None:
 
 @pytest.mark.parametrize("where", ["stem", "trunk", "inner1", "shortcut"])
 def test_scales_that_float32_does_not_hold_are_refused(where: str) -> None:
-    with pytest.raises(InvalidInput, match=r"layer1\.0\.conv1|conv1.* does not fit float32"):
+    with pytest.raises(InvalidInput, match="does not fit float32"):
         CpuEngine(spoiled(where, 1e-300))
 
 

@@ -1,4 +1,7 @@
-"""That calibration meets a budget with one shift of all thresholds, or comes as near as it can."""
+"""That calibration meets a budget with one shift of all thresholds, or comes as near as it can.
+
+It knows engines only as such; here it is given the reference.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from engines.architecture import ResNet, Stage
+from engines.architecture import MapSize, ResNet, Stage
 from engines.bundle import Preprocessing
-from engines.core import Paradigm, UInt8Array
-from engines.export import calibrate as module
-from engines.export.calibrate import calibrate
+from engines.core import OperatingPoint, Output, Paradigm, UInt8Array
+from engines.export.calibrate import Calibrated, calibrate, mean_macs
+from engines.macs import static_macs
 from engines.models.inputs import normalise
-from engines.models.measuring import measure
 from engines.models.resnet import LaudResNet
+from engines.reference.engine import ReferenceEngine
 from engines.training.statistics import prepare_maskers
 
 pytestmark = pytest.mark.torch
@@ -49,9 +52,33 @@ def model(images: UInt8Array) -> LaudResNet:
     return model
 
 
+def engine_of(model: LaudResNet) -> ReferenceEngine:
+    return ReferenceEngine(model, PLAIN)
+
+
+def point(
+    thresholds: Sequence[float | None], caps: Sequence[int | None] | None = None
+) -> OperatingPoint:
+    return OperatingPoint(
+        name="some",
+        image_size=32,
+        thresholds=tuple(thresholds),
+        caps=tuple(caps or [None] * len(thresholds)),
+    )
+
+
+def static(model: LaudResNet) -> float:
+    return float(static_macs(model.net, MapSize(32, 32)))
+
+
 def ratio(model: LaudResNet, images: UInt8Array, thresholds: Sequence[float]) -> float:
-    labels = np.zeros(len(images), np.int64)
-    return measure(model, images, labels, PLAIN, torch.tensor(thresholds)).macs_ratio
+    return mean_macs(engine_of(model), point(thresholds), images) / static(model)
+
+
+def found(
+    model: LaudResNet, images: UInt8Array, thresholds: Sequence[float], budget: float
+) -> Calibrated:
+    return calibrate(engine_of(model), point(thresholds), budget * static(model), images)
 
 
 @pytest.mark.parametrize("budget", [0.8, 0.7, 0.65])
@@ -59,31 +86,43 @@ def ratio(model: LaudResNet, images: UInt8Array, thresholds: Sequence[float]) ->
 def test_budget_is_met_from_either_side(
     model: LaudResNet, images: UInt8Array, budget: float, off: float
 ) -> None:
-    start = [value + off for value in START]
-    found = calibrate(model, start, budget, images, PLAIN)
-    assert ratio(model, images, found) == pytest.approx(budget, abs=0.005)
+    reached = found(model, images, [value + off for value in START], budget)
+    assert reached.reached
+    assert reached.macs == pytest.approx(budget * static(model), rel=0.005)
+    assert mean_macs(engine_of(model), reached.point, images) == reached.macs
 
 
 def test_all_thresholds_move_alike(model: LaudResNet, images: UInt8Array) -> None:
-    moved = np.array(calibrate(model, START, 0.6, images, PLAIN)) - np.array(START)
+    moved = np.subtract(found(model, images, START, 0.65).point.thresholds, START)  # type: ignore[arg-type]
     assert abs(moved[0]) > 0.01
     np.testing.assert_allclose(moved, moved[0], atol=1e-6)
 
 
+def test_a_masker_that_is_not_asked_stays_so_and_caps_stay(
+    model: LaudResNet, images: UInt8Array
+) -> None:
+    start = point([None, -2.0, -2.0], [None, None, 5])
+    moved = calibrate(engine_of(model), start, 0.8 * static(model), images).point
+    assert moved.thresholds[0] is None
+    assert moved.thresholds[1] == moved.thresholds[2] != -2.0
+    assert (moved.caps, moved.name, moved.image_size) == ((None, None, 5), "some", 32)
+
+
 def test_thresholds_that_meet_the_budget_are_kept(model: LaudResNet, images: UInt8Array) -> None:
     budget = ratio(model, images, START) + 0.001
-    found = calibrate(model, START, budget, images, PLAIN)
-    assert found == pytest.approx(START)
+    assert found(model, images, START, budget).point.thresholds == pytest.approx(START)
 
 
 @pytest.mark.parametrize(("budget", "end"), [(0.06, 4.0), (0.999, -4.0)])
-def test_budget_out_of_reach_is_met_as_nearly_as_possible(
+def test_budget_out_of_reach_is_met_as_nearly_as_possible_and_said(
     model: LaudResNet, images: UInt8Array, budget: float, end: float
 ) -> None:
     start = [value + end for value in START]
-    found = calibrate(model, start, budget, images, PLAIN)
+    nearest = found(model, images, start, budget)
     farthest = ratio(model, images, [value + end for value in start])
-    assert ratio(model, images, found) == pytest.approx(farthest, abs=0.002)
+    assert nearest.macs / static(model) == pytest.approx(farthest, abs=0.002)
+    assert nearest.wanted == budget * static(model)
+    assert nearest.reached == (abs(farthest - budget) <= 0.01 * budget)
 
 
 def test_one_large_unit_gives_the_nearer_of_what_it_can_do(images: UInt8Array) -> None:
@@ -94,19 +133,19 @@ def test_one_large_unit_gives_the_nearer_of_what_it_can_do(images: UInt8Array) -
     on, off = (ratio(model, images, [t]) for t in (-1.0, 1.0))
     for budget, expected in ((0.9 * on + 0.1 * off, on), (0.1 * on + 0.9 * off, off)):
         for start in (-1.0, 1.0):
-            found = calibrate(model, [start], budget, images, PLAIN)
-            assert ratio(model, images, found) == expected
+            nearest = found(model, images, [start], budget)
+            assert nearest.macs == expected * static(model)
+            assert not nearest.reached
 
 
-def test_work_is_bounded(
-    model: LaudResNet, images: UInt8Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[float] = []
+def test_work_is_bounded(model: LaudResNet, images: UInt8Array) -> None:
+    class Counting(ReferenceEngine):
+        asked = 0
 
-    def never(*args: object) -> object:
-        asked.append(0.0)
-        return measure(*args)  # type: ignore[arg-type]
+        def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+            self.asked += 1
+            return super().infer(images, points)
 
-    monkeypatch.setattr(module, "measure", never)
-    calibrate(model, START, 0.06, images, PLAIN)
-    assert 5 < len(asked) < 20
+    engine = Counting(model, PLAIN)
+    calibrate(engine, point(START), 0.06 * static(model), images)
+    assert 5 < engine.asked < 20

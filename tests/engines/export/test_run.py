@@ -7,89 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 torch = pytest.importorskip("torch")
 import safetensors.torch
 
-from engines.architecture import ResNet, Stage
-from engines.bundle import Preprocessing, read_bundle
-from engines.core import Paradigm
+from engines.bundle import read_bundle
 from engines.errors import BundleError, CheckpointError, ConfigError
 from engines.evaluation import LabelledImages, evaluate_points
 from engines.export.run import export
 from engines.folders import scan_folder
-from engines.models.resnet import LaudResNet
 from engines.reference.engine import ReferenceEngine
-from engines.runs import PointRequest, Run, read_run
+from engines.runs import read_run
+from tests.engines.export.tiny_run import BUDGET, below, quiet
 
 pytestmark = pytest.mark.torch
-
-SIZE = 32
-LABELS = ("blue", "green", "red")
-BUDGET = 0.75
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Noise in three colours, six validation pictures a class."""
-    rng = np.random.default_rng(0)
-    for i, label in enumerate(LABELS):
-        folder = tmp_path / "pictures" / "validation" / label
-        folder.mkdir(parents=True)
-        for k in range(6):
-            pixels = rng.integers(0, 150, (40, 48, 3), np.uint8)
-            pixels[:, :, 2 - i] += 100
-            Image.fromarray(pixels).save(folder / f"{k}.png")
-    return tmp_path / "pictures"
-
-
-@pytest.fixture
-def run(tmp_path: Path, pictures: Path) -> Path:
-    """A run folder with random weights whose maskers look at the image."""
-    stages = (
-        Stage(depth=2, width=8, paradigm=Paradigm.SPATIAL, spatial_granularity=2),
-        Stage(depth=2, width=16, paradigm=Paradigm.CHANNEL, channel_granularity=2),
-    )
-    net = ResNet(stem_width=8, stages=stages, num_classes=len(LABELS), folded=True)
-    torch.manual_seed(0)
-    model = LaudResNet(net)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if "masker" in name and not name.endswith("std"):
-                value.normal_(0, 0.5)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    safetensors.torch.save_file(model.state_dict(), folder / "model-dynamic.safetensors")
-    description = Run(
-        name="tiny",
-        labels=LABELS,
-        preprocessing=Preprocessing(
-            crop_ratio=1.0, channel_order="rgb", mean=(128, 128, 128), std=(64, 64, 64)
-        ),
-        architecture=net,
-        points=(
-            PointRequest(name="full", image_size=SIZE),
-            PointRequest(name="small", image_size=24),
-            PointRequest(name="skip", image_size=SIZE, budget=BUDGET),
-        ),
-        last_phase="dynamic",
-        data=pictures,
-        config={"seed": 0},
-        notices=("made of noise",),
-    )
-    (folder / "run.json").write_text(description.model_dump_json())
-    thresholds = {f"{BUDGET:g}": [0.0] * len(net.maskers)}
-    (folder / "thresholds.json").write_text(json.dumps(thresholds))
-    return folder
-
-
-def quiet(line: str) -> None:
-    """Takes progress lines."""
-
-
-def below(place: Path) -> set[Path]:
-    return {path.relative_to(place) for path in place.rglob("*")}
 
 
 def test_the_bundle_has_the_points_asked_for_and_hits_the_budget(run: Path, tmp_path: Path) -> None:
@@ -180,11 +111,28 @@ def test_a_name_that_is_no_bundles_is_refused_and_what_is_there_kept(
     (tmp_path / "notes.laud").mkdir()
     (tmp_path / "notes.laud" / "text").write_text("mine")
     before = below(tmp_path)
+    said: list[str] = []
     with pytest.raises(BundleError, match=r"ends in \.laud, got 'tiny\.zip'"):
-        export(run, tmp_path / "tiny.zip", say=quiet)
+        export(run, tmp_path / "tiny.zip", say=said.append)
     with pytest.raises(BundleError, match="exists and is not a bundle"):
-        export(run, tmp_path / "notes.laud", say=quiet)
+        export(run, tmp_path / "notes.laud", say=said.append)
     assert below(tmp_path) == before
+    assert not said, "hours of work were done first"
+
+
+def test_a_budget_that_no_threshold_reaches_is_said(run: Path, tmp_path: Path) -> None:
+    description = json.loads((run / "run.json").read_text())
+    description["points"][2]["budget"] = 0.06
+    (run / "run.json").write_text(json.dumps(description))
+    (run / "thresholds.json").write_text(json.dumps({"0.06": [0.0] * 4}))
+    said: list[str] = []
+    bundle = export(run, tmp_path / "tiny.laud", say=said.append)
+    (line,) = (line for line in said if "cannot reach" in line)
+    ratio = bundle.manifest.point("skip").macs_ratio
+    assert ratio > 0.1
+    assert line == (
+        f"'skip' cannot reach 0.06 of the MACs by its thresholds: kept at {ratio:.3f}, the nearest"
+    )
 
 
 def test_a_failure_keeps_the_bundle_that_was_there(run: Path, tmp_path: Path) -> None:
@@ -201,6 +149,19 @@ def test_pictures_of_other_classes_are_refused(run: Path, tmp_path: Path, pictur
     (pictures / "validation" / "red").rename(pictures / "validation" / "yellow")
     with pytest.raises(ConfigError, match="other classes"):
         export(run, tmp_path / "tiny.laud", say=quiet)
+
+
+def test_a_configuration_that_json_cannot_hold_is_refused_before_the_work(
+    run: Path, tmp_path: Path
+) -> None:
+    """Python writes NaN into a file that it calls JSON; in the bundle it would be null."""
+    description = json.loads((run / "run.json").read_text())
+    description["config"]["data"] = {"crop_ratio": float("nan")}
+    (run / "run.json").write_text(json.dumps(description))
+    said: list[str] = []
+    with pytest.raises(ConfigError, match=r"run': .*config\.data\.crop_ratio is nan"):
+        export(run, tmp_path / "tiny.laud", say=said.append)
+    assert not said
 
 
 def test_weights_that_16_bits_cannot_hold_are_named(run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ NET = ResNet(
     folded=True,
 )
 MASKERS = len(NET.maskers)
+UNITS = 2 * 16 + 9 + 4 + 1
+"""Patches of two blocks (maps of 10, patches of 3) and of one (5, 2), channel groups, one layer."""
 PREPROCESSING = Preprocessing(
     crop_ratio=0.9, channel_order="bgr", mean=(104.0, 117.0, 123.0), std=(60.0, 50.0, 40.0)
 )
@@ -116,7 +119,8 @@ def same(one: Output, i: int, other: Output, j: int) -> bool:
 def test_an_answer_has_the_promised_shapes(engine: ReferenceEngine, images: UInt8Array) -> None:
     found = engine.infer(images, POINTS)
     assert {name: (a.dtype, a.shape) for name, a in found.arrays.items()} == {
-        "probabilities": (np.dtype(np.float32), (5, 4))
+        "probabilities": (np.dtype(np.float32), (5, 4)),
+        "decisions": (np.dtype(np.bool_), (5, UNITS)),
     }
     assert (found.activation.dtype, found.activation.shape) == (np.dtype(np.float32), (5, MASKERS))
     assert (found.macs.dtype, found.macs.shape) == (np.dtype(np.float64), (5,))
@@ -336,7 +340,9 @@ def arrays(model: LaudResNet, dtype: Any = None) -> dict[str, Any]:
     return {name: value.to(dtype).numpy() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("load", [ReferenceEngine.from_bundle, load_engine])
+@pytest.mark.parametrize(
+    "load", [ReferenceEngine.from_bundle, partial(load_engine, kind="reference")]
+)
 def test_a_bundle_answers_as_its_network(
     tmp_path: Path, model: LaudResNet, images: UInt8Array, load: Callable[..., ReferenceEngine]
 ) -> None:

@@ -1,0 +1,100 @@
+"""`laud export`: which of its options go together, and what it makes of a run or of a bundle."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from engines.bundle import Bundle, read_bundle
+from tests.service.commands import Laud, assert_one_line
+from tests.service.process import bundle_in
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return read_bundle(bundle_in(tmp_path))
+
+
+@pytest.fixture
+def asked(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, dict[str, Any]]]:
+    """What was asked of the two modules that do the work, in place of doing it."""
+    calls: list[tuple[str, Any, dict[str, Any]]] = []
+    for name, function in [("run", "export"), ("int8", "quantise_bundle")]:
+        module = ModuleType(f"engines.export.{name}")
+
+        def remember(source: Any, out: Path, *, _name: str = name, **options: Any) -> Bundle:
+            options.pop("say")
+            calls.append((_name, source, {"out": out, **options}))
+            points = bundle.manifest.points
+            manifest = bundle.manifest.model_copy(update={"points": points})
+            # The command shows the int8 points of a bundle that has them.
+            object.__setattr__(manifest, "at", lambda precision: manifest)
+            return Bundle(out, manifest, bundle.hash, bundle.weights)
+
+        setattr(module, function, remember)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return calls
+
+
+Calls = list[tuple[str, Any, dict[str, Any]]]
+
+
+def test_a_run_becomes_a_bundle(laud: Laud, asked: Calls) -> None:
+    assert laud("export", "runs/demo", "-o", "new.laud", "--data", "pictures").status == 0
+    out = Path("new.laud")
+    assert asked == [("run", Path("runs/demo"), {"out": out, "data": Path("pictures")})]
+
+
+def test_a_run_gets_int8_scales_on_the_way(laud: Laud, asked: Calls) -> None:
+    options = ("--int8", "--calibrate", "some")
+    assert laud("export", "runs/demo", "-o", "new.laud", *options).status == 0
+    ((name, source, rest),) = asked
+    assert (name, source) == ("run", Path("runs/demo"))
+    assert rest == {"out": Path("new.laud"), "data": None, "calibration": Path("some")}
+
+
+@pytest.mark.parametrize("zoo", [True, False])
+def test_a_bundle_gets_int8_scales(laud: Laud, asked: Calls, bundle: Bundle, zoo: bool) -> None:
+    source = "zoo:clothing" if zoo else str(bundle.path)
+    options = ("--int8", "--calibrate", "some")
+    assert laud("export", source, "-o", "new.laud", *options).status == 0
+    ((name, found, rest),) = asked
+    assert (name, found) == ("int8", source)
+    assert rest == {"out": Path("new.laud"), "data": None, "calibration": Path("some")}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--int8"], "--int8 needs --calibrate DIR"),
+        (["--calibrate", "some"], "--calibrate is for int8 scales: give --int8 too"),
+    ],
+)
+def test_options_that_need_each_other(
+    laud: Laud, asked: Calls, options: list[str], reason: str
+) -> None:
+    done = laud("export", "runs/demo", "-o", "new.laud", *options)
+    assert done.status == 2
+    assert reason in done.err
+    assert_one_line(done)
+    assert not asked
+
+
+def test_a_bundle_is_not_exported_again_as_it_is(laud: Laud, asked: Calls, bundle: Bundle) -> None:
+    done = laud("export", str(bundle.path), "-o", "new.laud")
+    assert done.status == 2
+    assert "is a bundle already; with --int8 --calibrate DIR it gets int8 scales" in done.err
+    assert not asked
+
+
+def test_a_folder_that_was_a_bundle_is_no_run(laud: Laud, asked: Calls, bundle: Bundle) -> None:
+    """What it holds decides, not its name: only a folder with a manifest is a bundle."""
+    shutil.copytree(bundle.path, bundle.path.parent / "run")
+    (bundle.path.parent / "run" / "manifest.json").unlink()
+    assert laud("export", str(bundle.path.parent / "run"), "-o", "new.laud").status == 0
+    assert asked[0][0] == "run"
