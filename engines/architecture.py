@@ -137,6 +137,13 @@ class ResNet(FrozenModel):
     folded: bool = False
     official_layout: bool = False
 
+    def __copy__(self) -> Self:
+        # A copy may get other stages: what was derived from these must not come along.
+        copied = super().__copy__()
+        for name in ("blocks", "maskers"):
+            copied.__dict__.pop(name, None)
+        return copied
+
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """All blocks in execution order."""

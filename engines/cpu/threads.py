@@ -27,7 +27,7 @@ def _quota(cgroup: Path) -> float | None:
         try:
             limit = (cgroup / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii")
             period = (cgroup / "cpu/cpu.cfs_period_us").read_text(encoding="ascii")
-        except OSError:
+        except (OSError, ValueError):
             return None
     try:
         ratio = int(limit) / int(period)

@@ -77,6 +77,13 @@ def test_an_architecture_survives_json() -> None:
     assert ResNet.model_validate_json(EVERY.model_dump_json()) == EVERY
 
 
+def test_a_changed_copy_has_its_own_blocks() -> None:
+    assert len(EVERY.blocks) > 1
+    copied = EVERY.model_copy(update={"stages": (Stage(depth=1, width=1),)})
+    assert len(copied.blocks) == 1
+    assert copied.maskers == ()
+
+
 # Blocks and maskers
 
 

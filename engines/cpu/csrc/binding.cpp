@@ -132,6 +132,8 @@ class Engine {
 
 NB_MODULE(_native, m) {
   using namespace laud;
+  // A child that is forked while a call runs ends with that call's arguments still held.
+  nb::set_leak_warnings(false);
   m.doc() = "The native engine; use engines.cpu.engine.CpuEngine.";
   nb::class_<BlockSpec>(m, "BlockSpec")
       .def(

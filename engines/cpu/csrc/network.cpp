@@ -19,6 +19,35 @@ std::size_t at_least_one(std::int64_t n) {
   return static_cast<std::size_t>(std::max<std::int64_t>(n, 1));
 }
 
+// Throws std::invalid_argument for what would read or write outside a map.
+void check(const NetworkSpec& spec) {
+  if (spec.mean.size() != 3 || spec.std.size() != 3 || spec.border.size() != 3 ||
+      spec.blocks.empty()) {
+    throw std::invalid_argument(
+        "three means, deviations and border values and at least one block are needed");
+  }
+  if (spec.stem_width < 1 || spec.classes < 1) {
+    throw std::invalid_argument("stem_width and classes must be at least 1");
+  }
+  std::int64_t channels = spec.stem_width;
+  for (const BlockSpec& s : spec.blocks) {
+    if (s.width < 1 || s.out_channels < 1 || s.patch < 0 || s.groups < 0 || s.hidden < 1) {
+      throw std::invalid_argument(s.name + ": a width or count is out of range");
+    }
+    if (s.stride != 1 && s.stride != 2) throw std::invalid_argument(s.name + ": stride is not 1 or 2");
+    if (s.in_channels != channels) {
+      throw std::invalid_argument(s.name + ": in_channels are not those of the block before");
+    }
+    if (!s.projection && (s.stride != 1 || s.in_channels != s.out_channels)) {
+      throw std::invalid_argument(s.name + ": needs a projection");
+    }
+    if (s.groups && s.width % s.groups) {
+      throw std::invalid_argument(s.name + ": groups do not divide its width");
+    }
+    channels = s.out_channels;
+  }
+}
+
 }  // namespace
 
 Network::Network(const NetworkSpec& spec, const Source& source, const Kernels& kernels, int threads,
@@ -28,11 +57,7 @@ Network::Network(const NetworkSpec& spec, const Source& source, const Kernels& k
       bytes_(element_bytes(kernels.element)),
       poison_(poison),
       team_(threads) {
-  if (spec.mean.size() != 3 || spec.std.size() != 3 || spec.border.size() != 3 ||
-      spec.blocks.empty()) {
-    throw std::invalid_argument(
-        "three means, deviations and border values and at least one block are needed");
-  }
+  check(spec);
   if (!kernels.prepare()) {
     throw std::runtime_error(std::string("the system does not allow ") + kernels.name);
   }
@@ -43,9 +68,6 @@ Network::Network(const NetworkSpec& spec, const Source& source, const Kernels& k
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     Block& block = blocks_[i];
     const BlockSpec& s = block.spec = spec.blocks[i];
-    if (s.groups && s.width % s.groups) {
-      throw std::invalid_argument(s.name + ": groups do not divide its width");
-    }
     packer.add(s.name + ".conv1", s.width, s.in_channels, 1, Layer::convolution, block.conv1);
     if (s.projection) {
       packer.add(s.name + ".downsample.0", s.out_channels, s.in_channels, 1, Layer::projection,

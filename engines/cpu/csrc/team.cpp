@@ -1,5 +1,7 @@
 #include "team.hpp"
 
+#include <utility>
+
 namespace laud {
 namespace {
 
@@ -66,7 +68,8 @@ void Team::barrier() {
 }
 
 void Team::abandon() {
-  for (std::thread& thread : threads_) thread.detach();
+  // Neither joining nor detaching a thread that does not exist is defined: the handles are left.
+  new std::vector<std::thread>(std::move(threads_));
   threads_.clear();
 }
 

@@ -45,8 +45,7 @@ NET = ResNet(
     folded=True,
 )
 MASKERS = len(NET.maskers)
-UNITS = 2 * 16 + 9 + 4 + 1
-"""Patches of two blocks (maps of 10, patches of 3) and of one (5, 2), channel groups, one layer."""
+UNITS = 2 * 16 + 9 + 4 + 1  # patches of 2 + 1 blocks, channel groups, one layer
 PREPROCESSING = Preprocessing(
     crop_ratio=0.9, channel_order="bgr", mean=(104.0, 117.0, 123.0), std=(60.0, 50.0, 40.0)
 )
@@ -56,12 +55,8 @@ INFINITE = 1e30
 def point(
     name: str, thresholds: Sequence[float | None], caps: Sequence[int | None] | None = None
 ) -> OperatingPoint:
-    return OperatingPoint(
-        name=name,
-        image_size=SIZE,
-        thresholds=tuple(thresholds),
-        caps=tuple(caps or [None] * MASKERS),
-    )
+    all_caps = tuple(caps or [None] * MASKERS)
+    return OperatingPoint(name=name, image_size=SIZE, thresholds=tuple(thresholds), caps=all_caps)
 
 
 FULL = static_point("full", SIZE, MASKERS)
@@ -340,9 +335,10 @@ def arrays(model: LaudResNet, dtype: Any = None) -> dict[str, Any]:
     return {name: value.to(dtype).numpy() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize(
-    "load", [ReferenceEngine.from_bundle, partial(load_engine, kind="reference")]
-)
+LOAD = partial(load_engine, kind="reference")
+
+
+@pytest.mark.parametrize("load", [ReferenceEngine.from_bundle, LOAD])
 def test_a_bundle_answers_as_its_network(
     tmp_path: Path, model: LaudResNet, images: UInt8Array, load: Callable[..., ReferenceEngine]
 ) -> None:
