@@ -193,7 +193,12 @@ def explain(error: ValidationError) -> str:
 
 def _check_types(path: Path, manifest: Manifest, weights: Weights) -> None:
     wanted = _STORED[manifest.weights.dtype]
-    wrong = [f"{name} ({array.dtype})" for name, array in weights.items() if array.dtype != wanted]
+    # Batch norm's counters are whole numbers whatever the weights.
+    wrong = [
+        f"{name} ({array.dtype})"
+        for name, array in weights.items()
+        if array.dtype != wanted and array.dtype.kind not in "iu"
+    ]
     if wrong:
         raise BundleError(
             f"'{path}': its manifest says {manifest.weights.dtype} weights, but these are not: "

@@ -166,18 +166,17 @@ def _print(report: Report) -> None:
 def _table(report: Report) -> Table:
     from rich.table import Table
 
-    table = Table("", "ms", "min", "ours is faster by", title_justify="left")
+    table = Table("", "ms", "min", "speed-up of ours")
     same, best = report.baseline.same, report.baseline.best
-    rows = [
+    rows: list[tuple[str, str, float | None]] = [
         ("ours", "ours", None),
         (f"OpenVINO, same precision ({same.name})", "openvino_same", report.ratio_same),
         (f"OpenVINO, best here ({best.name})", "openvino_best", report.ratio_best),
         ("ours with everything active", "own_dense", report.ratio_own_dense),
     ]
     rows += [
-        (f"ours, {rival.what} ({rival.size} px, {rival.macs / 1e6:.0f} M MACs)", rival.what, ratio)
-        for rival in report.rivals
-        for ratio in [rival.ratio]
+        (f"ours, {each.what} ({each.size} px, {each.macs / 1e6:.0f} M MACs)", each.what, each.ratio)
+        for each in report.rivals
     ]
     for label, name, ratio in rows:
         run = report.runs[name]

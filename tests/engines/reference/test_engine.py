@@ -359,8 +359,7 @@ def test_16_bit_weights_are_widened(tmp_path: Path, images: UInt8Array) -> None:
 
 def test_a_network_with_batch_norm_can_be_bundled(tmp_path: Path, images: UInt8Array) -> None:
     """Its counters of batches are scalars, which have to stay so."""
-    net = NET.model_copy(update={"folded": False})
-    model = network(net)
+    model = network(net := NET.model_copy(update={"folded": False}))
     stored = bundle(tmp_path / "n.laud", net, arrays(model))
     found = ReferenceEngine.from_bundle(stored).infer(images, POINTS)
     wanted = ReferenceEngine(model, PREPROCESSING).infer(images, POINTS)

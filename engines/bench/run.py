@@ -1,0 +1,193 @@
+"""`laud bench engine`: our engine with masks, dense, and the best static engine, turn by turn."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from engines.architecture import MapSize, ResNet
+from engines.bench.masks import BoolArray, MaskKind, draw_masks
+from engines.bench.own_engine import OwnEngine, batches, dense, free_rivals
+from engines.bench.pictures import FEWEST_PICTURES, FolderPictures, MadeUpPictures, Pictures
+from engines.bench.plan import Plan, Subject, subject
+from engines.bench.report import Baseline, Machine, Report, Rival
+from engines.bench.timing import Contender, interleave, noise, spread
+from engines.bench.work import rate_for_macs
+from engines.core import Output
+from engines.cpu.engine import CpuEngine
+from engines.errors import EngineError
+from engines.macs import static_macs
+
+NUM_DRAWS = 8
+"""How many masks and batches a measurement goes round: one lucky mask does not decide."""
+
+_OURS, _SAME, _BEST, _DENSE = "ours", "openvino_same", "openvino_best", "own_dense"
+_TOOLS = ("openvino", "nncf", "torch")
+
+Say = Callable[[str], None]
+
+
+def bench_engine(plan: Plan, say: Say = lambda line: None) -> Report:
+    """Measure what `plan` says; `say` hears of progress.
+
+    Raises EngineError where a tool is not installed or the CPU lacks the precision, and
+    BundleError, ConfigError or InvalidInput with the reason.
+    """
+    _check_installed()
+    from engines.bench.openvino_baseline import openvino_at_its_best
+
+    load = os.getloadavg()[0]
+    of = subject(plan)
+    pictures = _pictures(plan, of, say)
+    if plan.synthetic and plan.precision == "int8":
+        from engines.bench.scales import with_scales
+
+        of = replace(of, bundle=with_scales(of.bundle, pictures, say))
+    inputs = batches(pictures.at(of.size), plan.batch, NUM_DRAWS)
+    with CpuEngine(of.bundle, threads=plan.threads, precision=plan.precision) as engine:
+        ours = OwnEngine(engine, of.point, inputs, _decisions(plan, of))
+        answers = ours.answers()
+        rivals = free_rivals(engine, of, pictures, inputs, _macs(answers)) if plan.rivals else {}
+        openvino = openvino_at_its_best(
+            of.bundle,
+            pictures,
+            inputs,
+            precision=plan.precision,
+            threads=plan.threads,
+            cache=plan.cache,
+            say=say,
+        )
+        contenders: dict[str, Contender] = {_OURS: ours, _SAME: openvino.same}
+        if openvino.best is not openvino.same:
+            contenders[_BEST] = openvino.best
+        contenders[_DENSE] = dense(engine, of, inputs)
+        contenders.update(rivals)
+        say(f"measuring {plan.repeats} turns of: {', '.join(contenders)}")
+        times = interleave(contenders, repeats=plan.repeats, draws=NUM_DRAWS)
+        times.setdefault(_BEST, times[_SAME])
+        return _report(plan, of, engine, pictures, answers, rivals, times, openvino.made, load)
+
+
+def _report(
+    plan: Plan,
+    of: Subject,
+    engine: CpuEngine,
+    pictures: Pictures,
+    answers: list[Output],
+    rivals: Mapping[str, OwnEngine],
+    times: Mapping[str, list[float]],
+    made: Baseline,
+    load: float,
+) -> Report:
+    runs = {name: spread(taken) for name, taken in times.items()}
+    ms = {name: run.median_ms for name, run in runs.items()}
+    split = noise(times[_OURS])
+    macs, dense_macs = _macs(answers), float(static_macs(of.net, MapSize(of.size, of.size)))
+    return Report(
+        arch=plan.arch,
+        bundle=None if plan.synthetic else of.bundle.hash,
+        paradigm=of.paradigm,
+        stages=_stages(of.net),
+        point=of.point.name,
+        masks=plan.masks,
+        rate=plan.rate,
+        rate_of=None if plan.rate is None else plan.rate_of,
+        activation=float(np.mean([answer.activation for answer in answers])),
+        size=of.size,
+        batch=plan.batch,
+        threads=engine.threads,
+        precision=engine.precision,
+        isa=engine.isa,
+        images=pictures.source,
+        seed=plan.seed,
+        repeats=plan.repeats,
+        ours_ms=ms[_OURS],
+        openvino_same_ms=ms[_SAME],
+        openvino_best_ms=ms[_BEST],
+        own_dense_ms=ms[_DENSE],
+        ratio_same=ms[_SAME] / ms[_OURS],
+        ratio_best=ms[_BEST] / ms[_OURS],
+        ratio_own_dense=ms[_DENSE] / ms[_OURS],
+        ideal_ratio=dense_macs / macs,
+        macs=macs,
+        dense_macs=dense_macs,
+        noise=split,
+        too_noisy=split.too_noisy,
+        runs=runs,
+        rivals=tuple(
+            Rival(
+                what=name,
+                ms=ms[name],
+                ratio=ms[name] / ms[_OURS],
+                size=rival.size,
+                macs=_macs(rival.answers()),
+            )
+            for name, rival in rivals.items()
+        ),
+        machine=Machine(cpu=_cpu_name(), cpus=os.cpu_count() or 1, load=load),
+        baseline=made,
+    )
+
+
+def _check_installed() -> None:
+    missing = [name for name in _TOOLS if find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"`laud bench engine` measures against OpenVINO and needs {', '.join(missing)}; "
+            "install with: pip install 'laudserve[bench]'"
+        )
+
+
+def _pictures(plan: Plan, of: Subject, say: Say) -> Pictures:
+    if plan.images is None:
+        say("no --images DIR: made-up pictures are measured, and int8 is calibrated on them")
+        return MadeUpPictures(plan.seed)
+    crop_ratio = of.bundle.manifest.preprocessing.crop_ratio
+    return FolderPictures(plan.images, crop_ratio, max(FEWEST_PICTURES, plan.batch))
+
+
+def _decisions(plan: Plan, of: Subject) -> list[tuple[BoolArray, ...]] | None:
+    """Per draw and masker, (batch, units); None lets the network's own maskers decide."""
+    if plan.kind is MaskKind.TRAINED or plan.rate is None:
+        return None
+    image = MapSize(of.size, of.size)
+    draws = [
+        draw_masks(of.net, image, plan.kind, plan.batch, np.random.default_rng([plan.seed, i, 0]))
+        for i in range(NUM_DRAWS)
+    ]
+    rate = plan.rate
+    if plan.rate_of == "macs":
+        rate = rate_for_macs(of.net, image, draws, rate)
+    return [draw.at(rate) for draw in draws]
+
+
+def _macs(answers: list[Output]) -> float:
+    """Mean per image."""
+    return float(np.mean([answer.macs for answer in answers]))
+
+
+def _stages(net: ResNet) -> tuple[str, ...]:
+    """Depth, width, paradigm and granularity, as `3x64 spatial S=8`."""
+    found = []
+    for stage in net.stages:
+        text = f"{stage.depth}x{stage.width} {stage.paradigm}"
+        text += f" S={stage.spatial_granularity}" if stage.spatial_granularity else ""
+        text += f" G={stage.channel_granularity}" if stage.channel_granularity else ""
+        found.append(text)
+    return tuple(found)
+
+
+def _cpu_name() -> str:
+    """As the kernel names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
