@@ -110,7 +110,7 @@ void any_tile(int rows, int vectors, const Gemm& g, const Tile& t) {
 // Taps of few channels, such as the stem's, are gathered into one run of inputs per row: the loop
 // over a tap would be too short.
 bool gathers(const Gemm& g) {
-  return g.num_taps > 1 && g.depth < kShortDepth && g.num_segments == 1 &&
+  return g.num_taps > 1 && g.depth <= kShortDepth && g.num_segments == 1 &&
          g.segments[0].end - g.segments[0].begin == g.depth;
 }
 
@@ -122,7 +122,10 @@ std::int64_t rows_of_block(std::int64_t depth) {
 void gather(const Gemm& g, const std::uint8_t* from, std::uint8_t* to) {
   for (std::int64_t tap = 0; tap < g.num_taps; ++tap) {
     const std::uint8_t* const a = from + g.taps[tap];
-    for (std::int64_t k = 0; k < g.depth; k += 8) std::memcpy(to + tap * g.depth + k, a + k, 8);
+    std::uint8_t* const b = to + tap * g.depth;
+    std::int64_t k = 0;
+    for (; k + 16 <= g.depth; k += 16) std::memcpy(b + k, a + k, 16);
+    for (; k < g.depth; k += 8) std::memcpy(b + k, a + k, 8);
   }
 }
 
