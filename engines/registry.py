@@ -7,6 +7,7 @@ from importlib import import_module
 
 from engines.bundle import Bundle
 from engines.core import Engine
+from engines.cpu.threads import MAX_THREADS
 from engines.errors import EngineError, InvalidInput
 
 DEFAULT_ENGINE = "cpu"
@@ -74,6 +75,6 @@ def load_engine(
         make = _ENGINES[kind]
     except KeyError:
         raise InvalidInput(f"unknown engine '{kind}'; there are: {', '.join(_ENGINES)}") from None
-    if threads is not None and threads < 1:
-        raise InvalidInput(f"threads must be at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise InvalidInput(f"threads must be 1 to {MAX_THREADS}, got {threads}")
     return make(bundle, threads, precision)

@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from engines.cpu.threads import MAX_THREADS
 from engines.manifest import PRECISIONS
 from engines.registry import DEFAULT_ENGINE, engine_names
 from service.errors import SettingsError
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     engine: str = DEFAULT_ENGINE
     precision: str | None = None
-    threads: Count | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     decode_threads: Count = 2
     max_batch: Annotated[int, Field(ge=1, le=64)] = 2
     max_images: Count = 32

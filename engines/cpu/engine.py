@@ -15,16 +15,14 @@ from engines.bundle import Bundle
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
 from engines.cpu.counting import Counter, wishes_of
-from engines.cpu.threads import available_cpus
+from engines.cpu.threads import MAX_THREADS, available_cpus
 from engines.cpu.weights import native_tensors
 from engines.errors import BundleError, EngineError, InvalidInput
+from engines.manifest import PRECISIONS
 from engines.quantisation import stem_border
 
 ISA_VARIABLE = "LAUD_CPU_ISA"
 _MOST_SIZES = 64
-
-
-PRECISIONS = ("fp32", "bf16", "int8")
 
 
 class CpuEngine:
@@ -66,8 +64,8 @@ class CpuEngine:
             raise InvalidInput(
                 f"unknown precision '{precision}'; there are: {', '.join(PRECISIONS)}"
             )
-        if threads is not None and threads < 1:
-            raise InvalidInput(f"threads must be at least 1, got {threads}")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise InvalidInput(f"threads must be 1 to {MAX_THREADS}, got {threads}")
         most = os.environ.get(ISA_VARIABLE, "")
         try:
             self.isa = _native.chosen_isa(precision, most)
@@ -98,9 +96,9 @@ class CpuEngine:
     ) -> Output:
         """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed or forked.
 
-        decisions: for tests and benchmarks, (N, units) per masker; replaces what the maskers that
-        the points ask have decided. The output also has `scores`, the logits (N, classes), and
-        `decisions`, bool (N, units of all maskers side by side).
+        decisions: for tests and benchmarks, (N, units) per masker; holds for every masker, whatever
+        the points ask. Maskers that they ask are still evaluated. The output also has `scores`, the
+        logits (N, classes), and `decisions`, bool (N, units of all maskers side by side).
         """
         if self._closed:
             raise EngineError("the engine has been closed")
@@ -143,11 +141,13 @@ class CpuEngine:
 
     def _counter(self, height: int, width: int) -> Counter:
         size = MapSize(height, width)
-        if size not in self._counters:
+        found = self._counters.get(size)
+        if found is None:
+            # Several threads may come here at once: each ends with a counter that is right.
             if len(self._counters) >= _MOST_SIZES:
                 self._counters.clear()
-            self._counters[size] = Counter(self._net, size)
-        return self._counters[size]
+            found = self._counters[size] = Counter(self._net, size)
+        return found
 
     def close(self) -> None:
         self._closed = True
@@ -217,11 +217,11 @@ def _forced(
         raise InvalidInput(
             f"decisions must have one array per masker: {len(units)}, got {len(decisions)}"
         )
-    for masker, (array, count) in enumerate(zip(decisions, units, strict=True)):
+    flat = [np.asarray(array, np.bool_) for array in decisions]
+    for masker, (array, count) in enumerate(zip(flat, units, strict=True)):
         if array.shape != (n, count):
             raise InvalidInput(
                 f"decisions of masker {masker} must have shape ({n}, {count}), got {array.shape}"
             )
-    flat = [np.asarray(array, np.bool_) for array in decisions]
     side_by_side = np.concatenate(flat, axis=1) if flat else np.empty((n, 0), np.bool_)
     return np.ascontiguousarray(side_by_side).view(np.uint8)

@@ -10,15 +10,14 @@ import numpy.typing as npt
 from engines.architecture import Block, ResNet
 from engines.bundle import Bundle
 from engines.errors import BundleError
-from engines.quantisation import quantise_network
+from engines.quantisation import STEM_KERNEL, quantise_network
 
-_STEM_KERNEL = 7
 _MOST_FAULTS_SHOWN = 20
 
 
 def expected_shapes(net: ResNet) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a folded network's tensors, in execution order."""
-    shapes = dict(_convolution("conv1", net.stem_width, 3, _STEM_KERNEL))
+    shapes = dict(_convolution("conv1", net.stem_width, 3, STEM_KERNEL))
     for block in net.blocks:
         shapes.update(_block(block))
     shapes["fc.weight"] = (net.num_classes, net.num_features)
@@ -29,7 +28,8 @@ def expected_shapes(net: ResNet) -> dict[str, tuple[int, ...]]:
 def checked_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
     """The bundle's tensors as contiguous float32; 16-bit numbers are widened.
 
-    Raises BundleError listing every missing or unexpected name and every wrong shape or type.
+    Raises BundleError listing every missing or unexpected name, every wrong shape or type, and
+    maskers whose numbers are not finite or that divide by nothing.
     """
     wanted = expected_shapes(bundle.manifest.architecture)
     given = bundle.weights
@@ -41,6 +41,14 @@ def checked_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
             faults.append(f"wrong shape: {name} {array.shape} instead of {wanted[name]}")
         elif array.dtype.kind != "f":
             faults.append(f"wrong type: {name} has elements of type {array.dtype}")
+        elif ".masker_" in name and not np.isfinite(array).all():
+            faults.append(f"not finite: {name}")
+        elif (
+            ".masker_" in name
+            and name.endswith(".std")
+            and np.any(np.asarray(array, np.float32) <= 0)
+        ):
+            faults.append(f"not positive: {name}")
     if faults:
         shown = "; ".join(faults[:_MOST_FAULTS_SHOWN])
         more = len(faults) - _MOST_FAULTS_SHOWN

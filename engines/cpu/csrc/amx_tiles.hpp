@@ -6,7 +6,6 @@
 #include <cstring>
 
 #if !defined(LAUD_EMULATED)
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -66,7 +65,8 @@ inline float widen_bf16(const unsigned char* p) {
   return value;
 }
 
-// The instruction keeps the sums of even and odd inputs apart until the end.
+// The instruction keeps the sums of even and odd inputs apart until the end. (It also takes
+// denormals for zero, which is not done here.)
 template <int C, int A, int B>
 inline void tile_dot_bf16() {
   for (int m = 0; m < 16; ++m) {
@@ -95,21 +95,25 @@ inline bool allow_tiles() {
 class TileScope {
  public:
   TileScope() {
-    struct {
-      unsigned char palette = 1, start_row = 0, reserved[14] = {};
-      std::uint16_t row_bytes[16] = {};
-      unsigned char rows[16] = {};
-    } config;
-    static_assert(sizeof config == 64);
+    Config config;
     for (int t = 0; t < 8; ++t) {
       config.row_bytes[t] = 64;
       config.rows[t] = 16;
     }
-    _tile_loadconfig(&config);
+    // gcc 12's intrinsic says that 8 of the 64 bytes are read, and loses stores to the others.
+    asm volatile("ldtilecfg %0" ::"m"(config));
   }
-  ~TileScope() { _tile_release(); }
+  ~TileScope() { asm volatile("tilerelease"); }
   TileScope(const TileScope&) = delete;
   TileScope& operator=(const TileScope&) = delete;
+
+ private:
+  struct Config {
+    unsigned char palette = 1, start_row = 0, reserved[14] = {};
+    std::uint16_t row_bytes[16] = {};
+    unsigned char rows[16] = {};
+  };
+  static_assert(sizeof(Config) == 64);
 };
 
 // The numbers of the tiles are part of the instructions, and gcc's intrinsics are macros that paste

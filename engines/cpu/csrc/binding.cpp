@@ -30,13 +30,17 @@ using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <typename T, std::size_t D>
 using Result = nb::ndarray<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
 
+constexpr int kMostThreads = 1024;
+
 // A network that may be called from several threads, is closed once, and refuses to run in a fork.
 class Engine {
  public:
   Engine(const NetworkSpec& spec, const nb::dict& weights, const std::string& precision,
          const std::string& isa, int threads, bool poison)
       : process_(getpid()) {
-    if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+    if (threads < 1 || threads > kMostThreads) {
+      throw std::invalid_argument("threads must be 1 to 1024");
+    }
     const auto source = [&weights](const std::string& name) -> View {
       if (!weights.contains(name.c_str())) {
         throw std::invalid_argument("'" + name + "' is missing");

@@ -13,8 +13,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kBorder = 3;
-
 double seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -50,12 +48,12 @@ void Network::infer(const Batch& batch, Answer& answer) {
 }
 
 void Network::prepare_rows(int thread) {
-  const std::int64_t rows = batch_->n * (batch_->height + 2 * kBorder);
+  const std::int64_t rows = batch_->n * (batch_->height + 2 * kStemBorder);
   const std::int64_t chunks = chunks_of(rows, team_.size());
   if (thread == 0) {
     // Behind the last row, where the stem reads on with weights of zero.
-    const std::int64_t end = rows * (batch_->width + 2 * kBorder) * 3;
-    std::memset(pixels_.data() + end * bytes_, 0, static_cast<std::size_t>(16 * bytes_));
+    const std::int64_t end = rows * (batch_->width + 2 * kStemBorder) * 3;
+    std::memset(pixels_.data() + end * bytes_, 0, static_cast<std::size_t>(kRowSlack * bytes_));
   }
   team_.share(thread, chunks, [&](std::int64_t chunk) {
     for (std::int64_t r = rows * chunk / chunks; r < rows * (chunk + 1) / chunks; ++r) {
@@ -67,9 +65,9 @@ void Network::prepare_rows(int thread) {
 // uint8 to a map (n, height + 6, width + 6, 3): normalised floats with a border of zeros, or the
 // bytes themselves with a border of the mean.
 void Network::prepare_row(std::int64_t row) {
-  const std::int64_t rows = batch_->height + 2 * kBorder, width = batch_->width;
-  const std::int64_t numbers = (width + 2 * kBorder) * 3, margin = kBorder * 3;
-  const std::int64_t image = row / rows, y = row % rows - kBorder;
+  const std::int64_t rows = batch_->height + 2 * kStemBorder, width = batch_->width;
+  const std::int64_t numbers = (width + 2 * kStemBorder) * 3, margin = kStemBorder * 3;
+  const std::int64_t image = row / rows, y = row % rows - kStemBorder;
   unsigned char* const out = pixels_.data() + row * numbers * bytes_;
   const bool inside = y >= 0 && y < batch_->height;
   const std::uint8_t* const in =
@@ -116,7 +114,7 @@ void Network::stem(int thread) {
 // end) of all images' pooled maps.
 void Network::stem_band(int thread, std::int64_t begin, std::int64_t end) {
   const std::int64_t channels = padded(spec_.stem_width);
-  const std::int64_t row_bytes = (batch_->width + 2 * kBorder) * 3 * bytes_;
+  const std::int64_t row_bytes = (batch_->width + 2 * kStemBorder) * 3 * bytes_;
   const std::int64_t conv_bytes = conv_width_ * channels * bytes_;
   const std::int64_t first = spec_.trailing_pool ? 0 : -1;
   unsigned char* const ring = band_.data() + thread * 4 * conv_bytes;
@@ -138,7 +136,7 @@ void Network::stem_band(int thread, std::int64_t begin, std::int64_t end) {
     for (std::int64_t y = std::max<std::int64_t>(top, 0); y < std::min(top + 3, conv_height_); ++y) {
       unsigned char* const row = ring + y % 4 * conv_bytes;
       if (y > computed) {
-        gemm.a = pixels_.data() + (image * (batch_->height + 2 * kBorder) + y * 2) * row_bytes;
+        gemm.a = pixels_.data() + (image * (batch_->height + 2 * kStemBorder) + y * 2) * row_bytes;
         gemm.c = row;
         kernels_.gemm(gemm);
         computed = y;

@@ -8,6 +8,7 @@ namespace {
 // From the best to the one that runs everywhere.
 constexpr const char* kNames[] = {"amx", "avx512-vnni", "avx512", "avx2", "baseline"};
 
+// Kernels that the CPU has and the system allows; a system that refuses AMX leaves the others.
 std::vector<const Kernels*> candidates() {
   std::vector<const Kernels*> found;
 #if defined(LAUD_X86)
@@ -15,7 +16,7 @@ std::vector<const Kernels*> candidates() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool amx = avx512 && __builtin_cpu_supports("amx-tile");
+  const bool amx = avx512 && __builtin_cpu_supports("amx-tile") && u8_amx().prepare();
   if (amx && __builtin_cpu_supports("amx-int8")) found.push_back(&u8_amx());
   if (amx && __builtin_cpu_supports("amx-bf16")) found.push_back(&bf16_amx());
   if (avx512 && __builtin_cpu_supports("avx512vnni")) found.push_back(&u8_vnni());

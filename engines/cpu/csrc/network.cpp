@@ -11,9 +11,8 @@ namespace {
 
 // Bytes of an inner map that a pass over a block keeps in the second-level cache.
 constexpr std::int64_t kChunkBytes = 384 * 1024;
-constexpr std::int64_t kStemKernel = 7, kStemBorder = 3;
-// The stem reads up to this many numbers behind the last row (with weights of zero).
-constexpr std::int64_t kRowSlack = 16;
+constexpr std::int64_t kStemKernel = 7;
+constexpr std::int64_t kMostWidth = 14336;
 
 std::size_t at_least_one(std::int64_t n) {
   return static_cast<std::size_t>(std::max<std::int64_t>(n, 1));
@@ -31,7 +30,8 @@ void check(const NetworkSpec& spec) {
   }
   std::int64_t channels = spec.stem_width;
   for (const BlockSpec& s : spec.blocks) {
-    if (s.width < 1 || s.out_channels < 1 || s.patch < 0 || s.groups < 0 || s.hidden < 1) {
+    // Sums of 9 * width products of bytes have to fit 32 bits.
+    if (s.width < 1 || s.width > kMostWidth || s.out_channels < 1 || s.in_channels > 4 * kMostWidth || s.patch < 0 || s.groups < 0 || s.hidden < 1) {
       throw std::invalid_argument(s.name + ": a width or count is out of range");
     }
     if (s.stride != 1 && s.stride != 2) throw std::invalid_argument(s.name + ": stride is not 1 or 2");
@@ -58,9 +58,6 @@ Network::Network(const NetworkSpec& spec, const Source& source, const Kernels& k
       poison_(poison),
       team_(threads) {
   check(spec);
-  if (!kernels.prepare()) {
-    throw std::runtime_error(std::string("the system does not allow ") + kernels.name);
-  }
   Packer packer(kernels, source);
   packer.add("conv1", spec.stem_width, 3, kStemKernel, Layer::rows, stem_);
   blocks_.resize(spec.blocks.size());

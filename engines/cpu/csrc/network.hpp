@@ -11,6 +11,9 @@
 
 namespace laud {
 
+// Pixels around an image that the stem reads, and numbers behind the last row (with weights of zero).
+constexpr std::int64_t kStemBorder = 3, kRowSlack = 16;
+
 struct BlockSpec {
   std::string name;
   std::int64_t in_channels, width, out_channels, stride;

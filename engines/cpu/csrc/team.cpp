@@ -5,8 +5,10 @@
 namespace laud {
 namespace {
 
-// About 20 microseconds: longer than a balanced barrier, shorter than a time slice.
-constexpr int kSpins = 2000;
+// A balanced barrier is over within the pauses. After them the core is offered to others, which may
+// be the very thread that is waited for, and in the end this one sleeps.
+constexpr int kPauses = 50;
+constexpr int kYields = 20;
 
 void pause() {
 #if defined(__x86_64__)
@@ -16,9 +18,13 @@ void pause() {
 
 // Until `value` is no longer `old`.
 void wait_for_change(std::atomic<std::uint32_t>& value, std::uint32_t old) {
-  for (int i = 0; i < kSpins; ++i) {
+  for (int i = 0; i < kPauses + kYields; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
-    pause();
+    if (i < kPauses) {
+      pause();
+    } else {
+      std::this_thread::yield();
+    }
   }
   value.wait(old, std::memory_order_acquire);
 }

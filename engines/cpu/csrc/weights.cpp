@@ -8,6 +8,7 @@ namespace laud {
 namespace {
 
 constexpr std::int64_t kLine = 64;
+constexpr std::int64_t kFetchedAhead = 16384;
 
 // How an OIHW tensor lies in its panels.
 struct Order {
@@ -64,7 +65,10 @@ void Packer::pack(Buffer& arena) {
     const Weights& w = *entry.weights;
     size += round_up(panels(w) * w.panel_bytes, kLine) + 4 * vector_bytes(w);
   }
-  // Kernels' prefetches may point behind the end, which is allowed for addresses never read.
+  // Kernels prefetch what lies up to a panel behind their own: here there has to be memory as well.
+  std::int64_t largest = 0;
+  for (const Entry& entry : entries_) largest = std::max(largest, entry.weights->panel_bytes);
+  size += 2 * largest + kFetchedAhead;
   arena.reserve(size);
   std::memset(arena.data(), 0, static_cast<std::size_t>(size));
   unsigned char* next = arena.data();

@@ -127,3 +127,42 @@ def test_an_engine_takes_them_all_unless_told(monkeypatch: pytest.MonkeyPatch) -
         assert engine.threads == 3
     with load(bundle(), threads=2) as engine:
         assert engine.threads == 2
+
+
+# Groups below the root
+
+
+def membership(folder: Path, content: str) -> Path:
+    path = folder / "membership"
+    path.write_text(content)
+    return path
+
+
+def test_the_quota_of_the_process_own_group_holds(tmp_path: Path) -> None:
+    own = tmp_path / "system.slice/laud.service"
+    own.mkdir(parents=True)
+    version_2(own, "200000 100000\n")
+    found = membership(tmp_path, "0::/system.slice/laud.service\n")
+    assert available_cpus(tmp_path, found) == 2
+
+
+def test_the_smallest_quota_above_it_holds_too(tmp_path: Path) -> None:
+    own = tmp_path / "system.slice/laud.service"
+    own.mkdir(parents=True)
+    version_2(own, "600000 100000\n")
+    version_2(own.parent, "300000 100000\n")
+    assert available_cpus(tmp_path, membership(tmp_path, "0::/system.slice/laud.service\n")) == 3
+
+
+def test_version_1_has_a_hierarchy_of_its_own(tmp_path: Path) -> None:
+    own = tmp_path / "cpu/docker/abc"
+    own.mkdir(parents=True)
+    (own / "cpu.cfs_quota_us").write_text("400000")
+    (own / "cpu.cfs_period_us").write_text("100000")
+    found = membership(tmp_path, "3:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/\n")
+    assert available_cpus(tmp_path, found) == 4
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "0::/../outside\n", "0::/gone\n"])
+def test_a_group_that_is_not_there_limits_nothing(tmp_path: Path, content: str) -> None:
+    assert available_cpus(tmp_path, membership(tmp_path, content)) == CPUS
