@@ -22,6 +22,7 @@ UInt8Array = npt.NDArray[np.uint8]
 Float32Array = npt.NDArray[np.float32]
 
 MAX_IMAGE_SIZE = 4096
+MAX_THREADS = 1024
 
 
 class FrozenModel(BaseModel):

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from engines.bundle import Bundle
-from engines.core import Engine
-from engines.cpu.threads import MAX_THREADS
+from engines.core import MAX_THREADS, Engine
 from engines.errors import EngineError, InvalidInput
 
 DEFAULT_ENGINE = "cpu"

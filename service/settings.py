@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from engines.cpu.threads import MAX_THREADS
+from engines.core import MAX_THREADS
 from engines.manifest import PRECISIONS
 from engines.registry import DEFAULT_ENGINE, engine_names
 from service.errors import SettingsError

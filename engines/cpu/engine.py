@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from engines.architecture import Block, MapSize
 from engines.bundle import Bundle
-from engines.core import OperatingPoint, Output, UInt8Array, check_batch
+from engines.core import MAX_THREADS, OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
 from engines.cpu.counting import Counter, wishes_of
-from engines.cpu.threads import MAX_THREADS, available_cpus
+from engines.cpu.threads import available_cpus
 from engines.cpu.weights import native_tensors
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.manifest import PRECISIONS

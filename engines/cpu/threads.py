@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-MAX_THREADS = 1024
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 

@@ -157,9 +157,9 @@ def test_other_floats_are_converted(dtype: Any) -> None:
     assert all(same(found, i, wanted, i) for i in range(5))
 
 
-@pytest.mark.parametrize("threads", [0, -1, -(10**9)])
+@pytest.mark.parametrize("threads", [0, -1, -(10**9), 1025, 2**40])
 def test_threads_there_cannot_be(threads: int) -> None:
-    with pytest.raises(InvalidInput, match=f"threads must be at least 1, got {threads}"):
+    with pytest.raises(InvalidInput, match=f"threads must be 1 to 1024, got {threads}"):
         CpuEngine(bundle(), threads=threads)
 
 

@@ -231,8 +231,8 @@ def test_specifications_that_make_no_network(
         build(block, **changes)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
+@pytest.mark.parametrize("threads", [0, -1, 1025])
 def test_threads_there_cannot_be(threads: int) -> None:
     spec = _native.NetworkSpec(**SPEC, blocks=[_native.BlockSpec(**BLOCK)])
-    with pytest.raises(ValueError, match="threads must be at least 1"):
+    with pytest.raises(ValueError, match="threads must be 1 to 1024"):
         _native.Engine(spec, {}, "fp32", "baseline", threads, False)

@@ -117,8 +117,8 @@ def test_files_that_cannot_be_read_limit_nothing(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == CPUS
 
 
-def test_the_second_version_is_asked_first(tmp_path: Path) -> None:
-    assert available_cpus(version_2(version_1(tmp_path, "100000", "100000"), "300000 100000")) == 3
+def test_quotas_of_both_versions_hold(tmp_path: Path) -> None:
+    assert available_cpus(version_2(version_1(tmp_path, "400000", "100000"), "300000 100000")) == 3
 
 
 def test_an_engine_takes_them_all_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
