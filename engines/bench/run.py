@@ -40,8 +40,6 @@ def bench_engine(plan: Plan, say: Say = lambda line: None) -> Report:
     BundleError, ConfigError or InvalidInput with the reason.
     """
     _check_installed()
-    from engines.bench.openvino_baseline import openvino_at_its_best
-
     load = os.getloadavg()[0]
     of = subject(plan)
     pictures = _pictures(plan, of, say)
@@ -50,6 +48,9 @@ def bench_engine(plan: Plan, say: Say = lambda line: None) -> Report:
 
         of = replace(of, bundle=with_scales(of.bundle, pictures, say))
     inputs = batches(pictures.at(of.size), plan.batch, NUM_DRAWS)
+    # Takes seconds to import: bad input is refused before.
+    from engines.bench.openvino_baseline import openvino_at_its_best
+
     with CpuEngine(of.bundle, threads=plan.threads, precision=plan.precision) as engine:
         ours = OwnEngine(engine, of.point, inputs, _decisions(plan, of))
         answers = ours.answers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -193,18 +194,22 @@ def evaluate(
     for name in wanted:
         # An unknown name is refused before anything is loaded.
         manifest.point(name)
-    with load_engine(found, kind=engine, threads=threads, precision=precision) as running:
+    with ExitStack() as loaded:
+        running = loaded.enter_context(
+            load_engine(found, kind=engine, threads=threads, precision=precision)
+        )
+        # Before anything is measured, since torch may be missing.
+        exact = [load_engine(found, kind="reference", threads=threads)] if reference else []
         calibrated = manifest.at(running.precision)
         points = [calibrated.point(name).point for name in wanted]
         labelled = LabelledImages(images, manifest.preprocessing.crop_ratio)
         results = evaluate_points(running, points, labelled, say=_say)
         rows = summary(results, images.labels)
-    if reference:
-        _say("running the reference")
-        with load_engine(found, kind="reference", threads=threads) as exact:
-            wanted_results = evaluate_points(exact, points, labelled, say=_say)
-        for row, differs in zip(rows, differences(results, wanted_results), strict=True):
-            row.update(differs)
+        for other in exact:
+            _say("running the reference")
+            against = evaluate_points(loaded.enter_context(other), points, labelled, say=_say)
+            for row, differs in zip(rows, differences(results, against), strict=True):
+                row.update(differs)
     if point:
         rows = [row for row in rows if row["name"] in point]
     if as_json:

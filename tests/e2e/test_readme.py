@@ -212,13 +212,17 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
 NEED_TORCH = ("laud train ", "laud export ", "laud bench ", "laud serve clothing.laud")
 
 
+def needs_torch(line: str) -> bool:
+    return line.startswith(NEED_TORCH) or "--reference" in line
+
+
 def parameters() -> list[Any]:
     """One test a command, marked where it needs torch."""
     return [
         pytest.param(
             command,
             id=f"{command.file}: {command.line[:60]}",
-            marks=[pytest.mark.torch] if command.line.startswith(NEED_TORCH) else [],
+            marks=[pytest.mark.torch] if needs_torch(command.line) else [],
         )
         for command in commands()
     ]
