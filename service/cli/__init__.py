@@ -26,6 +26,10 @@ app.command()(offline.evaluate)
 app.add_typer(bench.app, name="bench")
 
 
+# Which extra of pyproject.toml brings what the base install lacks.
+_EXTRAS = {"torch": "train", "torchvision": "train", "matplotlib": "train", "onnx": "train"}
+
+
 def main() -> None:
     """Run the command; an error that is the user's to mend is one line, and exit status 2."""
     try:
@@ -35,6 +39,16 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         print(f"laud: {error.strerror or error}: '{error.filename}'", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"laud: this command needs {error.name}; from the checkout, install it with: "
+            f"pip install -c constraints.txt '.[{extra}]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

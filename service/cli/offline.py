@@ -81,7 +81,7 @@ def export(
     the pictures of --calibrate, and all of that is done again in int8; a bundle will do as source.
 
         laud export runs/clothing -o clothing.laud
-        laud export clothing.laud -o small.laud --int8 --calibrate DIR/validation
+        laud export clothing.laud -o clothing-int8.laud --int8 --calibrate DIR/train --data DIR
     """
     from engines.errors import InvalidInput
 
@@ -221,7 +221,9 @@ def evaluate(
 
     heads = ["point", "px", "accuracy", "95 %", "agreement", "log loss", "MACs", "activation"]
     more = [key for key in ("answers_differ", "decisions_differ") if key in rows[0]]
-    table = Table(*heads, *more)
+    isa = getattr(running, "isa", "")
+    ran_on = ", ".join(filter(None, (running.name, running.precision, isa)))
+    table = Table(*heads, *more, title=f"{ran_on}; {rows[0]['images']} images")
     for row in rows:
         table.add_row(
             str(row["name"]),

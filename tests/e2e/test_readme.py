@@ -175,7 +175,7 @@ def bench(command: Command, demo: Server, pictures: Path, place: Path) -> None:
 
 def pip(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     """What is to be installed exists; installing it is what `make test` has done."""
-    (extra,) = re.findall(r"^pip install 'laudserve\[(\w+)\]'$", command.line)
+    (extra,) = re.findall(r"^pip install -c constraints.txt '\.\[(\w+)\]'$", command.line)
     assert extra in (metadata("laudserve").get_all("Provides-Extra") or [])
 
 

@@ -98,3 +98,15 @@ def test_a_folder_that_was_a_bundle_is_no_run(laud: Laud, asked: Calls, bundle: 
     (bundle.path.parent / "run" / "manifest.json").unlink()
     assert laud("export", str(bundle.path.parent / "run"), "-o", "new.laud").status == 0
     assert asked[0][0] == "run"
+
+
+def test_without_torch_it_says_how_to_install_it(
+    laud: Laud, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("engines.export", "torch"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = laud("export", str(bundle.path), "-o", "new.laud", "--int8", "--calibrate", "some")
+    line = assert_one_line(done)
+    assert "this command needs torch" in line
+    assert "pip install -c constraints.txt '.[train]'" in line
