@@ -145,7 +145,8 @@ def evaluate(command: Command, demo: Server, pictures: Path, place: Path) -> Non
     if "--json" in command.line:
         assert json.loads(printed)["points"][0]["images"] == 2 * len(labels())
     else:
-        assert "full" in printed
+        assert "cpu, int8, " in printed
+        assert f"{2 * len(labels())} images" in printed
 
 
 def train(command: Command, demo: Server, pictures: Path, place: Path) -> None:
