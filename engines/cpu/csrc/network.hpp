@@ -160,7 +160,7 @@ class Network {
   // Planned for the largest batch so far.
   std::int64_t planned_height_ = 0, planned_width_ = 0, planned_n_ = 0, all_units_ = 0;
   std::int64_t conv_height_ = 0, conv_width_ = 0, pool_height_ = 0, pool_width_ = 0;
-  std::int64_t most_patches_ = 0, most_units_ = 0, most_channels_ = 0, means_of_image_ = 0;
+  std::int64_t most_units_ = 0, most_channels_ = 0, means_of_image_ = 0;
   Buffer pixels_, band_, trunk_[2], inner_, compact_, means_, standardised_, hidden_, logits_;
   Buffer features_, scores_, scratch_;
   std::vector<std::uint8_t> units_;  // (image, kind, unit)
