@@ -106,12 +106,17 @@ class Output:
     activation: share of active units per image and masker, float32 (N, maskers).
     macs: multiply-accumulates executed per image, maskers included, float64 (N,).
     durations_s: seconds per stage of the engine (`prepare`, `network`), for the whole batch.
+    parts_s: what `network` consists of, float64 (blocks + 2,): stem, every block, head.
+    pixels: per block how many output pixels were active and on how many its first convolution was
+    computed, int64 (N, blocks, 2). Both None where an engine does not tell.
     """
 
     arrays: Mapping[str, npt.NDArray[np.generic]]
     activation: Float32Array
     macs: npt.NDArray[np.float64]
     durations_s: Mapping[str, float]
+    parts_s: npt.NDArray[np.float64] | None = None
+    pixels: npt.NDArray[np.int64] | None = None
 
 
 class Engine(Protocol):

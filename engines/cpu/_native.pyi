@@ -60,6 +60,7 @@ class Engine:
         active_units: npt.NDArray[np.int64],
         pixels: npt.NDArray[np.int64],
         decided: npt.NDArray[np.uint8] | None,
+        parts_s: npt.NDArray[np.float64],
     ) -> tuple[float, float]: ...
     def close(self) -> None: ...
 

@@ -119,9 +119,19 @@ class CpuEngine:
         active = np.empty((n, maskers), np.int64)
         pixels = np.empty((n, len(net.blocks), 2), np.int64)
         decided = np.empty((n, count.units.sum()), np.uint8)
+        parts = np.empty(len(net.blocks) + 2, np.float64)
         try:
             prepare, network = self._native.infer(
-                images, thresholds, caps, forced, probabilities, scores, active, pixels, decided
+                images,
+                thresholds,
+                caps,
+                forced,
+                probabilities,
+                scores,
+                active,
+                pixels,
+                decided,
+                parts,
             )
         except MemoryError:
             raise EngineError(f"not enough memory for images of shape {images.shape}") from None
@@ -137,6 +147,8 @@ class CpuEngine:
             activation=rates.astype(np.float32),
             macs=count.macs(rates, pixels, asked),
             durations_s={"prepare": prepare, "network": network},
+            parts_s=parts,
+            pixels=pixels,
         )
 
     def _counter(self, height: int, width: int) -> Counter:

@@ -119,6 +119,8 @@ Tensors tensors_of(const NetworkSpec& spec, bool quantised) {
 struct Result {
   std::vector<float> probabilities, scores;
   std::vector<std::int64_t> active, pixels;
+  std::vector<double> parts_s;
+  double network_s;
 };
 
 class Runner {
@@ -135,9 +137,12 @@ class Runner {
     const auto maskers = static_cast<std::size_t>(network_.num_maskers());
     const auto blocks = static_cast<std::size_t>(network_.num_blocks());
     Result r{std::vector<float>(count * 10), std::vector<float>(count * 10),
-             std::vector<std::int64_t>(count * maskers), std::vector<std::int64_t>(count * blocks * 2)};
-    Answer answer{r.probabilities.data(), r.scores.data(), r.active.data(), r.pixels.data(), nullptr, 0, 0};
+             std::vector<std::int64_t>(count * maskers), std::vector<std::int64_t>(count * blocks * 2),
+             std::vector<double>(blocks + 2), 0};
+    Answer answer{r.probabilities.data(), r.scores.data(), r.active.data(), r.pixels.data(),
+                  nullptr,                r.parts_s.data(), 0,              0};
     network_.infer({images.data(), n, size, size, wishes.data(), nullptr}, answer);
+    r.network_s = answer.network_s;
     return r;
   }
 
@@ -231,6 +236,20 @@ LAUD_TEST(an_answer_depends_on_neither_batch_mates_nor_threads) {
         }
       }
     }
+  }
+}
+
+LAUD_TEST(parts_add_up_to_the_network) {
+  const std::vector<std::uint8_t> images = random_images(2);
+  for (const int threads : {1, 3}) {
+    Runner runner(*kernels_of(Element::f32).front(), threads);
+    const Result got = runner.run(images, 2, kSize, wishes_of(2, runner.network().num_maskers()));
+    double sum = 0.0;
+    for (const double part : got.parts_s) {
+      if (!(part >= 0.0)) fail("a part took ", part, " s");
+      sum += part;
+    }
+    if (!(std::abs(sum - got.network_s) < 1e-9)) fail("parts sum to ", sum, " of ", got.network_s);
   }
 }
 

@@ -68,7 +68,8 @@ class Engine {
                                   const Result<float, 2>& scores,
                                   const Result<std::int64_t, 2>& active_units,
                                   const Result<std::int64_t, 3>& pixels,
-                                  const std::optional<Result<std::uint8_t, 2>>& decided) {
+                                  const std::optional<Result<std::uint8_t, 2>>& decided,
+                                  const Result<double, 1>& parts_s) {
     // Before the mutex, which a thread that the fork left behind may hold.
     if (getpid() != process_) {
       throw std::runtime_error("the engine was loaded before a fork; load one in each process");
@@ -86,7 +87,7 @@ class Engine {
         probabilities.shape(1) != classes || scores.shape(0) != n || scores.shape(1) != classes ||
         active_units.shape(0) != n ||
         active_units.shape(1) != maskers || pixels.shape(0) != n || pixels.shape(1) != blocks ||
-        pixels.shape(2) != 2) {
+        pixels.shape(2) != 2 || parts_s.shape(0) != blocks + 2) {
       throw std::invalid_argument("an array's shape does not fit the images or the network");
     }
     const auto height = static_cast<std::int64_t>(images.shape(1));
@@ -103,7 +104,7 @@ class Engine {
     const Batch batch{images.data(), static_cast<std::int64_t>(n),          height,
                       width,         wishes.data(), decisions ? decisions->data() : nullptr};
     Answer answer{probabilities.data(), scores.data(), active_units.data(), pixels.data(),
-                  decided ? decided->data() : nullptr, 0.0, 0.0};
+                  decided ? decided->data() : nullptr, parts_s.data(), 0.0, 0.0};
     network_->infer(batch, answer);
     return {answer.prepare_s, answer.network_s};
   }
@@ -177,7 +178,8 @@ NB_MODULE(_native, m) {
            nb::arg("thresholds").noconvert(), nb::arg("caps").noconvert(),
            nb::arg("decisions").noconvert().none(), nb::arg("probabilities").noconvert(),
            nb::arg("scores").noconvert(), nb::arg("active_units").noconvert(),
-           nb::arg("pixels").noconvert(), nb::arg("decided").noconvert().none())
+           nb::arg("pixels").noconvert(), nb::arg("decided").noconvert().none(),
+           nb::arg("parts_s").noconvert())
       .def("close", &Engine::close);
   m.def(
       "supported_isas",

@@ -32,18 +32,29 @@ void Network::infer(const Batch& batch, Answer& answer) {
   answer_ = &answer;
   std::fill(has_means_.begin(), has_means_.end(), std::uint8_t{0});
   const Clock::time_point begin = Clock::now();
-  Clock::time_point prepared = begin;
-  team_.run([this, &prepared](int thread) {
+  Clock::time_point prepared = begin, last = begin;
+  team_.run([&](int thread) {
+    double* part = answer.parts_s;
+    const auto end_part = [&] {
+      if (thread) return;
+      const Clock::time_point now = Clock::now();
+      *part++ = seconds(last, now);
+      last = now;
+    };
     prepare_rows(thread);
-    if (thread == 0) prepared = Clock::now();
+    if (thread == 0) prepared = last = Clock::now();
     stem(thread);
+    end_part();
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       run_block(thread, blocks_[i], static_cast<std::int64_t>(i));
+      end_part();
     }
     classify(thread);
   });
+  const Clock::time_point end = Clock::now();
+  answer.parts_s[blocks_.size() + 1] = seconds(last, end);
   answer.prepare_s = seconds(begin, prepared);
-  answer.network_s = seconds(prepared, Clock::now());
+  answer.network_s = seconds(prepared, end);
   if (poison_) check_guards();
 }
 

@@ -44,13 +44,15 @@ struct Batch {
 
 // Written by Network::infer: probabilities and scores (n, classes); active units per masker (n,
 // maskers); active and dilated pixels per block (n, blocks, 2); decisions, null or as in Batch;
-// seconds.
+// seconds, of the whole batch: parts (blocks + 2) has the stem, every block and the head, as thread 0
+// came to their ends, and sums to network_s.
 struct Answer {
   float* probabilities;
   float* scores;
   std::int64_t* active_units;
   std::int64_t* pixels;
   std::uint8_t* decisions;
+  double* parts_s;
   double prepare_s, network_s;
 };
 

@@ -27,6 +27,7 @@ def arguments(n: int = 2) -> dict[str, Any]:
         "active_units": np.empty((n, MASKERS), np.int64),
         "pixels": np.empty((n, BLOCKS, 2), np.int64),
         "decided": np.empty((n, UNITS), np.uint8),
+        "parts_s": np.empty(BLOCKS + 2, np.float64),
     }
 
 
@@ -48,9 +49,10 @@ def test_a_right_call(native: _native.Engine) -> None:
 
 
 NAMES = sorted(arguments())
+OF_IMAGES = [name for name in NAMES if name != "parts_s"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -80,7 +82,7 @@ def test_images_have_three_channels(native: _native.Engine) -> None:
             native.infer(**given)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_IMAGES)
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -104,7 +106,34 @@ def test_arrays_of_another_kind(
     native.infer(**arguments())
 
 
-@pytest.mark.parametrize("name", ["probabilities", "scores", "active_units", "pixels", "decided"])
+@pytest.mark.parametrize(
+    "parts_s",
+    [np.empty(BLOCKS + 1), np.empty(BLOCKS + 3), np.empty(0)],
+    ids=["one less", "one more", "none"],
+)
+def test_one_duration_per_part(native: _native.Engine, parts_s: object) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        native.infer(**{**arguments(), "parts_s": parts_s})
+
+
+@pytest.mark.parametrize(
+    "parts_s",
+    [
+        np.empty(BLOCKS + 2, np.float32),
+        np.empty((1, BLOCKS + 2)),
+        np.empty(2 * (BLOCKS + 2))[::2],
+        [0.0] * (BLOCKS + 2),
+    ],
+    ids=["float32", "one axis more", "strides", "list"],
+)
+def test_durations_of_another_kind(native: _native.Engine, parts_s: object) -> None:
+    with pytest.raises(TypeError):
+        native.infer(**{**arguments(), "parts_s": parts_s})
+
+
+@pytest.mark.parametrize(
+    "name", ["probabilities", "scores", "active_units", "pixels", "decided", "parts_s"]
+)
 def test_results_that_may_not_be_written(native: _native.Engine, name: str) -> None:
     given = arguments()
     given[name].flags.writeable = False

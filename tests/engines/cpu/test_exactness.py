@@ -185,4 +185,9 @@ def test_an_answer_has_the_promised_shapes() -> None:
     assert (found.macs.dtype, found.macs.shape) == (np.dtype(np.float64), (5,))
     assert found.durations_s.keys() == {"prepare", "network"}
     assert all(seconds >= 0 for seconds in found.durations_s.values())
+    assert found.parts_s is not None
+    assert found.parts_s.shape == (len(NET.blocks) + 2,)
+    np.testing.assert_allclose(found.parts_s.sum(), found.durations_s["network"], atol=1e-9)
+    assert found.pixels is not None
+    assert found.pixels.shape == (5, len(NET.blocks), 2)
     np.testing.assert_allclose(found.arrays["probabilities"].sum(axis=1), 1.0, atol=1e-6)

@@ -1,0 +1,1 @@
+"""What a network costs on a device: before it is built, and before a request runs."""
