@@ -61,7 +61,13 @@ def uniform_rates(
         found.append(
             BlockRates(
                 spatial=rate if space else 1.0,
-                dilated=dilated_share(block, size, rate, clustered=clustered) if space else 1.0,
+                dilated=(
+                    dilated_share(
+                        block, size, rate, clustered=clustered, stride_in_1x1=net.stride_in_1x1
+                    )
+                    if space
+                    else 1.0
+                ),
                 channel=rate if channels else 1.0,
                 spatial_masker=float(space),
                 channel_masker=float(channels),
@@ -70,25 +76,31 @@ def uniform_rates(
     return tuple(found)
 
 
-def dilated_share(block: Block, size: MapSize, rate: float, *, clustered: bool) -> float:
-    """Expected share of pixels within one pixel of an active one, for an output map of `size`.
+def dilated_share(
+    block: Block, size: MapSize, rate: float, *, clustered: bool, stride_in_1x1: bool = False
+) -> float:
+    """Expected share of pixels on which a block's first convolution is needed.
 
-    Patches are independently active (random), or form one disc (clustered: as trained masks tend
-    to). The exact number depends on the mask; this is what to expect before there is one.
+    size: of its output. Patches are active independently (random), or form one region (clustered:
+    as trained masks tend to). The exact number depends on the mask; this is what to expect before
+    there is one.
     """
     patch = block.granularity.spatial
     if patch is None or rate in (0.0, 1.0):
         return rate
+    stride = 1 if stride_in_1x1 else block.stride
+    # A 3x3 reads one pixel around what it computes; with a stride of 2 only above and to the left.
+    sides = 2 if stride == 1 else 1
+    area = size.area * stride**2
     if clustered:
-        # A frame of one pixel around a shape without dents is as long as its bounding box.
-        diameter = 2.0 * math.sqrt(rate * size.area / math.pi)
-        return min(1.0, rate + 4.0 * (diameter + 1.0) / size.area)
-    side = min(patch, size.height, size.width)
+        # A region that ends at the borders of the map: at rate 0.5, two lines across bound it.
+        return min(1.0, rate + sides * 2.0 * math.sqrt(rate * (1.0 - rate) / area))
+    side = min(patch, size.height, size.width) * stride
     off = 1.0 - rate
     if side == 1:
         return rate + off * (1.0 - float(off**8))
     # Of an inactive patch, a pixel at an edge touches one other patch, one in a corner three.
-    reached = 4 * (side - 2) * rate + 4 * (1.0 - float(off**3))
+    reached = 2 * sides * (side - sides) * rate + sides**2 * (1.0 - float(off**3))
     return rate + off * reached / side**2
 
 
