@@ -8,7 +8,8 @@ LaudError
 ├── ConfigError         a training configuration or data folder that cannot be used
 ├── CheckpointError     weights whose names, shapes or format do not fit the network
 ├── BundleError         a bundle that is damaged, too new or inconsistent
-└── EngineError         an engine that cannot run here, or was closed
+├── EngineError         an engine that cannot run here, or was closed
+└── LatencyError        a latency table that is missing, damaged or of something else
 """
 
 from __future__ import annotations
@@ -48,3 +49,7 @@ class BundleError(LaudError):
 
 class EngineError(LaudError):
     """An engine cannot run on this machine or has been closed."""
+
+
+class LatencyError(LaudError):
+    """A latency table or device description cannot be used: damaged, or of something else."""

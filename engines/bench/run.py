@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from engines.bench.work import rate_for_macs
 from engines.core import Output
 from engines.cpu.engine import CpuEngine
 from engines.errors import EngineError
+from engines.latency.identity import cpu_name
 from engines.macs import static_macs
 
 NUM_DRAWS = 8
@@ -131,7 +130,7 @@ def _report(
             )
             for name, rival in rivals.items()
         ),
-        machine=Machine(cpu=_cpu_name(), cpus=os.cpu_count() or 1, load=load),
+        machine=Machine(cpu=cpu_name(), cpus=os.cpu_count() or 1, load=load),
         baseline=made,
     )
 
@@ -182,13 +181,3 @@ def _stages(net: ResNet) -> tuple[str, ...]:
         text += f" G={stage.channel_granularity}" if stage.channel_granularity else ""
         found.append(text)
     return tuple(found)
-
-
-def _cpu_name() -> str:
-    """As the kernel names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())

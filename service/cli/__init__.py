@@ -7,7 +7,8 @@ import sys
 import typer
 
 from engines.errors import LaudError
-from service.cli import bench, offline
+from service.cli import bench, bench_plan, bench_predictor, latency, offline
+from service.cli.plan import plan
 from service.cli.serve import serve
 
 app = typer.Typer(
@@ -23,6 +24,11 @@ app.command()(offline.train)
 app.command()(offline.export)
 app.command()(offline.inspect)
 app.command()(offline.evaluate)
+app.command()(latency.measure)
+app.command()(latency.predict)
+bench.app.command()(bench_predictor.predictor)
+bench.app.command()(bench_plan.plan)
+app.command()(plan)
 app.add_typer(bench.app, name="bench")
 
 

@@ -174,6 +174,46 @@ def bench(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     assert "ratio_same" in printed or "OpenVINO" in printed
 
 
+def measure(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """The same on one thread in one precision, with few repeats."""
+    line = command.line.replace("DIR", shlex.quote(str(pictures)))
+    output = shlex.split(line)[-1]
+    if " device " not in line:
+        line += " --precision int8 --threads 1 --batch 1 --batch 2 --repeats 3"
+    run(line, place)
+    assert json.loads((place / output).read_text("utf-8"))["device"]["cpus"] >= 1
+
+
+def predict(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """What a command above it measured is read; a printed answer is compared."""
+    printed = run(command.line, place)
+    assert printed
+    if command.printed:
+        assert printed.strip() == command.printed
+    if "--json" in command.line:
+        assert json.loads(printed)
+
+
+def plan(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    printed = run(command.line, place)
+    assert "layer" in printed
+    for picture in re.findall(r"--png (\S+)", command.line):
+        assert (place / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def bench_predictor(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """The same comparison of the demo alone, with few calls."""
+    line = command.line.replace("DIR", shlex.quote(str(pictures)))
+    printed = run(f"{line} --network clothing-int8 --calls 3 --online-calls 20 --settling 0", place)
+    assert "analytic" in printed
+
+
+def bench_plan(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """The same comparison on small images and few runs, which may well be noisy (status 3)."""
+    printed = run(f"{command.line} --size 32 --repeats 4 || test $? = 3", place)
+    assert "fastest" in printed
+
+
 def pip(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     """What is to be installed exists; installing it is what `make test` has done."""
     (extra,) = re.findall(r"^pip install -c constraints.txt '\.\[(\w+)\]'$", command.line)
@@ -199,6 +239,11 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     "make": make,
     ".venv/bin/python tests/benchmarks/footprint.py": footprint,
     "laud bench engine": bench,
+    "laud bench predictor": bench_predictor,
+    "laud bench plan": bench_plan,
+    "laud measure": measure,
+    "laud predict": predict,
+    "laud plan": plan,
     "laud inspect": inspect,
     "laud evaluate": evaluate,
     "laud train": train,

@@ -20,6 +20,9 @@
 namespace nb = nanobind;
 
 namespace laud {
+
+void bind_measure(nb::module_& m);  // measure_binding.cpp
+
 namespace {
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
@@ -191,4 +194,5 @@ NB_MODULE(_native, m) {
         return std::string(choose_kernels(element_of(precision), most).name);
       },
       nb::arg("precision"), nb::arg("most"));
+  bind_measure(m);
 }
