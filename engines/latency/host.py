@@ -6,25 +6,21 @@ a machine that is not here.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from engines.bundle import explain
 from engines.core import MAX_THREADS, FrozenModel
-from engines.errors import InvalidInput, LatencyError
+from engines.errors import InvalidInput
+from engines.latency.files import read_model, write_model
 from engines.latency.identity import DeviceIdentity
 
 HOST_SCHEMA = 1
-_MAX_BYTES = 2**20
 # A level of the memory serves all that is read over and over while that is at most this share of
 # it. The rest is for what else a process touches, and for caches that neighbours share.
 _FITS = 0.25
@@ -242,44 +238,18 @@ class Host(FrozenModel):
 
 def write_host(path: Path, host: Host) -> None:
     """Write in one step: a kill leaves the old file or none. OSError where that cannot be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(host.model_dump_json(indent=1) + "\n")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    write_model(path, host)
 
 
 def read_host(path: Path) -> Host:
     """Read a measured machine; LatencyError that says what is wrong and how to get a new one."""
-    again = "measure again with: laud measure device"
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise LatencyError(
-                f"'{path}' is larger than {_MAX_BYTES} bytes, it describes no machine"
-            )
-        text = path.read_text("utf-8")
-        content = json.loads(text)
-    except OSError as error:
-        raise LatencyError(f"cannot read '{path}': {error.strerror}; {again}") from None
-    except (ValueError, RecursionError) as error:
-        raise LatencyError(f"'{path}' is not JSON: {error}; {again}") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > HOST_SCHEMA:
-        raise LatencyError(
-            f"'{path}' has schema version {version}, this laudserve reads up to {HOST_SCHEMA}; "
-            "install a newer laudserve"
-        )
-    try:
-        return Host.model_validate_json(text)
-    except ValidationError as error:
-        raise LatencyError(
-            f"'{path}' does not describe a machine: {explain(error)}; {again}"
-        ) from None
+    return read_model(
+        path,
+        Host,
+        newest=HOST_SCHEMA,
+        what="the description of a machine",
+        command="laud measure device",
+    )
 
 
 def _weights(axis: Sequence[int], at: float) -> tuple[tuple[int, float], ...]:

@@ -3,6 +3,7 @@ measured over predicted for whole networks."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ from engines.manifest import PRECISIONS
 BATCHES = (1, 2, 4)
 REPEATS = 10
 SPREAD_CALLS = 400
+MOST_SHIFT = 1.08
+"""How far whole calls may lie off the sum of their parts before the table is called noisy."""
 MOST_BATCH = 256
 
 _SPREAD_QUANTILES = 201
@@ -138,9 +141,20 @@ def measure(bundle: Bundle, plan: MeasurePlan, say: Say = lambda line: None) -> 
                 )
                 say(f"{precision}, {count} threads: {plan.calls} mixed calls for the quantiles")
                 spreads.append(_spread(engine, predictor, bundle, inputs, plan.calls, rng))
+                _warn_of_noise(spreads[-1], say)
     if draft is None:
         raise InvalidInput("nothing was asked to be measured")
     return draft.model_copy(update={"spreads": tuple(spreads)})
+
+
+def _warn_of_noise(spread: Spread, say: Say) -> None:
+    """Say so where the calls that came last took another time than the rounds before."""
+    middle = spread.ratios[len(spread.ratios) // 2]
+    if abs(math.log(middle)) > math.log(MOST_SHIFT):
+        say(
+            f"too noisy: whole calls took {middle:.2f} times what was measured of their parts just "
+            "before; stop what else runs here and measure again"
+        )
 
 
 def _precisions(bundle: Bundle, device: DeviceIdentity) -> tuple[str, ...]:

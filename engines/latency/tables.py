@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from engines.bundle import Bundle, explain
+from engines.bundle import Bundle
 from engines.core import MAX_IMAGE_SIZE, MAX_THREADS, FrozenModel, Paradigm
 from engines.errors import LatencyError
+from engines.latency.files import read_model, write_model
 from engines.latency.identity import DeviceIdentity
 from engines.manifest import Rate
 
 TABLE_SCHEMA = 1
-_MAX_BYTES = 64 * 2**20
 
 Seconds = Annotated[float, Field(ge=0.0)]
 Ratio = Annotated[float, Field(gt=0.0)]
@@ -138,44 +135,18 @@ def table_name(device: DeviceIdentity) -> str:
 
 def write_table(path: Path, table: LatencyTable) -> None:
     """Write in one step: a kill leaves the old file or none. OSError where that cannot be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(table.model_dump_json(indent=1) + "\n")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    write_model(path, table)
 
 
 def read_table(path: Path) -> LatencyTable:
     """Read a table; LatencyError that says what is wrong with it and how to get a new one."""
-    again = "measure again with: laud measure BUNDLE"
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise LatencyError(
-                f"'{path}' is larger than {_MAX_BYTES} bytes, it is no latency table"
-            )
-        text = path.read_text("utf-8")
-        content = json.loads(text)
-    except OSError as error:
-        raise LatencyError(
-            f"cannot read the latency table '{path}': {error.strerror}; {again}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise LatencyError(f"'{path}' is not JSON: {error}; {again}") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > TABLE_SCHEMA:
-        raise LatencyError(
-            f"'{path}' has schema version {version}, this laudserve reads up to {TABLE_SCHEMA}; "
-            "install a newer laudserve"
-        )
-    try:
-        return LatencyTable.model_validate_json(text)
-    except ValidationError as error:
-        raise LatencyError(f"'{path}' is not a latency table: {explain(error)}; {again}") from None
+    return read_model(
+        path,
+        LatencyTable,
+        newest=TABLE_SCHEMA,
+        what="a latency table",
+        command="laud measure BUNDLE",
+    )
 
 
 def check_table(table: LatencyTable, bundle: Bundle, device: DeviceIdentity) -> None:

@@ -347,7 +347,7 @@ def _print_table(table: LatencyTable) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("precision", "threads", "px", "batch", "nothing skipped, ms", "call, ms")
+    shown = Table("precision", "threads", "px", "batch", "nothing skipped, ms", "besides, ms")
     for each in table.profiles:
         shown.add_row(
             each.precision,

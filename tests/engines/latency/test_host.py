@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engines.errors import InvalidInput, LatencyError
+from engines.latency.files import MAX_BYTES
 from engines.latency.host import (
     HOST_SCHEMA,
     BarrierCost,
@@ -85,7 +86,8 @@ def test_a_missing_file_and_a_huge_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LatencyError, match="No such file"):
         read_host(tmp_path / "absent.json")
     path = tmp_path / "huge.json"
-    path.write_bytes(b" " * (2**20 + 1))
+    with path.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
     with pytest.raises(LatencyError, match="larger than"):
         read_host(path)
 

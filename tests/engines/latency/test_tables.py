@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from engines.errors import LatencyError
-from engines.latency import tables
+from engines.latency import files
 from engines.latency.tables import (
     TABLE_SCHEMA,
     BlockTable,
@@ -118,9 +118,9 @@ def test_other_json_is_refused(path: Path, content: str) -> None:
 def test_a_file_that_is_too_large_is_not_even_read(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_MAX_BYTES", path.stat().st_size)
+    monkeypatch.setattr(files, "MAX_BYTES", path.stat().st_size)
     assert read_table(path) == FULL
-    monkeypatch.setattr(tables, "_MAX_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(files, "MAX_BYTES", path.stat().st_size - 1)
     with pytest.raises(LatencyError, match="is larger than"):
         read_table(path)
 

@@ -1,0 +1,61 @@
+"""Measured values as JSON files: written in one step, read with every fault explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from engines.bundle import explain
+from engines.core import FrozenModel
+from engines.errors import LatencyError
+
+MAX_BYTES = 64 * 2**20
+
+_Model = TypeVar("_Model", bound=FrozenModel)
+
+
+def write_model(path: Path, value: FrozenModel) -> None:
+    """Write in one step: a kill leaves the old file or none. OSError where that cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(value.model_dump_json(indent=1) + "\n")
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def read_model(path: Path, model: type[_Model], *, newest: int, what: str, command: str) -> _Model:
+    """Read a value that has a `schema_version`, at most `newest`.
+
+    what: what the file should be, such as `a latency table`; command: what makes a new one. Raises
+    LatencyError that says what is wrong and what to do.
+    """
+    again = f"measure again with: {command}"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise LatencyError(f"'{path}' is larger than {MAX_BYTES} bytes, it is not {what}")
+        text = path.read_text("utf-8")
+        content = json.loads(text)
+    except OSError as error:
+        raise LatencyError(f"cannot read {what} from '{path}': {error.strerror}; {again}") from None
+    except (ValueError, RecursionError) as error:
+        raise LatencyError(f"'{path}' is not JSON: {error}; {again}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > newest:
+        raise LatencyError(
+            f"'{path}' has schema version {version}, this laudserve reads up to {newest}; "
+            "install a newer laudserve"
+        )
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise LatencyError(f"'{path}' is not {what}: {explain(error)}; {again}") from None
