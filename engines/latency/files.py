@@ -46,7 +46,7 @@ def read_model(path: Path, model: type[_Model], *, newest: int, what: str, comma
         text = path.read_text("utf-8")
         content = json.loads(text)
     except OSError as error:
-        raise LatencyError(f"cannot read {what} from '{path}': {error.strerror}; {again}") from None
+        raise LatencyError(f"cannot read '{path}', {what}: {error.strerror}; {again}") from None
     except (ValueError, RecursionError) as error:
         raise LatencyError(f"'{path}' is not JSON: {error}; {again}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None

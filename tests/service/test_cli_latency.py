@@ -297,7 +297,7 @@ def test_paper_mode_and_single_corrections(laud: Laud) -> None:
         ("resnet50 --device v100 --correct luck", "unknown correction 'luck'"),
         ("resnet50 --device v100 --quantile 95", "the quantile must be between 0 and 1"),
         ("zoo:clothing", "has not been measured on this machine"),
-        ("zoo:clothing --table none.json", "cannot read the latency table 'none.json'"),
+        ("zoo:clothing --table none.json", "cannot read 'none.json', a latency table"),
         ("zoo:none", "none"),
     ],
 )
