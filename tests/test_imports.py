@@ -22,6 +22,8 @@ LIGHT_MODULES = (
     "engines.core",
     "engines.bundle",
     "engines.preprocessing",
+    "engines.latency.online",
+    "engines.latency.predictor",
     "engines.registry",
     "service.policy",
     "service.cli",

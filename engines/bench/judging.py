@@ -18,9 +18,10 @@ from engines.bench.prediction_report import (
     Comparison,
     OnlineCoverage,
     PredictorReport,
-    accuracy,
+    errors,
 )
 from engines.bench.report import Machine
+from engines.bench.timing import MOST_DIFFERENCE
 from engines.latency.core import Prediction
 from engines.latency.host import Host
 from engines.latency.native import predict_native
@@ -85,8 +86,10 @@ def judge_all(
         sharpness.append(q95 / middle)
         for i, case in enumerate(subject.cases):
             first, second = each.passes[0][i], each.passes[1][i]
-            table_s, table_blocks = _of_runs(first, partial(_by_table, predictor, case))
-            model_s, model_blocks = _of_runs(first, partial(_by_model, host, subject, case))
+            known = first.rates if case.point is None else [predictor.rates(case.point)]
+            table_s, table_blocks = _medians(known, partial(_by_table, predictor, case))
+            known = first.rates if case.point is None else [rates_before(subject, case)]
+            model_s, model_blocks = _medians(known, partial(_by_model, host, subject, case))
             before_s = _known_before(predictor, subject, case)
             medians = (first.median_s, second.median_s)
             whole["measured"].add(table_s * middle, *medians)
@@ -128,17 +131,23 @@ def judge_all(
         "analytic": noise,
     }
 
-    def judge(what: str, of: Mapping[str, _Collected]) -> Accuracy:
-        return accuracy(
-            of[what].comparison, coverage95=covered[what] / calls, sharpness=sharp[what]
+    def judge(what: str) -> Accuracy:
+        return Accuracy(
+            **errors(whole[what].comparison).model_dump(),
+            coverage95=covered[what] / calls,
+            sharpness=sharp[what],
         )
 
     def with_blocks(what: str) -> AccuracyWithBlocks:
-        return AccuracyWithBlocks(**judge(what, whole).model_dump(), blocks=judge(what, blocks))
+        return AccuracyWithBlocks(
+            **judge(what).model_dump(), blocks=errors(blocks[what].comparison)
+        )
 
+    top = with_blocks("measured")
     return PredictorReport(
-        **with_blocks("measured").model_dump(),
-        rates_only=judge("rates_only", whole),
+        **top.model_dump(),
+        too_noisy=top.repeat_ape > MOST_DIFFERENCE,
+        rates_only=judge("rates_only"),
         analytic=with_blocks("analytic"),
         online=online,
         microseconds_per_call=_microseconds(judged[0]),
@@ -148,12 +157,14 @@ def judge_all(
     )
 
 
-def _of_runs(runs: Runs, predict: Callable[[RateVector], Prediction]) -> tuple[float, FloatArray]:
-    """Medians over the runs, each predicted at its own rates: of the call, and of every block.
+def _medians(
+    rates: Sequence[RateVector], predict: Callable[[RateVector], Prediction]
+) -> tuple[float, FloatArray]:
+    """Medians over calls, each predicted at its own rates: of the call, and of every block.
 
     A block that is skipped whole takes nothing or all of its time: its mean rate has no median.
     """
-    found = [predict(rates) for rates in runs.rates]
+    found = [predict(each) for each in rates]
     parts = [[part.total_s for part in each.parts[1:-1]] for each in found]
     total = float(np.median([each.total_s for each in found]))
     return total, np.asarray(np.median(parts, axis=0), np.float64)

@@ -35,7 +35,7 @@ from engines.latency.candidates import (
 )
 from engines.latency.design import Design, NetworkDesign, design
 from engines.latency.design_costs import NativeCosts
-from engines.latency.devices import THIS, device_named
+from engines.latency.devices import THIS, check_runs, device_named
 from engines.latency.host import Host
 from engines.latency.identity import this_device
 from engines.macs import static_macs
@@ -114,6 +114,7 @@ def check_plan(question: PlanQuestion, say: Say = lambda line: None) -> PlanRepo
     """
     load = os.getloadavg()[0]
     # Wrong input is told before half a minute of measuring the machine.
+    check_runs(question.device, question.precision, question.threads)
     plain = _bundle(question, [STATIC] * NUM_STAGES)
     pictures = _pictures(question, plain)
     found = _designed(question, _here(question.device, say))

@@ -14,33 +14,42 @@ from engines.core import FrozenModel
 FloatArray = npt.NDArray[np.float64]
 
 
-class Accuracy(FrozenModel):
-    """Predictions beside measurements. Errors are shares of the measured median.
+class Errors(FrozenModel):
+    """Predictions beside two measurements of the same things, each compared with every prediction.
 
-    median_ape, p95_ape: absolute errors. rank_correlation: Spearman's. coverage95: share of calls
-    that took no longer than the predicted 95 % quantile. sharpness: that quantile over the
-    predicted median. repeat_ape: median difference of the same thing measured twice. n: how many.
+    median_ape, p95_ape: absolute errors, as shares of a measured median. rank_correlation:
+    Spearman's. repeat_ape: median difference between the two measurements. n: how many things.
     """
 
     median_ape: float
     p95_ape: float
     rank_correlation: float
-    coverage95: float
-    sharpness: float
     repeat_ape: float
     n: int
+
+
+class Accuracy(Errors):
+    """Of whole networks. coverage95: share of calls that took no longer than the predicted 95 %
+    quantile. sharpness: that quantile over the predicted median."""
+
+    coverage95: float
+    sharpness: float
 
 
 class AccuracyWithBlocks(Accuracy):
     """Of whole networks; and of single blocks, whose quantiles nobody predicts."""
 
-    blocks: Accuracy
+    blocks: Errors
 
 
 class OnlineCoverage(FrozenModel):
-    """The corrected 95 % quantile over calls in a row. busy: beside a process that takes one core,
-    begun `settled_s` before. drift: at the end. median_ms, p95_ms: measured."""
+    """The corrected 95 % quantile over calls in a row, on that many threads.
 
+    busy: beside a process that takes one core, begun `settled_s` before. drift: at the end.
+    median_ms, p95_ms: measured.
+    """
+
+    threads: int
     calls: int
     coverage95: float
     sharpness: float
@@ -78,9 +87,12 @@ class Case(FrozenModel):
 class PredictorReport(AccuracyWithBlocks):
     """The answer of `laud bench predictor`; the top level is the measured predictor.
 
-    rates_only: the measured predictor where only activation rates are known, not which pixels the
-    masks make the first convolutions need. analytic: the model of the native engine, which has seen
-    no network. online: the measured predictor with the online correction.
+    What is given: masks that were forced are known before a call, so is which pixels they make the
+    first convolutions need; of a network's own masks only the operating point is. rates_only: of
+    forced masks too nothing is known but their rates, and whether they lie together. analytic: the
+    model of the native engine, which has seen no network, given the same as the top level. online:
+    the measured predictor with the online correction. too_noisy: the two measurements differ by
+    more than can be believed.
     """
 
     rates_only: Accuracy
@@ -88,6 +100,7 @@ class PredictorReport(AccuracyWithBlocks):
     online: tuple[OnlineCoverage, ...]
     microseconds_per_call: float
     passes_apart_s: float
+    too_noisy: bool
     machine: Machine
     cases: tuple[Case, ...]
 
@@ -101,20 +114,17 @@ class Comparison:
     again: Sequence[float]
 
 
-def accuracy(of: Comparison, *, coverage95: float, sharpness: float) -> Accuracy:
+def errors(of: Comparison) -> Errors:
     """Errors and correlation of a comparison."""
     predicted, measured, again = (
         np.asarray(values, np.float64) for values in (of.predicted, of.measured, of.again)
     )
-    # Half of both measurements: neither has the better claim to be the truth.
-    truth = (measured + again) / 2
-    errors = np.abs(predicted - truth) / truth
-    return Accuracy(
-        median_ape=float(np.median(errors)),
-        p95_ape=float(np.quantile(errors, 0.95)),
-        rank_correlation=spearman(predicted, truth),
-        coverage95=coverage95,
-        sharpness=sharpness,
+    # Each by itself: averaging them first would make little of their noise.
+    found = np.concatenate([np.abs(predicted - truth) / truth for truth in (measured, again)])
+    return Errors(
+        median_ape=float(np.median(found)),
+        p95_ape=float(np.quantile(found, 0.95)),
+        rank_correlation=spearman(predicted, measured + again),
         repeat_ape=float(np.median(np.abs(again - measured) / measured)),
         n=len(measured),
     )

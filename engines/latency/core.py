@@ -13,6 +13,9 @@ from engines.macs import BlockRates
 STEM, HEAD = "stem", "head"
 """Names of the parts before the first block and behind the last one."""
 
+CALL = "call"
+"""What a call takes besides its parts, where it is listed among them."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartCost:

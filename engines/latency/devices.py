@@ -10,7 +10,7 @@ from engines.errors import InvalidInput
 from engines.latency.corrections import FIXED, PAPER, Corrections
 from engines.latency.hardware import GPU_NAMES, Gpu, gpu
 from engines.latency.host import Host, read_host
-from engines.latency.host_measuring import measure_host
+from engines.latency.identity import this_device
 
 THIS = "this"
 
@@ -28,6 +28,8 @@ def device_named(name: str, mode: Mode = "fixed", say: Say = lambda line: None) 
         if mode == "paper":
             raise InvalidInput(f"paper mode reproduces the published model of GPUs, not '{name}'")
         if name == THIS:
+            from engines.latency.host_measuring import measure_host
+
             say("measuring this machine; `laud measure device -o FILE.json` keeps the result")
             return measure_host(say)
         return read_host(Path(name))
@@ -44,6 +46,22 @@ def device_named(name: str, mode: Mode = "fixed", say: Say = lambda line: None) 
 def names_host(name: str) -> bool:
     """Whether that is a machine with our native engine, and not a GPU."""
     return name == THIS or name.endswith(".json")
+
+
+def check_runs(name: str, precision: str, threads: int) -> None:
+    """Refuse what this machine cannot run, before THIS is measured for half a minute.
+
+    A machine in a file is checked when it is read. Raises InvalidInput.
+    """
+    if name != THIS:
+        return
+    device = this_device()
+    if precision not in device.isa:
+        raise InvalidInput(
+            f"this machine does not run '{precision}'; it runs: {', '.join(device.isa)}"
+        )
+    if not 1 <= threads <= device.cpus:
+        raise InvalidInput(f"threads must be 1 to {device.cpus} here, got {threads}")
 
 
 def corrections_of(mode: str, only: tuple[str, ...] = ()) -> Corrections:

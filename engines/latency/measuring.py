@@ -77,6 +77,8 @@ class MeasurePlan:
                     )
                 if most is not None and not 1 <= int(value) <= most:
                     raise InvalidInput(f"a {what} is 1 to {most}, got {value}")
+        if self.seed < 0:
+            raise InvalidInput(f"a seed is 0 or more, got {self.seed}")
         if self.repeats < 3:
             raise InvalidInput(f"at least 3 repeats make a median, got {self.repeats}")
         if self.calls < 20:
@@ -222,16 +224,16 @@ def _spread(
 ) -> Spread:
     """Measured over predicted of calls that mix points, sizes, batches, masks and rates.
 
-    Half of the calls are at the bundle's points as its own maskers decide, where rates were
-    observed; the others, or all, have forced masks.
+    Where rates were observed, every call is at one of the bundle's points, and images differ in
+    what they skip; else masks are forced, whose rates are known.
     """
     net = bundle.manifest.architecture
     points = [r.point for r in bundle.manifest.at(engine.precision).points]
     observed = [p for p in points if p.image_size in inputs and predictor.has_observed(p.name)]
     ratios = []
-    for call in range(calls):
+    for _ in range(calls):
         batch = int(rng.choice(predictor.batches))
-        if observed and call % 2:
+        if observed:
             point = observed[int(rng.integers(len(observed)))]
             images = inputs[point.image_size]
             chosen = images[rng.integers(0, len(images), batch)]

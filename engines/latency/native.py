@@ -170,7 +170,9 @@ def _run(layers: Iterable[Layer], times: float, machine: _Machine) -> _Cost:
     if cuts and machine.threads > 1:
         # With three pieces for two threads, one of them does two.
         each = cuts / times
-        compute *= math.ceil(each / machine.threads) * machine.threads / each
+        # Rounded: a whole number of turns must not become one more by the last bit of a float.
+        turns = math.ceil(round(each / machine.threads, 9))
+        compute *= turns * machine.threads / each
     compute /= machine.workers
     fixed = times * machine.barrier_s
     return _Cost(max(compute + late, least) + fixed, compute, max(late, least), fixed)

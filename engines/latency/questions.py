@@ -55,6 +55,12 @@ class Question:
         ):
             if value is not None and not 1 <= value <= most:
                 raise InvalidInput(f"{what} must be 1 to {most}, got {value}")
+        if self.group is not None and self.group < 1:
+            raise InvalidInput(f"a group has at least 1 channel, got {self.group}")
+        if self.patches is not None and min(self.patches, default=0) < 1:
+            raise InvalidInput(f"a patch is at least 1 pixel wide, got granularity {self.patches}")
+        if self.scattered and self.point is not None:
+            raise InvalidInput("what a point makes active is known; leave --scattered out")
         for what, rate in (("rate", self.rate), ("channel rate", self.channel_rate)):
             if rate is not None and not 0.0 <= rate <= 1.0:
                 raise InvalidInput(f"the {what} must be 0 to 1, got {rate}")
@@ -76,8 +82,10 @@ class Question:
 
 
 class PartAnswer(FrozenModel):
-    """Milliseconds of one part, per call. masker: fused into the first convolution or not, where
-    that is a choice."""
+    """Milliseconds of one part, or of what a call takes besides (`call`), per call.
+
+    masker: fused into the first convolution or not, where that is a choice.
+    """
 
     name: str
     ms: float

@@ -165,7 +165,7 @@ def _costs(
     from engines.errors import InvalidInput
     from engines.latency.candidates import NUM_STAGES, STATIC, network_with
     from engines.latency.design_costs import GpuCosts, NativeCosts
-    from engines.latency.devices import THIS, corrections_of, device_named
+    from engines.latency.devices import THIS, check_runs, corrections_of, device_named
     from engines.latency.hardware import Gpu
     from engines.latency.shapes import named_shape
     from engines.manifest import PRECISIONS
@@ -180,6 +180,7 @@ def _costs(
     named_shape(arch, image=MapSize(size, size))
     if device == THIS:
         network_with(arch, [STATIC] * NUM_STAGES)
+    check_runs(device, precision or "fp32", threads or 1)
     machine = device_named(device, "paper" if mode == "paper" else "fixed", _say)
     if isinstance(machine, Gpu):
         if threads is not None or precision not in (None, "fp32"):
@@ -208,12 +209,11 @@ def _costs(
 
 
 def _check_drawable(png: Path) -> None:
-    import matplotlib  # noqa: F401 - missing, it is told before anything is measured
-
     from engines.errors import InvalidInput
 
     if not png.absolute().parent.is_dir():
         raise InvalidInput(f"--png {png}: no such folder")
+    import matplotlib  # noqa: F401 - missing, it is told before anything is measured
 
 
 def _print(found: Design) -> None:

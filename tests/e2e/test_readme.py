@@ -253,13 +253,13 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
 }
 
 
-# They make networks; serving, inspecting and evaluating them needs no torch. `laud serve
+# They make networks or draw; serving, inspecting and evaluating them needs no torch. `laud serve
 # clothing.laud` serves what the two before it made.
 NEED_TORCH = ("laud train ", "laud export ", "laud bench ", "laud serve clothing.laud")
 
 
 def needs_torch(line: str) -> bool:
-    return line.startswith(NEED_TORCH) or "--reference" in line
+    return line.startswith(NEED_TORCH) or "--reference" in line or "--png" in line
 
 
 def parameters() -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import engines.bench.plan_check
-import engines.latency.devices
+import engines.latency.host_measuring
 from engines.bench.plan_check import PlanQuestion
 from engines.bench.plan_report import Measured, PlanReport, Role, judge
 from engines.bench.report import Machine
@@ -129,7 +129,7 @@ def test_bad_input_is_one_line_before_anything_is_measured(
     def measured(*given: object) -> None:
         raise AssertionError("this machine was measured")
 
-    monkeypatch.setattr(engines.latency.devices, "measure_host", measured)
+    monkeypatch.setattr(engines.latency.host_measuring, "measure_host", measured)
     assert reason in assert_one_line(laud("plan", *options.split()))
 
 
@@ -254,5 +254,5 @@ def test_what_cannot_be_measured_is_one_line(
     def measured(*given: object) -> None:
         raise AssertionError("this machine was measured")
 
-    monkeypatch.setattr(engines.latency.devices, "measure_host", measured)
+    monkeypatch.setattr(engines.latency.host_measuring, "measure_host", measured)
     assert reason in assert_one_line(laud("bench", "plan", *options.split()))

@@ -30,7 +30,7 @@ void check(bool fits, const char* what) {
 // What a kernel may prefetch behind the last panel.
 constexpr std::int64_t kBehind = 16384;
 
-// Small numbers of both signs in any element: sums neither grow without bound nor vanish, since
+// Small numbers, floats of both signs: sums neither grow without bound nor vanish, since
 // arithmetic on zeros or on denormals may be of another speed.
 void fill(Buffer& buffer, std::int64_t numbers, Element element) {
   std::uint32_t state = 1;

@@ -1,4 +1,4 @@
-// The timing loops of measure.hpp for Python; engines/latency/host.py calls them.
+// The timing loops of measure.hpp for Python; engines/latency/host_measuring.py calls them.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>

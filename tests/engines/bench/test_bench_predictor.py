@@ -33,7 +33,7 @@ def report(told: list[str]) -> PredictorReport:
 
     def quick(bundle: Any, plan: MeasurePlan, say: Any) -> Any:
         assert plan.precisions == ("fp32",)
-        assert plan.threads == (1,)
+        assert len(plan.threads or ()) == 1
         fields = {**vars(plan), "repeats": 3, "calls": 20}
         return measure(bundle, MeasurePlan(**fields), say)
 
@@ -61,13 +61,16 @@ def test_every_case_is_told_with_what_was_predicted_and_what_it_took(
 
 
 def test_the_top_level_is_the_measured_predictor(report: PredictorReport) -> None:
-    truth = [(c.measured_ms + c.again_ms) / 2 for c in report.cases]
     for errors, of in (
         (report, [c.predicted_ms for c in report.cases]),
         (report.rates_only, [c.rates_only_ms for c in report.cases]),
         (report.analytic, [c.analytic_ms for c in report.cases]),
     ):
-        apart = [abs(p - t) / t for p, t in zip(of, truth, strict=True)]
+        apart = [
+            abs(p - truth) / truth
+            for p, c in zip(of, report.cases, strict=True)
+            for truth in (c.measured_ms, c.again_ms)
+        ]
         assert errors.median_ape == pytest.approx(np.median(apart))
         assert errors.p95_ape == pytest.approx(np.quantile(apart, 0.95))
         assert errors.n == len(CASES)
@@ -93,8 +96,8 @@ def test_the_analytic_model_knows_how_it_spreads_from_the_machine(report: Predic
 
 
 def test_online_coverage_is_counted_over_as_many_calls(report: PredictorReport) -> None:
-    (quiet,) = report.online
-    assert (quiet.calls, quiet.busy) == (20, False)
+    assert [each.threads for each in report.online] == sorted({1, this_device().cpus})
+    assert {(each.calls, each.busy) for each in report.online} == {(20, False)}
 
 
 def test_it_says_where_and_how_it_was_taken(report: PredictorReport, told: list[str]) -> None:
@@ -127,6 +130,8 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"seed": -1}, "a seed is 0 or more, got -1"),
+        ({"networks": ("clothing-int8",) * 2}, "every network is to be named once"),
         ({"calls": 2}, "at least 3 calls make a median, got 2"),
         ({"online_calls": 0}, "needs at least one call and no negative time"),
         ({"settling_s": -1.0}, "needs at least one call and no negative time"),
@@ -162,9 +167,22 @@ def test_networks_whose_int8_scales_are_made_need_torch(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("nothing_runs")
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="are too few"):
-        bench_predictor(PredictorPlan(networks=TINY.networks, images=tmp_path), HERE)
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        bench_predictor(PredictorPlan(networks=TINY.networks, images=tmp_path / "none"), HERE)
+
+
+@pytest.mark.parametrize("start", ["test", "./test", "."])
+def test_rates_are_never_observed_on_the_pictures_of_the_judgement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    for name in ("test", "validation"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "test" if start == "." else tmp_path)
+    observed = bench._observed_on(PredictorPlan(images=Path(start)))
+    assert observed == (tmp_path / "validation").resolve()
+    assert bench._observed_on(PredictorPlan(images=tmp_path / "validation")) is None
+    assert bench._observed_on(PredictorPlan()) is None
 
 
 def test_every_network_is_named_after_what_it_is() -> None:

@@ -13,6 +13,7 @@ from engines.bench.held_out import (
     Runs,
     Subject,
     demo,
+    has_new_rate,
     point_of,
     rates_before,
     run_case,
@@ -69,12 +70,23 @@ def test_what_a_case_calls_held_out_its_table_has_not_seen(subject: Subject) -> 
     for case in subject.cases:
         assert ("batch" in case.held_out) == (case.batch not in subject.batches)
         assert ("size" in case.held_out) == (case.size not in subject.sizes)
-        assert "masks" in case.held_out
-        measured = {*RATES, *CROSSED_RATES}
+        assert case.held_out, "what a table is made from is no case"
+        skips = case.point is None or not point_of(subject, case).skips_nothing
+        assert ("masks" in case.held_out) == skips
         if "rate" in case.held_out:
-            assert not {case.spatial, case.channel} & measured
-        else:
-            assert case.kind is MaskKind.TRAINED
+            assert case.kind is not MaskKind.TRAINED
+            assert not {case.spatial, case.channel} & {*RATES, *CROSSED_RATES}
+
+
+def test_a_rate_is_new_where_some_masker_decides_on_another_number_of_units() -> None:
+    """Of 16 patches 0, 2, 4, 6, 10, 13 and 16 are measured; of 4 groups, and of layers, all."""
+    patches = net_of(stage(Paradigm.SPATIAL, 8, patch=2))
+    assert patches.block_sizes(MapSize(32, 32))[0][1] == MapSize(8, 8)
+    assert has_new_rate(patches, 32, 0.5, 1.0)
+    assert not has_new_rate(patches, 32, 0.26, 1.0)
+    groups = net_of(stage(Paradigm.CHANNEL, 8, group=2))
+    assert not has_new_rate(groups, 32, 1.0, 0.33)
+    assert not has_new_rate(net_of(stage(Paradigm.LAYER, 8)), 32, 0.33, 1.0)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)

@@ -46,6 +46,13 @@ def runs(case: Held, *factors: float, slower: float = 1.0) -> Runs:
     )
 
 
+def at_its_point(case: Held) -> Runs:
+    """A call that took what is predicted of its operating point, whatever it then executed."""
+    told = predicted(case, PREDICTOR.rates("half"))
+    parts = np.array([part.total_s for part in told.parts])
+    return Runs(seconds=[told.total_s], parts=[parts], rates=[EXECUTED])
+
+
 def judge(cases: tuple[Held, ...], first: list[Runs], second: list[Runs]) -> PredictorReport:
     subject = Subject("abacus fp32", "fp32", 1, of_net(), (32,), (1, 2), 3, cases)
     judged = Judged(subject=subject, passes=[first, second], predictor=PREDICTOR)
@@ -53,7 +60,7 @@ def judge(cases: tuple[Held, ...], first: list[Runs], second: list[Runs]) -> Pre
 
 
 def test_what_is_predicted_exactly_has_no_error() -> None:
-    once = [runs(FORCED, 1.0, 1.0, 1.0), runs(OWN, 1.0, 1.0, 1.0)]
+    once = [runs(FORCED, 1.0, 1.0, 1.0), at_its_point(OWN)]
     found = judge((FORCED, OWN), once, once)
     for each in (found, found.blocks):
         assert each.median_ape == pytest.approx(0.0, abs=1e-12)
@@ -75,7 +82,8 @@ def test_coverage_is_of_single_calls_in_both_passes() -> None:
 
 def test_errors_are_of_medians_and_repeats_between_passes() -> None:
     found = judge((FORCED,), [runs(FORCED, 1.0, 1.1, 9.0)], [runs(FORCED, 0.1, 1.3, 1.4)])
-    assert found.median_ape == pytest.approx(0.2 / 1.2)
+    apart = [0.1 / 1.1, 0.3 / 1.3]
+    assert found.median_ape == pytest.approx(np.mean(apart))
     assert found.repeat_ape == pytest.approx(0.2 / 1.1)
     (case,) = found.cases
     assert case.measured_ms == pytest.approx(1.1 * case.predicted_ms)
@@ -118,6 +126,12 @@ def test_before_a_mask_is_seen_only_rates_are_known() -> None:
     apart = [abs(c.rates_only_ms / c.measured_ms - 1.0) for c in found.cases]
     assert found.rates_only.median_ape == pytest.approx(np.mean(apart))
     assert min(apart) > 0.01
+    assert own.predicted_ms == own.rates_only_ms, "a point is all that is known of own masks"
+
+
+@pytest.mark.parametrize(("again", "noisy"), [(1.02, False), (1.05, True)])
+def test_measurements_that_differ_are_too_noisy(again: float, noisy: bool) -> None:
+    assert judge((FORCED,), [runs(FORCED, 1.0)], [runs(FORCED, again)]).too_noisy == noisy
 
 
 def test_it_says_how_it_was_taken() -> None:

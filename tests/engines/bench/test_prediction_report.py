@@ -7,23 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.bench.prediction_report import Comparison, accuracy, spearman
+from engines.bench.prediction_report import Comparison, errors, spearman
 
 
-def test_errors_are_of_the_mean_of_both_measurements() -> None:
-    """Truths of 2, 4 and 10; off by 0, 25 % and 10 %."""
-    of = Comparison(predicted=[2.0, 5.0, 9.0], measured=[1.9, 4.0, 8.0], again=[2.1, 4.0, 12.0])
-    found = accuracy(of, coverage95=0.94, sharpness=1.2)
-    assert found.median_ape == pytest.approx(0.1)
-    assert found.p95_ape == pytest.approx(0.1 + 0.9 * 0.15)
-    assert found.repeat_ape == pytest.approx(0.2 / 1.9), "the middle of 10.5 %, 0 and 50 %"
+def test_errors_are_of_each_measurement_by_itself() -> None:
+    """Off by 0, 25 % and 12.5 % of the first, by 20 %, 25 % and 25 % of the second."""
+    of = Comparison(predicted=[2.0, 5.0, 9.0], measured=[2.0, 4.0, 8.0], again=[2.5, 4.0, 12.0])
+    found = errors(of)
+    assert found.median_ape == pytest.approx((0.2 + 0.25) / 2)
+    assert found.p95_ape == pytest.approx(0.25)
+    assert found.repeat_ape == pytest.approx(0.25), "the middle of 25 %, 0 and 50 %"
     assert found.rank_correlation == pytest.approx(1.0)
-    assert (found.coverage95, found.sharpness, found.n) == (0.94, 1.2, 3)
+    assert found.n == 3, "things, not measurements"
 
 
 def test_too_much_and_too_little_are_errors_alike() -> None:
     for predicted in (9.0, 11.0):
-        found = accuracy(Comparison([predicted], [10.0], [10.0]), coverage95=1.0, sharpness=1.0)
+        found = errors(Comparison([predicted], [10.0], [10.0]))
         assert found.median_ape == found.p95_ape == pytest.approx(0.1)
 
 

@@ -11,7 +11,7 @@ from engines.architecture import MapSize
 from engines.bench.networks import architecture
 from engines.core import Paradigm
 from engines.errors import InvalidInput
-from engines.latency import devices
+from engines.latency import host_measuring
 from engines.latency.answers import answer
 from engines.latency.core import uniform_rates
 from engines.latency.corrections import FIXED, PAPER, Corrections
@@ -142,7 +142,7 @@ def test_batch_threads_and_precision_reach_the_model(abacus: str) -> None:
 
 
 def test_without_a_device_it_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "measure_host", lambda say: host(macs_per_s=MACS_PER_S))
+    monkeypatch.setattr(host_measuring, "measure_host", lambda say: host(macs_per_s=MACS_PER_S))
     told: list[str] = []
     (found,) = answer(Question("resnet50"), told.append)
     assert found.device == ABACUS.slug
@@ -159,7 +159,7 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(say: object) -> None:
         raise AssertionError("this machine was measured")
 
-    monkeypatch.setattr(devices, "measure_host", measured)
+    monkeypatch.setattr(host_measuring, "measure_host", measured)
 
 
 @pytest.mark.usefixtures("unmeasured")

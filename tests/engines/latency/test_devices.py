@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import InvalidInput, LatencyError
-from engines.latency import devices
+from engines.latency import devices, host_measuring
 from engines.latency.corrections import CORRECTION_NAMES, FIXED, PAPER
 from engines.latency.devices import THIS, corrections_of, device_named, names_host
 from engines.latency.hardware import GPU_NAMES, gpu
@@ -41,7 +41,7 @@ def test_this_machine_is_measured_now_and_says_how_to_keep_that(
         say("memory")
         return host()
 
-    monkeypatch.setattr(devices, "measure_host", measured)
+    monkeypatch.setattr(host_measuring, "measure_host", measured)
     told: list[str] = []
     assert device_named(THIS, say=told.append) == host()
     assert "laud measure device -o FILE.json" in told[0]
@@ -79,7 +79,7 @@ def test_a_file_that_is_no_machine_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(LatencyError, match="measure again with: laud measure device"):
         device_named(str(tmp_path / "none.json"))
     (tmp_path / "odd.json").write_text("{}")
-    with pytest.raises(LatencyError, match="does not describe a machine"):
+    with pytest.raises(LatencyError, match="is not the description of a machine"):
         device_named(str(tmp_path / "odd.json"))
 
 

@@ -93,16 +93,17 @@ def test_progress_is_told_from_the_first_line_to_the_last(
     table: LatencyTable, told: list[str]
 ) -> None:
     # 32 pairs of rates, nothing masked, and a call that is not timed; at 2 sizes and 2 batches.
-    assert f"3 rounds of {34 * 4} calls; pictures: 8 of 8" in told[0]
-    assert told[-2].startswith("3 of 3 rounds (fp32, threads: 1), about 0 s left")
-    assert "20 mixed calls for the quantiles" in told[-1]
+    lines = [line for line in told if "too noisy" not in line]
+    assert f"3 rounds of {34 * 4} calls; pictures: 8 of 8" in lines[0]
+    assert lines[-2].startswith("3 of 3 rounds (fp32, threads: 1), about 0 s left")
+    assert "20 mixed calls for the quantiles" in lines[-1]
 
 
 @pytest.mark.parametrize("observing", [True, False])
-def test_half_of_the_spread_is_at_points_whose_rates_were_observed(
+def test_the_spread_is_at_points_whose_rates_were_observed(
     photos: Path, monkeypatch: pytest.MonkeyPatch, observing: bool
 ) -> None:
-    """As the maskers decide; the rest, or all, has masks that were forced on it."""
+    """As the maskers decide; without pictures masks are forced on every call."""
     called: list[tuple[str, bool]] = []
 
     def noted(engine: Any, images: Any, points: Any, decisions: Any) -> Any:
@@ -115,7 +116,7 @@ def test_half_of_the_spread_is_at_points_whose_rates_were_observed(
     forced = [call for call in called if call == ("asking", False)]
     own = [name for name, decides in called if decides]
     assert len(called) == 40
-    assert len(forced) == (20 if observing else 40)
+    assert len(forced) == (0 if observing else 40)
     assert set(own) == ({"full", "half"} if observing else set()), "`small` was not measured"
 
 
