@@ -75,6 +75,11 @@ class Bundle:
     hash: str
     weights: Weights
 
+    @property
+    def ref(self) -> str:
+        """What names it on a command line: its path, or `zoo:NAME`."""
+        return f"{ZOO_PREFIX}{self.path.stem}" if self.path.parent == _ZOO else str(self.path)
+
 
 def write_bundle(path: Path, manifest: Manifest, weights: Weights) -> str:
     """Write a bundle directory in one step (a kill leaves the old one or none); returns its hash.

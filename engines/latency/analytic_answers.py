@@ -194,6 +194,7 @@ def answer_of(
     corrections: tuple[str, ...] | None = None,
     maskers: Mapping[str, Masker] | None = None,
     scale: float = 1.0,
+    noisy: bool = False,
 ) -> Answer:
     """scale: what the parts are to be multiplied with to add up to `seconds`."""
     overhead_s = prediction.overhead_s
@@ -216,13 +217,14 @@ def answer_of(
         static_ms=static_s * 1e3,
         ratio=seconds / static_s,
         corrections=corrections,
+        noisy=noisy,
         parts=tuple(
             PartAnswer(
                 name=part.name,
                 ms=part.total_s * scale * 1e3,
-                compute_ms=part.compute_s * scale * 1e3,
-                memory_ms=part.memory_s * scale * 1e3,
-                fixed_ms=part.fixed_s * scale * 1e3,
+                compute_ms=None if model == "measured" else part.compute_s * 1e3,
+                memory_ms=None if model == "measured" else part.memory_s * 1e3,
+                fixed_ms=None if model == "measured" else part.fixed_s * 1e3,
                 masker=(maskers or {}).get(part.name),
             )
             for part in (*prediction.parts, *besides)

@@ -107,9 +107,9 @@ def find_table(bundle: Bundle, table: Path | None) -> LatencyTable:
         table = next((place for place in places if place.is_file()), None)
         if table is None:
             raise LatencyError(
-                f"'{bundle.path.name}' has not been measured on this machine: measure it with "
-                "`laud measure BUNDLE`, or name a table (--table), or a device for the analytic "
-                "model (--device this)"
+                f"'{bundle.ref}' has not been measured on this machine: there is no '{places[0]}' "
+                f"and no '{name}' here; measure it with `laud measure {bundle.ref}`, or name a "
+                "table (--table), or a device for the analytic model (--device this)"
             )
     return read_table(table)
 
@@ -141,6 +141,7 @@ def _measured(question: Question, bundle: Bundle) -> tuple[Answer, ...]:
                 static_s=static * middle,
                 quantile_s=median * predictor.ratio(question.quantile),
                 scale=middle,
+                noisy=predictor.noisy,
                 precision=precision,
                 threads=threads,
                 size=size,

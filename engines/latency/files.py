@@ -15,6 +15,7 @@ from engines.core import FrozenModel
 from engines.errors import LatencyError
 
 MAX_BYTES = 64 * 2**20
+_MOST_SAID = 160
 
 _Model = TypeVar("_Model", bound=FrozenModel)
 
@@ -58,4 +59,7 @@ def read_model(path: Path, model: type[_Model], *, newest: int, what: str, comma
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise LatencyError(f"'{path}' is not {what}: {explain(error)}; {again}") from None
+        said = explain(error)
+        if len(said) > _MOST_SAID:
+            said = f"{said[:_MOST_SAID]}..."
+        raise LatencyError(f"'{path}' is not {what}: {said}; {again}") from None

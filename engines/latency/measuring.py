@@ -3,7 +3,6 @@ measured over predicted for whole networks."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -32,8 +31,6 @@ from engines.manifest import PRECISIONS
 BATCHES = (1, 2, 4)
 REPEATS = 10
 SPREAD_CALLS = 400
-MOST_SHIFT = 1.08
-"""How far whole calls may lie off the sum of their parts before the table is called noisy."""
 MOST_BATCH = 256
 
 _SPREAD_QUANTILES = 201
@@ -95,6 +92,8 @@ def measure(bundle: Bundle, plan: MeasurePlan, say: Say = lambda line: None) -> 
     manifest, net = bundle.manifest, bundle.manifest.architecture
     precisions = plan.precisions or _precisions(bundle, device)
     threads = plan.threads or tuple(sorted({1, available_cpus()}))
+    if max(threads) > device.cpus:
+        raise InvalidInput(f"threads must be 1 to {device.cpus} here, got {max(threads)}")
     sizes = plan.sizes or tuple(sorted({record.point.image_size for record in manifest.points}))
     batches = tuple(sorted(plan.batches))
     for precision in precisions:
@@ -141,22 +140,11 @@ def measure(bundle: Bundle, plan: MeasurePlan, say: Say = lambda line: None) -> 
                 predictor = MeasuredPredictor(
                     draft, bundle, device=device, precision=precision, threads=count
                 )
-                say(f"{precision}, {count} threads: {plan.calls} mixed calls for the quantiles")
+                say(f"{precision}, threads: {count}: {plan.calls} mixed calls for the quantiles")
                 spreads.append(_spread(engine, predictor, bundle, inputs, plan.calls, rng))
-                _warn_of_noise(spreads[-1], say)
     if draft is None:
         raise InvalidInput("nothing was asked to be measured")
     return draft.model_copy(update={"spreads": tuple(spreads)})
-
-
-def _warn_of_noise(spread: Spread, say: Say) -> None:
-    """Say so where the calls that came last took another time than the rounds before."""
-    middle = spread.ratios[len(spread.ratios) // 2]
-    if abs(math.log(middle)) > math.log(MOST_SHIFT):
-        say(
-            f"too noisy: whole calls took {middle:.2f} times what was measured of their parts just "
-            "before; stop what else runs here and measure again"
-        )
 
 
 def _precisions(bundle: Bundle, device: DeviceIdentity) -> tuple[str, ...]:

@@ -51,7 +51,9 @@ class MeasuredPredictor:
         self.sizes = tuple(sorted({size for size, _ in self._profiles}))
         self.batches = tuple(sorted({batch for _, batch in self._profiles}))
         self._observed = {each.point: each for each in table.points if each.precision == precision}
-        self._ratios = _ratios(table.spreads, precision, threads)
+        spread = _spread(table.spreads, precision, threads)
+        self._ratios = (1.0, 1.0) if spread is None else spread.ratios
+        self._noisy = spread is not None and spread.noisy
         self._grids: dict[tuple[int, int], Grid] = {}
         self._of_points: dict[tuple[str, int], float] = {}
 
@@ -89,6 +91,11 @@ class MeasuredPredictor:
         below = int(place)
         low, high = self._ratios[below], self._ratios[below + 1]
         return low + (place - below) * (high - low)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the table was taken while something else ran, see `Spread.noisy`."""
+        return self._noisy
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -203,7 +210,7 @@ def _around(measured: Sequence[int], wanted: int, what: str) -> tuple[int, int]:
     if not measured[0] <= wanted <= measured[-1]:
         raise InvalidInput(
             f"{what} {wanted} lies outside what was measured, {measured[0]} to {measured[-1]}; "
-            "laud measure takes more --sizes and --batches"
+            "laud measure takes more with --size and --batch"
         )
     lower = max(value for value in measured if value <= wanted)
     return lower, min(value for value in measured if value >= wanted)
@@ -236,11 +243,11 @@ def _areas(net: ResNet, size: int) -> list[int]:
     return [net.stem_sizes(image)[0].area, *blocks, blocks[-1]]
 
 
-def _ratios(spreads: Sequence[Spread], precision: str, threads: int) -> tuple[float, ...]:
+def _spread(spreads: Sequence[Spread], precision: str, threads: int) -> Spread | None:
     for spread in spreads:
         if (spread.precision, spread.threads) == (precision, threads):
-            return spread.ratios
-    return (1.0, 1.0)
+            return spread
+    return None
 
 
 def _nothing_for(table: LatencyTable, precision: str, threads: int) -> str:

@@ -84,21 +84,23 @@ class Question:
 class PartAnswer(FrozenModel):
     """Milliseconds of one part, or of what a call takes besides (`call`), per call.
 
-    masker: fused into the first convolution or not, where that is a choice.
+    compute_ms, memory_ms, fixed_ms: None where they were not told apart. masker: fused into the
+    first convolution or not, where that is a choice.
     """
 
     name: str
     ms: float
-    compute_ms: float
-    memory_ms: float
-    fixed_ms: float
+    compute_ms: float | None
+    memory_ms: float | None
+    fixed_ms: float | None
     masker: Masker | None = None
 
 
 class Answer(FrozenModel):
     """One prediction. ms: median of a call with `batch` images; quantile_ms: what it takes at most
     in `quantile` of cases, where that is known. static_ms: the same with nothing skipped and no
-    masker asked. model: `measured` is a latency table, the others are analytic."""
+    masker asked. model: `measured` is a latency table, the others are analytic. noisy: the table
+    was taken while something else ran."""
 
     network: str
     model: Model
@@ -117,4 +119,5 @@ class Answer(FrozenModel):
     static_ms: float
     ratio: float
     corrections: tuple[str, ...] | None
+    noisy: bool
     parts: tuple[PartAnswer, ...]

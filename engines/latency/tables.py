@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +18,9 @@ from engines.latency.identity import DeviceIdentity
 from engines.manifest import Rate
 
 TABLE_SCHEMA = 1
+MOST_SHIFT = 1.08
+"""How far whole calls may lie off the sum of their parts before a table is called noisy."""
+
 
 Seconds = Annotated[float, Field(ge=0.0)]
 Ratio = Annotated[float, Field(gt=0.0)]
@@ -100,6 +105,17 @@ class Spread(FrozenModel):
     calls: Count
     ratios: Annotated[tuple[Ratio, ...], Field(min_length=2)]
 
+    @property
+    def shift(self) -> float:
+        """Whole calls over the sum of their parts, in the median."""
+        return self.ratios[len(self.ratios) // 2]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether whole calls took another time than their parts just before: the machine was not
+        quiet, and nothing should be built on the table."""
+        return abs(math.log(self.shift)) > math.log(MOST_SHIFT)
+
     @model_validator(mode="after")
     def _ascends(self) -> Self:
         if any(a > b for a, b in pairwise(self.ratios)):
@@ -128,6 +144,30 @@ class LatencyTable(FrozenModel):
         return table_name(self.device)
 
 
+def merged(old: LatencyTable, new: LatencyTable) -> LatencyTable:
+    """Both tables in one; where both have measured the same, the new one holds.
+
+    Raises LatencyError unless they are of one bundle, device and version.
+    """
+    for what in ("bundle", "device", "version"):
+        if getattr(old, what) != getattr(new, what):
+            raise LatencyError(
+                f"a latency table of another {what} is there; name another file with -o"
+            )
+
+    def joined(of: str, key: Callable[[Any], object]) -> tuple[Any, ...]:
+        return tuple({key(each): each for each in (*getattr(old, of), *getattr(new, of))}.values())
+
+    return new.model_copy(
+        update={
+            "profiles": joined("profiles", lambda p: (p.precision, p.threads, p.size, p.batch)),
+            "points": joined("points", lambda p: (p.precision, p.point)),
+            "spreads": joined("spreads", lambda s: (s.precision, s.threads)),
+            "pictures": new.pictures or old.pictures,
+        }
+    )
+
+
 def table_name(device: DeviceIdentity) -> str:
     """Name of that device's table beside a bundle's manifest."""
     return f"latency-{device.slug}.json"
@@ -151,7 +191,7 @@ def read_table(path: Path) -> LatencyTable:
 
 def check_table(table: LatencyTable, bundle: Bundle, device: DeviceIdentity) -> None:
     """Raise LatencyError unless the table was taken of this bundle on this device."""
-    again = f"measure here with: laud measure {bundle.path}"
+    again = f"measure here with: laud measure {bundle.ref}"
     if table.bundle != bundle.hash:
         raise LatencyError(
             f"the latency table is of bundle {table.name} ({table.bundle[:12]}), not of "

@@ -7,8 +7,10 @@ import sys
 import typer
 
 from engines.errors import LaudError
-from service.cli import bench, bench_plan, bench_predictor, latency, offline
+from service.cli import bench, bench_plan, bench_predictor, offline
+from service.cli.measure import measure
 from service.cli.plan import plan
+from service.cli.predict import predict
 from service.cli.serve import serve
 
 app = typer.Typer(
@@ -24,8 +26,8 @@ app.command()(offline.train)
 app.command()(offline.export)
 app.command()(offline.inspect)
 app.command()(offline.evaluate)
-app.command()(latency.measure)
-app.command()(latency.predict)
+app.command()(measure)
+app.command()(predict)
 bench.app.command()(bench_predictor.predictor)
 bench.app.command()(bench_plan.plan)
 app.command()(plan)

@@ -123,7 +123,8 @@ def _print(report: PredictorReport) -> None:
         beside = f"beside a busy process for {found.settled_s:.0f} s" if found.busy else "quiet"
         typer.echo(
             f"online, threads: {found.threads}, {beside}: {found.coverage95:.1%} of "
-            f"{found.calls} calls within the corrected 95 % quantile, q95/q50 {found.sharpness:.2f}, drift {found.drift:.2f}"
+            f"{found.calls} calls within the corrected 95 % quantile, "
+            f"q95/q50 {found.sharpness:.2f}, drift {found.drift:.2f}"
             f"{', flagged' if found.flagged else ''}"
         )
     typer.echo(

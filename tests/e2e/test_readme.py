@@ -175,12 +175,12 @@ def bench(command: Command, demo: Server, pictures: Path, place: Path) -> None:
 
 
 def measure(command: Command, demo: Server, pictures: Path, place: Path) -> None:
-    """The same on one thread in one precision, with few repeats."""
+    """The same on one thread in one precision, with few repeats; it may well be noisy."""
     line = command.line.replace("DIR", shlex.quote(str(pictures)))
     output = shlex.split(line)[-1]
     if " device " not in line:
         line += " --precision int8 --threads 1 --batch 1 --batch 2 --repeats 3"
-    run(line, place)
+    run(f"{line} || test $? = 3", place)
     assert json.loads((place / output).read_text("utf-8"))["device"]["cpus"] >= 1
 
 
@@ -202,9 +202,10 @@ def plan(command: Command, demo: Server, pictures: Path, place: Path) -> None:
 
 
 def bench_predictor(command: Command, demo: Server, pictures: Path, place: Path) -> None:
-    """The same comparison of the demo alone, with few calls."""
+    """The same comparison of the demo alone, with few calls, which may well be noisy."""
     line = command.line.replace("DIR", shlex.quote(str(pictures)))
-    printed = run(f"{line} --network clothing-int8 --calls 3 --online-calls 20 --settling 0", place)
+    few = "--network clothing-int8 --calls 3 --online-calls 20 --settling 0"
+    printed = run(f"{line} {few} || test $? = 3", place)
     assert "analytic" in printed
 
 

@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 
-import engines.latency.paper
 from engines.bundle import read_bundle, write_bundle
 from engines.latency import host_measuring, measuring
 from engines.latency.host import read_host, write_host
 from engines.latency.host_measuring import Effort
 from engines.latency.identity import this_device
-from engines.latency.paper import PaperCheck, PaperMiss, check_paper
 from engines.latency.tables import LatencyTable, read_table, write_table
-from service.cli import latency
 from tests.engines.latency.cases import host, of_net, profile, spread, table
 from tests.service.commands import Laud, assert_one_line
 
@@ -62,6 +59,10 @@ def measured(bundle: Path) -> Path:
     return bundle
 
 
+QUIET_OR_NOISY = (0, 3)
+"""What a measurement ends with: how quiet this machine is, is not the matter here."""
+
+
 @pytest.fixture
 def abacus(tmp_path: Path) -> Path:
     """A machine measured before."""
@@ -88,7 +89,7 @@ def test_a_bundle_of_the_zoo_is_measured_into_this_folder_and_predicted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = laud("measure", "zoo:clothing", *QUICK)
-    assert done.status == 0, done.err
+    assert done.status in QUIET_OR_NOISY, done.err
     assert_readable(done.out)
     assert "int8, threads: 1: measured over predicted, median" in done.out
     name = f"latency-{this_device().slug}.json"
@@ -115,7 +116,7 @@ def test_a_bundle_of_your_own_gets_its_table_beside_its_manifest(laud: Laud, bun
         "measure", bundle, "--size", 32, "--batch", 1, "--batch", 2, "--repeats", 3,
         "--precision", "fp32", "--threads", 1, "--json",
     )  # fmt: skip
-    assert done.status == 0, done.err
+    assert done.status in QUIET_OR_NOISY, done.err
     (path,) = bundle.glob("latency-*.json")
     assert LatencyTable.model_validate_json(done.out) == read_table(path)
     assert [p.batch for p in read_table(path).profiles] == [1, 2]
@@ -131,7 +132,7 @@ def test_a_table_is_written_where_it_is_said(laud: Laud, bundle: Path, tmp_path:
     path = tmp_path / "new" / "t.json"
     options = ("--size", 16, "--batch", 1, "--repeats", 3, "--precision", "fp32", "--threads", 1)
     done = laud("measure", bundle, *options, "-o", path)
-    assert done.status == 0, done.err
+    assert done.status in QUIET_OR_NOISY, done.err
     assert read_table(path).name == "abacus"
     assert not list(bundle.glob("latency-*.json"))
 
@@ -161,6 +162,40 @@ def test_what_cannot_be_measured_is_one_line_before_anything_is(
     assert reason in assert_one_line(laud("measure", *options.split()))
 
 
+def test_a_table_that_is_there_gets_more(laud: Laud, bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    options = ("--batch", 1, "--repeats", 3, "--precision", "fp32", "--threads", 1, "-o", path)
+    for size in (16, 32):
+        done = laud("measure", bundle, "--size", size, *options)
+        assert done.status in QUIET_OR_NOISY, done.err
+    assert "with the 1 ways it already had" in done.err
+    assert {p.size for p in read_table(path).profiles} == {16, 32}
+    assert len(read_table(path).spreads) == 1
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_table_of_something_else_is_not_overwritten(
+    laud: Laud, bundle: Path, measured: Path
+) -> None:
+    (path,) = measured.glob("latency-*.json")
+    before = path.read_bytes()
+    assert "the latency table is of bundle" in assert_one_line(
+        laud("measure", "zoo:clothing", "-o", path)
+    )
+    assert path.read_bytes() == before
+
+
+def test_a_noisy_table_is_told_whenever_it_is_used(laud: Laud, measured: Path) -> None:
+    (path,) = measured.glob("latency-*.json")
+    found = read_table(path)
+    noisy = [s.model_copy(update={"ratios": (1.2, 1.3, 1.4)}) for s in found.spreads]
+    assert "measure again" not in laud("predict", measured).err
+    write_table(path, found.model_copy(update={"spreads": tuple(noisy)}))
+    done = laud("predict", measured, "--json")
+    assert "measure again when it is quiet" in done.err
+    assert {answer["noisy"] for answer in json.loads(done.out)} == {True}
+
+
 # laud measure device
 
 
@@ -178,7 +213,7 @@ def test_this_machine_is_measured_into_a_file_that_predictions_take(
 ) -> None:
     path = tmp_path / "here.json"
     done = laud("measure", "device", "-o", path)
-    assert done.status == 0, done.err
+    assert done.status in QUIET_OR_NOISY, done.err
     assert_readable(done.out)
     for precision in this_device().isa:
         assert precision in done.out
@@ -211,7 +246,7 @@ def test_a_machine_is_printed_for_people_and_for_machines(
 
 def test_points_of_a_bundle_are_a_table(laud: Laud, measured: Path) -> None:
     done = laud("predict", measured)
-    assert done.status == 0, done.err
+    assert done.status in QUIET_OR_NOISY, done.err
     assert_readable(done.out)
     title, *rows = done.out.splitlines()
     assert title == f"abacus on {this_device().slug}, fp32, threads: 1, batch 1 (measured)"
@@ -267,7 +302,7 @@ def test_a_gpu_is_printed_with_its_parts_and_corrections(laud: Laud) -> None:
     assert_readable(done.out)
     assert "resnet101 on v100, fp32, batch 128 (gpu model)" in done.out
     assert "rate 0.5" in done.out
-    assert "corrections: single_input_density, group_size" in done.out
+    assert "corrections: all (docs/latency.md)" in done.out
     rows = [line for line in done.out.splitlines() if "layer" in line]
     assert len(rows) == 33
     assert all("fused" in row for row in rows)
@@ -303,71 +338,3 @@ def test_paper_mode_and_single_corrections(laud: Laud) -> None:
 )
 def test_what_cannot_be_predicted_is_one_line(laud: Laud, options: str, reason: str) -> None:
     assert reason in assert_one_line(laud("predict", *options.split()))
-
-
-# laud predict check-paper
-
-
-def test_every_published_latency_is_reproduced(laud: Laud) -> None:
-    done = laud("predict", "check-paper", "--json")
-    assert done.status == 0, done.err
-    found = json.loads(done.out)
-    assert found.keys() == {"vectors", "max_rel_error", "max_rel_error_monte_carlo", "misses"}
-    assert found["vectors"] >= 80
-    assert found["max_rel_error"] <= 0.005
-    assert found["max_rel_error_monte_carlo"] <= 0.015
-    assert found["misses"] == []
-
-
-def test_the_check_is_one_line_for_people(laud: Laud) -> None:
-    (line,) = laud("predict", "check-paper").out.splitlines()
-    assert line.startswith(f"{check_paper().vectors} published latencies; largest relative error")
-
-
-@pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_miss_is_named_and_fails(
-    laud: Laud, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
-) -> None:
-    miss = PaperMiss(
-        name="static resnet50", expected_s=1.0, predicted_s=1.1, rel_error=0.1, tolerance=0.005
-    )
-    failed = PaperCheck(vectors=2, max_rel_error=0.1, max_rel_error_monte_carlo=0.0, misses=(miss,))
-    monkeypatch.setattr(engines.latency.paper, "check_paper", lambda: failed)
-    done = laud("predict", "check-paper", *options)
-    assert done.status == latency.MISSED_STATUS == 1
-    assert "static resnet50" in done.out
-
-
-# Help
-
-
-EXAMPLES: dict[str, list[str]] = {
-    "measure": [
-        "laud measure device -o here.json",
-        "laud measure clothing.laud --images DIR",
-        "laud measure zoo:clothing --precision int8 --threads 2 -o table.json",
-    ],
-    "predict": [
-        "laud predict clothing.laud",
-        "laud predict zoo:clothing --table table.json --point skip-128 --json",
-        "laud predict resnet101 --device here.json --paradigm layer --rate 0.4",
-        "laud predict resnet101 --device v100 --batch 128 --rate 0.5 --parts",
-        "laud predict check-paper --json",
-    ],
-}
-
-
-@pytest.mark.parametrize("command", EXAMPLES)
-def test_help_has_examples_each_on_a_line_of_its_own(laud: Laud, command: str) -> None:
-    done = laud(command, "--help")
-    assert done.status == 0
-    lines = [line.strip() for line in done.out.splitlines()]
-    for example in EXAMPLES[command]:
-        assert example in lines
-
-
-def test_examples_of_predictions_are_valid(laud: Laud, abacus: Path, tmp_path: Path) -> None:
-    for example in EXAMPLES["predict"][2:]:
-        arguments: list[Any] = example.split()[1:]
-        done = laud(*(abacus if each == "here.json" else each for each in arguments))
-        assert done.status == 0, example

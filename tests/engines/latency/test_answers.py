@@ -130,7 +130,7 @@ def test_a_table_elsewhere_is_taken_by_name(measured: str, tmp_path: Path) -> No
 def test_a_bundle_that_was_not_measured_says_what_can_be_done(tiny: str) -> None:
     with pytest.raises(LatencyError) as refusal:
         answer(Question(tiny))
-    for way in ("'abacus.laud' has not been measured", "laud measure", "--table", "--device this"):
+    for way in ("abacus.laud' has not been measured", "laud measure", "--table", "--device this"):
         assert way in str(refusal.value)
 
 

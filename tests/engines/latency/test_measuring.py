@@ -19,7 +19,7 @@ from engines.latency.identity import this_device
 from engines.latency.measuring import BATCHES, MeasurePlan, measure
 from engines.latency.predictor import MeasuredPredictor
 from engines.latency.profiling import timed
-from engines.latency.tables import LatencyTable, Spread, check_table, read_table, write_table
+from engines.latency.tables import LatencyTable, check_table, read_table, write_table
 from tests.engines.cpu.cases import NET, SIZE, bundle, net_of, pictures, stage
 from tests.engines.latency.cases import of_net
 
@@ -237,18 +237,3 @@ def test_observed_rates_are_means_over_pictures(table: LatencyTable) -> None:
     half = table.points[1]
     eighths = np.array(half.spatial[7:]) * 8
     assert eighths == pytest.approx(np.round(eighths))
-
-
-@pytest.mark.parametrize(
-    ("middle", "noisy"), [(1.0, False), (1.07, False), (1.2, True), (0.8, True)]
-)
-def test_a_table_that_whole_calls_contradict_is_called_noisy(middle: float, noisy: bool) -> None:
-    said: list[str] = []
-    ratios = (middle - 0.1, middle, middle + 0.3)
-    measuring._warn_of_noise(
-        Spread(precision="fp32", threads=1, calls=20, ratios=ratios), said.append
-    )
-    assert [line for line in said if "too noisy" in line] == said
-    assert bool(said) == noisy
-    if noisy:
-        assert f"{middle:.2f} times" in said[0]

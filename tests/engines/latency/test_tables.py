@@ -21,7 +21,9 @@ from engines.latency.tables import (
     Curve,
     LatencyTable,
     PointRates,
+    Spread,
     check_table,
+    merged,
     read_table,
     table_name,
     write_table,
@@ -268,3 +270,34 @@ def test_a_table_of_other_blocks_does_not_fit(changed: LatencyTable) -> None:
     line = refusal(changed)
     assert f"does not fit a network of {BLOCKS} blocks, {dynamic} of them with maskers" in line
     assert "laud measure" in line
+
+
+@pytest.mark.parametrize(
+    ("middle", "noisy"), [(1.0, False), (1.07, False), (1.2, True), (0.8, True)]
+)
+def test_a_spread_that_contradicts_the_parts_is_noisy(middle: float, noisy: bool) -> None:
+    ratios = (middle - 0.1, middle, middle + 0.3)
+    spread = Spread(precision="fp32", threads=1, calls=20, ratios=ratios)
+    assert spread.shift == middle
+    assert spread.noisy == noisy
+
+
+def test_what_was_measured_before_is_kept_and_what_was_measured_again_is_new() -> None:
+    first = FULL.profiles[0]
+    again = first.model_copy(update={"overhead_s": 9.0})
+    other = first.model_copy(update={"size": 999})
+    new = FULL.model_copy(update={"profiles": (again, other), "pictures": None})
+    found = merged(FULL, new)
+    assert set(found.profiles) == {again, other, *FULL.profiles[1:]}
+    assert found.pictures == FULL.pictures
+    assert merged(FULL, FULL) == FULL
+
+
+@pytest.mark.parametrize(
+    ("what", "value"), [("bundle", "f" * 64), ("version", "0.0.0"), ("device", None)]
+)
+def test_tables_of_different_things_are_not_merged(what: str, value: object) -> None:
+    if what == "device":
+        value = FULL.device.model_copy(update={"cpus": 99})
+    with pytest.raises(LatencyError, match=f"another {what} is there; name another file with -o"):
+        merged(FULL, FULL.model_copy(update={what: value}))
