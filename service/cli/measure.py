@@ -78,7 +78,10 @@ def measure(
         )
         _measure_device(output, as_json)
         return
+    from importlib.metadata import version
+
     from engines.bundle import ZOO_PREFIX, read_bundle
+    from engines.errors import LatencyError
     from engines.latency.identity import this_device
     from engines.latency.measuring import BATCHES, MeasurePlan
     from engines.latency.measuring import measure as take
@@ -108,6 +111,11 @@ def measure(
     before = read_table(path) if path.is_file() else None
     if before is not None:
         check_table(before, bundle, this_device())
+        if before.version != version("laudserve"):
+            raise LatencyError(
+                f"'{path}' was taken by laudserve {before.version}: remove it, or name another "
+                "file with -o"
+            )
     table = take(bundle, plan, _say)
     whole = table if before is None else merged(before, table)
     write_table(path, whole)

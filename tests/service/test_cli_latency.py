@@ -185,6 +185,16 @@ def test_a_table_of_something_else_is_not_overwritten(
     assert path.read_bytes() == before
 
 
+@pytest.mark.usefixtures("unmeasured")
+def test_a_table_of_another_version_is_told_before_anything_is_measured(
+    laud: Laud, measured: Path
+) -> None:
+    (path,) = measured.glob("latency-*.json")
+    write_table(path, read_table(path).model_copy(update={"version": "0.0.0"}))
+    said = assert_one_line(laud("measure", measured))
+    assert "was taken by laudserve 0.0.0: remove it, or name another" in said
+
+
 def test_a_noisy_table_is_told_whenever_it_is_used(laud: Laud, measured: Path) -> None:
     (path,) = measured.glob("latency-*.json")
     found = read_table(path)
