@@ -7,11 +7,15 @@ import sys
 import typer
 
 from engines.errors import LaudError
-from service.cli import bench, bench_plan, bench_predictor, offline
+from service.cli import bench, bench_plan, bench_predictor
+from service.cli.evaluate import evaluate
+from service.cli.export import export
+from service.cli.inspect import inspect
 from service.cli.measure import measure
 from service.cli.plan import plan
 from service.cli.predict import predict
 from service.cli.serve import serve
+from service.cli.train import train
 
 app = typer.Typer(
     name="laud",
@@ -22,10 +26,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve)
-app.command()(offline.train)
-app.command()(offline.export)
-app.command()(offline.inspect)
-app.command()(offline.evaluate)
+app.command()(train)
+app.command()(export)
+app.command()(inspect)
+app.command()(evaluate)
 app.command()(measure)
 app.command()(predict)
 bench.app.command()(bench_predictor.predictor)

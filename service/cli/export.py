@@ -1,0 +1,70 @@
+"""`laud export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.output import print_points, say
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(help="Folder of a finished run; with --int8 also NAME.laud, zoo:NAME.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write: NAME.laud.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the validation split [the run's; of a bundle: what --calibrate names]"
+        ),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also calibrate and measure every point in int8.")
+    ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Folder with one folder of pictures a class, for the int8 scales."),
+    ] = None,
+) -> None:
+    """Turn a finished run into a bundle that can be served.
+
+    Weights are rounded to 16 bits; thresholds are then calibrated and accuracy is measured on the
+    validation split, with the rounded weights that ship. With --int8 activations are observed on
+    the pictures of --calibrate, and all of that is done again in int8; a bundle will do as source.
+
+        laud export runs/clothing -o clothing.laud
+        laud export clothing.laud -o clothing-int8.laud --int8 --calibrate DIR/train --data DIR
+    """
+    from engines.errors import InvalidInput
+
+    if int8 and calibrate is None:
+        raise InvalidInput("--int8 needs --calibrate DIR, a folder with one folder a class")
+    if calibrate is not None and not int8:
+        raise InvalidInput("--calibrate is for int8 scales: give --int8 too")
+    if _is_bundle(source):
+        if calibrate is None:
+            raise InvalidInput(
+                f"'{source}' is a bundle already; with --int8 --calibrate DIR it gets int8 scales"
+            )
+        from engines.export.int8 import quantise_bundle
+
+        bundle = quantise_bundle(source, output, calibration=calibrate, data=data, say=say)
+    elif calibrate is None:
+        from engines.export.run import export as run_export
+
+        bundle = run_export(Path(source), output, data=data, say=say)
+    else:
+        from engines.export.run import export as run_export
+
+        bundle = run_export(Path(source), output, data=data, calibration=calibrate, say=say)
+    print_points((bundle.manifest.at("int8") if int8 else bundle.manifest).points)
+    say(f"wrote {output} ({bundle.hash[:12]})")
+
+
+def _is_bundle(source: str) -> bool:
+    from engines.bundle import MANIFEST, ZOO_PREFIX
+
+    return source.startswith(ZOO_PREFIX) or (Path(source) / MANIFEST).is_file()
