@@ -5,13 +5,16 @@ Pure data and arithmetic, shared by the torch models, the engines, bundles and p
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from engines.core import FrozenModel, Granularity, Paradigm
+from engines.errors import BundleError
 
 EXPANSION = 4
 CHANNEL_MASKER_REDUCTION = 16
@@ -20,7 +23,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class Stage(FrozenModel):
-    """`depth` bottleneck blocks of `width` inner channels (4 x `width` outside)."""
+    """`depth` bottleneck blocks of `width` inner channels (outside 4 x `width` in a ResNet)."""
 
     depth: PositiveInt
     width: PositiveInt
@@ -53,9 +56,28 @@ class Stage(FrozenModel):
         return Granularity(self.spatial_granularity, self.channel_granularity)
 
 
+class RegNetStage(Stage):
+    """A stage whose 3x3 is grouped, `group_width` channels to a group; outside it has `width` too.
+
+    A group of the 3x3 and a channel group, which is what one decision covers, are two things.
+    """
+
+    group_width: PositiveInt
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if self.width % self.group_width:
+            raise ValueError(f"group_width {self.group_width} does not divide width {self.width}")
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One bottleneck: 1x1 -> 3x3 -> 1x1 plus shortcut. `stage` and `index` count from 0."""
+    """One bottleneck: 1x1 -> 3x3 -> 1x1 plus shortcut. `stage` and `index` count from 0.
+
+    conv_groups: of the 3x3. squeeze_width: hidden units of the squeeze-and-excitation behind the
+    3x3 (0: there is none).
+    """
 
     stage: int
     index: int
@@ -65,10 +87,12 @@ class Block:
     stride: int
     paradigm: Paradigm
     granularity: Granularity
+    conv_groups: int = 1
+    squeeze_width: int = 0
 
     @property
     def name(self) -> str:
-        """Its name in state dicts, as torchvision spells it: `layer1.0`."""
+        """Its name in state dicts, as torchvision spells it for a ResNet: `layer1.0`."""
         return f"layer{self.stage + 1}.{self.index}"
 
     @property
@@ -119,23 +143,8 @@ class MapSize:
         return MapSize(-(-self.height // size), -(-self.width // size))
 
 
-class ResNet(FrozenModel):
-    """A LAUD-ResNet of any width and depth.
-
-    stem_pool: `padded` is torchvision's 3x3/2 max pool with padding 1; `trailing` pads one pixel at
-    the right and bottom only (TensorFlow). stride_in_1x1: the first 1x1 of a stage carries its
-    stride instead of the 3x3. folded: convolutions have a bias and there is no batch norm.
-    official_layout: maskers and channel masks as in the official LAUDNet code.
-    """
-
-    family: Literal["resnet"] = "resnet"
-    stem_width: PositiveInt = 64
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=8)]
-    num_classes: PositiveInt
-    stem_pool: Literal["padded", "trailing"] = "padded"
-    stride_in_1x1: bool = False
-    folded: bool = False
-    official_layout: bool = False
+class _Network(FrozenModel, ABC):
+    """What follows from the stages alike in every family."""
 
     def __copy__(self) -> Self:
         # A copy may get other stages: what was derived from these must not come along.
@@ -147,24 +156,7 @@ class ResNet(FrozenModel):
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """All blocks in execution order."""
-        blocks: list[Block] = []
-        channels = self.stem_width
-        for s, stage in enumerate(self.stages):
-            for b in range(stage.depth):
-                blocks.append(
-                    Block(
-                        stage=s,
-                        index=b,
-                        in_channels=channels,
-                        width=stage.width,
-                        out_channels=stage.width * EXPANSION,
-                        stride=2 if b == 0 and s > 0 else 1,
-                        paradigm=stage.paradigm,
-                        granularity=stage.granularity,
-                    )
-                )
-                channels = stage.width * EXPANSION
-        return tuple(blocks)
+        return tuple(self._blocks())
 
     @cached_property
     def maskers(self) -> tuple[Masker, ...]:
@@ -182,13 +174,6 @@ class ResNet(FrozenModel):
         """Channels that enter the classifier."""
         return self.blocks[-1].out_channels
 
-    def stem_sizes(self, image: MapSize) -> tuple[MapSize, MapSize]:
-        """Map sizes after the 7x7/2 convolution and after the max pool."""
-        conv = image.halved()
-        if self.stem_pool == "padded":
-            return conv, conv.halved()
-        return conv, MapSize(max(conv.height // 2, 1), max(conv.width // 2, 1))
-
     def block_sizes(self, image: MapSize) -> tuple[tuple[MapSize, MapSize], ...]:
         """Input and output map size of every block for an image of that size."""
         size = self.stem_sizes(image)[1]
@@ -199,5 +184,140 @@ class ResNet(FrozenModel):
             size = out
         return tuple(sizes)
 
+    @abstractmethod
+    def stem_sizes(self, image: MapSize) -> tuple[MapSize, MapSize]:
+        """Map sizes after the stem's convolution and at the first block's input."""
+
+    @abstractmethod
+    def _blocks(self) -> Iterator[Block]: ...
+
+
+class ResNet(_Network):
+    """A LAUD-ResNet of any width and depth.
+
+    stem_pool: `padded` is torchvision's 3x3/2 max pool with padding 1; `trailing` pads one pixel at
+    the right and bottom only (TensorFlow). stride_in_1x1: the first 1x1 of a stage carries its
+    stride instead of the 3x3. folded: convolutions have a bias and there is no batch norm.
+    official_layout: maskers and channel masks as in the official LAUDNet code.
+    """
+
+    stem_kernel: ClassVar[int] = 7
+
+    family: Literal["resnet"] = "resnet"
+    stem_width: PositiveInt = 64
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=8)]
+    num_classes: PositiveInt
+    stem_pool: Literal["padded", "trailing"] = "padded"
+    stride_in_1x1: bool = False
+    folded: bool = False
+    official_layout: bool = False
+
+    def _blocks(self) -> Iterator[Block]:
+        channels = self.stem_width
+        for s, stage in enumerate(self.stages):
+            for b in range(stage.depth):
+                yield Block(
+                    stage=s,
+                    index=b,
+                    in_channels=channels,
+                    width=stage.width,
+                    out_channels=stage.width * EXPANSION,
+                    stride=2 if b == 0 and s > 0 else 1,
+                    paradigm=stage.paradigm,
+                    granularity=stage.granularity,
+                )
+                channels = stage.width * EXPANSION
+
+    def stem_sizes(self, image: MapSize) -> tuple[MapSize, MapSize]:
+        """Map sizes after the 7x7/2 convolution and after the max pool."""
+        conv = image.halved()
+        if self.stem_pool == "padded":
+            return conv, conv.halved()
+        return conv, MapSize(max(conv.height // 2, 1), max(conv.width // 2, 1))
+
+
+class RegNet(_Network):
+    """A LAUD-RegNetY (arXiv:2003.13678): bottleneck ratio 1, grouped 3x3, squeeze-and-excitation.
+
+    The stem is a 3x3/2 without a pool, and every stage starts with a stride of 2 in its 3x3.
+    squeeze_ratio: hidden units of squeeze-and-excitation over the channels of the *block's input*,
+    as torchvision has it (0: none, RegNetX). squeeze_over: what its mean is taken over where pixels
+    are skipped: the `active` ones, so that skipping is exact, or the whole `map` as the official
+    code does, which needs the first two convolutions on every pixel. folded: convolutions have a
+    bias and there is no batch norm. official_layout: maskers as in the official LAUDNet code, and a
+    channel granularity that may cut through the groups of the 3x3.
+    """
+
+    stem_kernel: ClassVar[int] = 3
+    stride_in_1x1: ClassVar[bool] = False
+
+    family: Literal["regnet"] = "regnet"
+    stem_width: PositiveInt = 32
+    stages: Annotated[tuple[RegNetStage, ...], Field(min_length=1, max_length=8)]
+    num_classes: PositiveInt
+    squeeze_ratio: Annotated[float, Field(ge=0.0, le=4.0)] = 0.25
+    squeeze_over: Literal["active", "map"] = "active"
+    folded: bool = False
+    official_layout: bool = False
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        for stage in self.stages:
+            group = stage.channel_granularity
+            if group and group % stage.group_width and not self.official_layout:
+                raise ValueError(
+                    f"channel_granularity {group} is not a multiple of group_width "
+                    f"{stage.group_width}: a decision has to cover whole groups of the 3x3"
+                )
+        return self
+
+    def _blocks(self) -> Iterator[Block]:
+        channels = self.stem_width
+        for s, stage in enumerate(self.stages):
+            for b in range(stage.depth):
+                # At least one unit, where the ratio asks for any.
+                squeeze = max(round(self.squeeze_ratio * channels), 1) if self.squeeze_ratio else 0
+                yield Block(
+                    stage=s,
+                    index=b,
+                    in_channels=channels,
+                    width=stage.width,
+                    out_channels=stage.width,
+                    stride=2 if b == 0 else 1,
+                    paradigm=stage.paradigm,
+                    granularity=stage.granularity,
+                    conv_groups=stage.width // stage.group_width,
+                    squeeze_width=squeeze,
+                )
+                channels = stage.width
+
+    def stem_sizes(self, image: MapSize) -> tuple[MapSize, MapSize]:
+        """Map size after the 3x3/2 convolution, twice: nothing is pooled."""
+        conv = image.halved()
+        return conv, conv
+
+
+Architecture = Annotated[ResNet | RegNet, Field(discriminator="family")]
+
+
+def only_resnet(net: ResNet | RegNet, who: str) -> ResNet:
+    """`net`, where it is a ResNet; BundleError says that `who` runs no other family."""
+    if isinstance(net, ResNet):
+        return net
+    raise BundleError(
+        f"{who} takes networks of the family 'resnet', this one is a '{net.family}': "
+        "the reference engine runs it"
+    )
+
 
 DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+REGNET_STAGES = {
+    "regnet_y_400mf": tuple(
+        RegNetStage(depth=depth, width=width, group_width=8)
+        for depth, width in ((1, 48), (3, 104), (6, 208), (6, 440))
+    ),
+    "regnet_y_800mf": tuple(
+        RegNetStage(depth=depth, width=width, group_width=16)
+        for depth, width in ((1, 64), (3, 144), (8, 320), (2, 784))
+    ),
+}

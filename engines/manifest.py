@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from engines.architecture import ResNet
+from engines.architecture import Architecture, RegNet, ResNet
 from engines.core import FrozenModel, OperatingPoint
 from engines.errors import BundleError, InvalidInput
 
@@ -44,16 +44,58 @@ class Accuracy(FrozenModel):
 class PointRecord(FrozenModel):
     """An operating point and what was measured of it on the weights that ship.
 
-    agreement: share of images on which it answers as `full` does. activation: mean activation rate
-    per masker. macs: mean multiply-accumulates per image; macs_ratio: over those of `full`.
+    agreement: share of images on which it answers as `full` does. log_loss: mean natural-log loss
+    of the right class, on the images of `accuracy`. activation: mean activation rate per masker.
+    macs: mean multiply-accumulates per image; macs_ratio: over those of `full`. macs_bound: what no
+    image exceeds (see `engines.export.caps`). Bundles of older versions lack losses and bounds.
     """
 
     point: OperatingPoint
     accuracy: Accuracy | None = None
     agreement: Rate | None = None
+    log_loss: Annotated[float, Field(ge=0)] | None = None
     activation: tuple[Rate, ...]
     macs: Annotated[float, Field(gt=0)]
     macs_ratio: Annotated[float, Field(gt=0)]
+    macs_bound: Annotated[float, Field(gt=0)] | None = None
+
+
+class DialCandidate(FrozenModel):
+    """A point that could have been shipped, as it was measured, and what became of it.
+
+    budget: of the multiply-accumulates at its image size, None where nothing is skipped.
+    latency_ratio, macs_ratio: over those of `full`. dominated_by: a shipped point that is at most
+    as slow and not worse; `full` is shipped all the same.
+    """
+
+    name: str
+    image_size: Annotated[int, Field(ge=1)]
+    budget: Rate | None
+    latency_ms: Positive
+    latency_ratio: Positive
+    log_loss: Annotated[float, Field(ge=0)]
+    accuracy: Rate
+    macs_ratio: Positive
+    kept: bool
+    dominated_by: str | None = None
+
+
+class Dial(FrozenModel):
+    """Why the bundle has the points that it has: its candidates, measured on one machine.
+
+    device: its slug (`engines.latency.identity`). Latencies are medians of `repeats` runs of one
+    image, uint8 tensor to probabilities. noise_ratio: how far medians of the even and of the odd
+    runs differ (A/A), the median over candidates. tolerance_ratio: the difference in latency up to
+    which two candidates counted as equally fast. candidates: `full` first.
+    """
+
+    device: str
+    precision: Literal["fp32", "bf16", "int8"]
+    threads: Annotated[int, Field(ge=1)]
+    repeats: Annotated[int, Field(ge=1)]
+    noise_ratio: Annotated[float, Field(ge=0)]
+    tolerance_ratio: Annotated[float, Field(ge=0)]
+    candidates: Annotated[tuple[DialCandidate, ...], Field(min_length=1, max_length=64)]
 
 
 class BlockScales(FrozenModel):
@@ -128,10 +170,11 @@ class Manifest(FrozenModel):
     task: Literal["classification"] = "classification"
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
-    architecture: ResNet
+    architecture: Architecture
     points: Annotated[tuple[PointRecord, ...], Field(min_length=1, max_length=64)]
     weights: WeightsFile
     quantisation: Quantisation | None = None
+    dial: Dial | None = None
     provenance: Provenance
     versions: dict[str, str]
 
@@ -144,6 +187,8 @@ class Manifest(FrozenModel):
         _check_points(self.points, len(self.architecture.maskers))
         if self.quantisation is not None:
             _check_quantisation(self.quantisation, self.architecture, self.points)
+        if self.dial is not None:
+            _check_dial(self.dial, self.points)
         return self
 
     @property
@@ -192,7 +237,11 @@ def _check_points(points: Sequence[PointRecord], maskers: int) -> None:
                 )
 
 
-def _check_quantisation(scales: Quantisation, net: ResNet, points: Sequence[PointRecord]) -> None:
+def _check_quantisation(
+    scales: Quantisation, net: ResNet | RegNet, points: Sequence[PointRecord]
+) -> None:
+    if not isinstance(net, ResNet):
+        raise ValueError(f"int8 arithmetic is defined for family 'resnet', not for '{net.family}'")
     if net.official_layout or not net.folded:
         raise ValueError("quantisation needs a network with folded batch norm, in our own layout")
     if len(scales.trunk) != len(net.stages):
@@ -216,6 +265,22 @@ def _check_quantisation(scales: Quantisation, net: ResNet, points: Sequence[Poin
             f"calibration has {len(scales.calibration.agreement)} agreements for "
             f"{len(points)} points"
         )
+
+
+def _check_dial(dial: Dial, points: Sequence[PointRecord]) -> None:
+    known = [candidate.name for candidate in dial.candidates]
+    kept = [candidate.name for candidate in dial.candidates if candidate.kept]
+    shipped = [record.point.name for record in points]
+    if len(set(known)) != len(known):
+        raise ValueError(f"the dial's candidates have equal names: {', '.join(sorted(known))}")
+    if kept != shipped:
+        raise ValueError(f"the dial keeps {', '.join(kept)}, the points are {', '.join(shipped)}")
+    for candidate in dial.candidates:
+        if candidate.dominated_by is not None and candidate.dominated_by not in kept:
+            raise ValueError(
+                f"'{candidate.name}' is dominated by '{candidate.dominated_by}', which the dial "
+                "does not keep"
+            )
 
 
 def _numbers(value: object, path: str) -> Iterator[tuple[str, float]]:

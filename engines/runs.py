@@ -7,6 +7,7 @@ masker) and `model-<phase>.safetensors`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,7 @@ ImageSize = Annotated[int, Field(ge=16, le=MAX_IMAGE_SIZE)]
 
 
 class PointRequest(FrozenModel):
-    """An operating point to ship: an image size, and a budget unless nothing is skipped.
+    """A candidate for an operating point: an image size, and a budget unless nothing is skipped.
 
     budget: multiply-accumulates relative to the static network at the same image size.
     """
@@ -38,7 +39,8 @@ class PointRequest(FrozenModel):
 class Run(FrozenModel):
     """Everything about a run but its tensors. data: the folder with the splits it was trained on.
 
-    last_phase names the phase whose network is to be exported.
+    points: the candidates that export chooses from, `full` first. last_phase names the phase whose
+    network is to be exported.
     """
 
     name: str
@@ -50,6 +52,26 @@ class Run(FrozenModel):
     data: Path
     config: dict[str, Any]
     notices: tuple[str, ...] = ()
+
+
+def candidate_points(
+    image_size: int, sizes: Sequence[int], budgets: Sequence[float]
+) -> tuple[PointRequest, ...]:
+    """Every image size with nothing skipped and at every budget, the largest and dearest first.
+
+    `full` at `image_size` comes first; the others are called `size-112` and, at a budget of .65,
+    `skip-112-65`. Each of `sizes` and `budgets` may be there more than once.
+    """
+    points: list[PointRequest] = []
+    others = sorted(set(sizes) - {image_size}, reverse=True)
+    for size in (image_size, *others):
+        name = f"size-{size}" if points else "full"
+        points.append(PointRequest(name=name, image_size=size))
+        points += [
+            PointRequest(name=f"skip-{size}-{100 * budget:g}", image_size=size, budget=budget)
+            for budget in sorted(set(budgets), reverse=True)
+        ]
+    return tuple(points)
 
 
 def read_run(folder: Path) -> tuple[Run, dict[float, tuple[float, ...]]]:

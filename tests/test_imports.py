@@ -78,13 +78,15 @@ def _imports(path: Path) -> set[str]:
 
 
 def _top_level_imports(path: Path) -> set[str]:
-    """What merely importing the file imports: everything outside function bodies."""
+    """What merely importing the file imports: all outside function bodies and TYPE_CHECKING."""
     found: set[str] = set()
     nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while nodes:
         node = nodes.pop()
         found.update(_targets(path, node))
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            nodes.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             nodes.extend(ast.iter_child_nodes(node))
     return found
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from engines.architecture import MapSize, ResNet
+from engines.architecture import MapSize, ResNet, only_resnet
 from engines.bench.masks import MaskKind, draw_masks
 from engines.bench.networks import architecture, asking_point, synthetic_bundle
 from engines.bench.pictures import Pictures
@@ -104,7 +104,10 @@ def demo(precision: str, threads: int) -> Subject:
         if batch == 3 or not r.point.skips_nothing
     )
     forced = _forced(
-        bundle.manifest.architecture, between, (1, 3), ((0.33, 0.7), (0.72, 0.33), (0.5, 0.5))
+        only_resnet(bundle.manifest.architecture, "the benchmark"),
+        between,
+        (1, 3),
+        ((0.33, 0.7), (0.72, 0.33), (0.5, 0.5)),
     )
     return Subject(
         f"zoo:clothing {precision}", precision, threads, bundle, sizes, (1, 4), 8, own + forced
@@ -173,7 +176,8 @@ def point_of(subject: Subject, case: Held) -> OperatingPoint:
 
 def rates_before(subject: Subject, case: Held) -> RateVector:
     """What is known of a case from activation rates alone, before any mask is."""
-    net, point = subject.bundle.manifest.architecture, point_of(subject, case)
+    net = only_resnet(subject.bundle.manifest.architecture, "the benchmark")
+    point = point_of(subject, case)
     if case.point is not None:
         record = subject.bundle.manifest.at(subject.precision).point(case.point)
         return expected_rates(net, point, record.activation)
@@ -191,7 +195,7 @@ def run_case(
     rng: np.random.Generator,
 ) -> Runs:
     """Call the engine `calls` times, each on other pictures and masks; the first one untimed."""
-    net = subject.bundle.manifest.architecture
+    net = only_resnet(subject.bundle.manifest.architecture, "the benchmark")
     point = point_of(subject, case)
     image, asked = MapSize(case.size, case.size), asked_blocks(net, point)
     runs = Runs()

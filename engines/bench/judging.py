@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from engines.architecture import MapSize
+from engines.architecture import MapSize, only_resnet
 from engines.bench.held_out import Held, Runs, Subject, point_of, rates_before
 from engines.bench.prediction_report import (
     Accuracy,
@@ -182,7 +182,8 @@ def _by_table(predictor: MeasuredPredictor, case: Held, rates: RateVector) -> Pr
 
 
 def _by_model(host: Host, subject: Subject, case: Held, rates: RateVector) -> Prediction:
-    net, point = subject.bundle.manifest.architecture, point_of(subject, case)
+    net = only_resnet(subject.bundle.manifest.architecture, "the benchmark")
+    point = point_of(subject, case)
     return predict_native(
         net,
         MapSize(point.image_size, point.image_size),

@@ -7,7 +7,7 @@ import openvino as ov
 from openvino import opset14 as ops
 from openvino.preprocess import PrePostProcessor
 
-from engines.architecture import Block, MapSize, ResNet
+from engines.architecture import Block, MapSize, ResNet, only_resnet
 from engines.bundle import Bundle
 from engines.core import Float32Array
 from engines.cpu.weights import checked_weights
@@ -24,7 +24,8 @@ def static_network(bundle: Bundle, size: int) -> ov.Model:
     cpu engine runs. Raises BundleError when tensors do not fit the architecture.
     """
     manifest = bundle.manifest
-    net, weights = manifest.architecture, checked_weights(bundle)
+    net = only_resnet(manifest.architecture, "the benchmark")
+    weights = checked_weights(bundle)
     mean, std = list(manifest.preprocessing.mean), list(manifest.preprocessing.std)
     if manifest.preprocessing.channel_order == "bgr":
         # Turned in the weights rather than in the image, which costs nothing at run time.

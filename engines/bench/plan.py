@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.architecture import DEPTHS, ResNet
+from engines.architecture import DEPTHS, ResNet, only_resnet
 from engines.bench.masks import MaskKind
 from engines.bench.networks import MIXES, architecture, asking_point, synthetic_bundle
 from engines.bench.timing import FEWEST_REPEATS
@@ -117,7 +117,7 @@ class Subject:
     @property
     def net(self) -> ResNet:
         """Its architecture."""
-        return self.bundle.manifest.architecture
+        return only_resnet(self.bundle.manifest.architecture, "the benchmark")
 
     @property
     def size(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from engines.architecture import only_resnet
 from engines.bench.pictures import Pictures
 from engines.bundle import Bundle, Calibration, Quantisation
 from engines.export.ranges import Method, observe
@@ -23,7 +24,7 @@ def with_scales(bundle: Bundle, pictures: Pictures, say: Callable[[str], None]) 
     Enough for timing: thresholds are not calibrated again, as `laud export --int8` does it.
     """
     manifest = bundle.manifest
-    model = LaudResNet(manifest.architecture)
+    model = LaudResNet(only_resnet(manifest.architecture, "the benchmark"))
     load_strictly(
         model, {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
     )

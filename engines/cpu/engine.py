@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import Block, MapSize
+from engines.architecture import Block, MapSize, only_resnet
 from engines.bundle import Bundle
 from engines.core import MAX_THREADS, OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
@@ -52,7 +52,7 @@ class CpuEngine:
         when it cannot run here.
         """
         manifest = bundle.manifest
-        net = manifest.architecture
+        net = only_resnet(manifest.architecture, f"'{bundle.path}': the cpu engine")
         if net.official_layout or not net.folded:
             raise BundleError(
                 f"'{bundle.path}': the cpu engine runs networks with folded batch norm in our own "
@@ -180,7 +180,7 @@ class CpuEngine:
 def _spec(bundle: Bundle, precision: str) -> _native.NetworkSpec:
     manifest = bundle.manifest
     net, preprocessing, scales = (
-        manifest.architecture,
+        only_resnet(manifest.architecture, "the cpu engine"),
         manifest.preprocessing,
         manifest.quantisation,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import Block, ResNet
+from engines.architecture import Block, ResNet, only_resnet
 from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.quantisation import STEM_KERNEL, quantise_network
@@ -31,7 +31,7 @@ def checked_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
     Raises BundleError listing every missing or unexpected name, every wrong shape or type, and
     maskers whose numbers are not finite or that divide by nothing.
     """
-    wanted = expected_shapes(bundle.manifest.architecture)
+    wanted = expected_shapes(only_resnet(bundle.manifest.architecture, "the cpu engine"))
     given = bundle.weights
     faults = [f"missing: {name}" for name in sorted(wanted.keys() - given.keys())]
     faults += [f"unexpected: {name}" for name in sorted(given.keys() - wanted.keys())]
@@ -79,7 +79,10 @@ def native_tensors(bundle: Bundle, precision: str) -> dict[str, npt.NDArray[np.g
         name: value for name, value in floats.items() if ".masker_" in name
     }
     layers = quantise_network(
-        manifest.architecture, floats, manifest.quantisation, manifest.preprocessing
+        only_resnet(manifest.architecture, "the cpu engine"),
+        floats,
+        manifest.quantisation,
+        manifest.preprocessing,
     )
     for name, layer in layers.items():
         tensors[f"{name}.weight"] = np.ascontiguousarray(layer.weight)

@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from engines.architecture import RegNet, ResNet, only_resnet
 from engines.bundle import (
     Bundle,
     Calibration,
-    Manifest,
     Quantisation,
     check_output,
     read_bundle,
     write_bundle,
 )
-from engines.core import Engine, OperatingPoint, UInt8Array
-from engines.errors import BundleError, EngineError
-from engines.evaluation import LabelledImages, PointResult, evaluate_points, point_records
-from engines.export.calibrate import calibrate
+from engines.core import Engine, OperatingPoint
+from engines.errors import BundleError
+from engines.evaluation import LabelledImages, PointResult, evaluate_points
+from engines.export.calibrate import settle
+from engines.export.drafts import changed, measured_records, serving_engine
+from engines.export.pictures import PixelCache, Say, some_pictures
 from engines.export.ranges import METHODS, Method, observe
 from engines.folders import ImageFolder, find_split, relabel, scan_folder
 from engines.models.checkpoints import load_strictly
 from engines.models.resnet import LaudResNet
-from engines.reference.engine import ReferenceEngine
-from engines.reference.integer import IntegerReference
-from engines.registry import load_engine
-
-_MOST_PICTURES = 512
-
-Say = Callable[[str], None]
-
-
-@dataclass
-class PixelCache:
-    """Pictures as arrays, prepared once per image size. `what` they are is said."""
-
-    pictures: LabelledImages
-    what: str
-    say: Say
-
-    def __post_init__(self) -> None:
-        self._found: dict[int, UInt8Array] = {}
-
-    def at(self, size: int) -> UInt8Array:
-        """uint8 (N, size, size, 3)."""
-        if size not in self._found:
-            count = len(self.pictures.folder.files)
-            self.say(f"preparing {count} {self.what} images at {size} px")
-            parts = [views[size] for _, views in self.pictures.chunks([size])]
-            self._found[size] = np.concatenate(parts)
-        return self._found[size]
 
 
 def quantise_bundle(
@@ -63,7 +36,8 @@ def quantise_bundle(
     """Write the bundle `source` (a path or zoo:NAME) with int8 scales to `out`, and read it back.
 
     calibration: pictures whose activations give the scales. Thresholds are calibrated and accuracy
-    is measured on the validation split of `data`; without it on the pictures of `calibration`.
+    is measured on the validation split of `data`; without it on the pictures of `calibration`. The
+    bundle's points stay the same: none is measured for its latency or dropped.
     """
     check_output(out)
     bundle = read_bundle(source)
@@ -72,20 +46,11 @@ def quantise_bundle(
     split = calibration if data is None else find_split(data, "validation")
     images = relabel(scan_folder(split, min_classes=1), bundle.manifest.labels)
     pictures = LabelledImages(images, bundle.manifest.preprocessing.crop_ratio)
+    kept = ", ".join(record.point.name for record in bundle.manifest.points)
+    say(f"the points stay those of the bundle: {kept}")
     found = quantised(bundle, chosen, pictures, say)
     write_bundle(out, found.manifest, found.weights)
     return read_bundle(out)
-
-
-def some_pictures(folder: Path) -> ImageFolder:
-    """At most 512 pictures, evenly from all class folders; ConfigError when there is none."""
-    found = scan_folder(folder, min_classes=1)
-    count = len(found.files)
-    if count <= _MOST_PICTURES:
-        return found
-    places = np.linspace(0, count - 1, _MOST_PICTURES).round().astype(np.int64)
-    files = tuple(found.files[i] for i in places)
-    return ImageFolder(found.root, found.classes, files, found.labels[places])
 
 
 def quantised(
@@ -106,7 +71,7 @@ def quantised(
     model = _network(bundle)
     if floats is None:
         say("measuring the float form")
-        with ReferenceEngine(model, manifest.preprocessing) as engine:
+        with serving_engine(bundle, "fp32", say) as engine:
             floats = evaluate_points(engine, points, pictures, say=say)
     pixels = PixelCache(LabelledImages(calibration, pictures.crop_ratio), "calibration", say)
     ranges = observe(model, points, pixels.at, manifest.preprocessing, say)
@@ -120,8 +85,9 @@ def quantised(
     }
     method = _best(candidates, floats, pictures, say)
     best = candidates[method]
-    with _int8_engine(best, say) as running:
-        again = _calibrated(running, floats, PixelCache(pictures, "validation", say), say)
+    with serving_engine(best, "int8", say) as running:
+        cache = PixelCache(pictures, "validation", say)
+        again = _calibrated(running, manifest.architecture, floats, cache, say)
         say("measuring accuracy in int8")
         results = evaluate_points(running, again, pictures, say=say)
     labels, split = pictures.folder.labels, pictures.folder.root.resolve().name
@@ -135,10 +101,10 @@ def quantised(
     if scales is None:
         raise BundleError(f"'{bundle.path}' lost its scales")
     found = {
-        "points": point_records(results, labels, split),
+        "points": measured_records(manifest.architecture, results, labels, split),
         "calibration": scales.calibration.model_copy(update={"agreement": agreement}),
     }
-    return _with(bundle, scales.model_copy(update=found))
+    return changed(bundle, quantisation=scales.model_copy(update=found))
 
 
 def _check_source(bundle: Bundle) -> None:
@@ -147,7 +113,7 @@ def _check_source(bundle: Bundle) -> None:
             f"'{bundle.path}' has int8 scales already; export from the run or the bundle that it "
             "was made of"
         )
-    net = bundle.manifest.architecture
+    net = only_resnet(bundle.manifest.architecture, f"'{bundle.path}': int8")
     if net.official_layout or not net.folded:
         raise BundleError(
             f"'{bundle.path}': int8 needs a network with folded batch norm in our own layout"
@@ -158,22 +124,18 @@ def _network(bundle: Bundle) -> LaudResNet:
     broken = [name for name, value in bundle.weights.items() if not np.isfinite(value).all()]
     if broken:
         raise BundleError(f"'{bundle.path}' has weights that are no numbers: {', '.join(broken)}")
-    model = LaudResNet(bundle.manifest.architecture)
+    model = LaudResNet(only_resnet(bundle.manifest.architecture, "int8"))
     load_strictly(model, {k: np.asarray(v, np.float32) for k, v in bundle.weights.items()})
     return model.eval().to(memory_format=torch.channels_last)
-
-
-def _with(bundle: Bundle, scales: Quantisation) -> Bundle:
-    content = {name: getattr(bundle.manifest, name) for name in Manifest.model_fields}
-    manifest = Manifest.model_validate({**content, "quantisation": scales})
-    return Bundle(bundle.path, manifest, bundle.hash, bundle.weights)
 
 
 def _with_scales(bundle: Bundle, scales: dict[str, Any], note: dict[str, Any]) -> Bundle:
     """With the float points until they have been measured in int8."""
     points = bundle.manifest.points
     calibration = Calibration(**note, agreement=(1.0,) * len(points))
-    return _with(bundle, Quantisation(**scales, points=points, calibration=calibration))
+    return changed(
+        bundle, quantisation=Quantisation(**scales, points=points, calibration=calibration)
+    )
 
 
 def _best(
@@ -190,7 +152,7 @@ def _best(
     points = [result.point for result in wanted]
     off: dict[Method, float] = {}
     for method, bundle in candidates.items():
-        with _int8_engine(bundle, say) as engine:
+        with serving_engine(bundle, "int8", say) as engine:
             results = evaluate_points(engine, points, pictures, say=say)
         pairs = list(zip(results, wanted, strict=True))
         off[method] = float(
@@ -210,16 +172,12 @@ def _agreement(pair: tuple[PointResult, PointResult]) -> float:
     return float((pair[0].predictions == pair[1].predictions).mean())
 
 
-def _int8_engine(bundle: Bundle, say: Say) -> Engine:
-    try:
-        return load_engine(bundle, kind="cpu", precision="int8")
-    except EngineError as error:
-        say(f"{error}; the integer reference gives the same answers, slowly")
-        return IntegerReference(bundle)
-
-
 def _calibrated(
-    engine: Engine, floats: Sequence[PointResult], pixels: PixelCache, say: Say
+    engine: Engine,
+    net: ResNet | RegNet,
+    floats: Sequence[PointResult],
+    pixels: PixelCache,
+    say: Say,
 ) -> list[OperatingPoint]:
     """The float points at the same cost in int8."""
     points: list[OperatingPoint] = []
@@ -230,7 +188,7 @@ def _calibrated(
             continue
         wanted = float(result.macs.mean())
         say(f"calibrating '{point.name}' in int8 to {wanted / 1e6:.0f} M MACs")
-        found = calibrate(engine, point, wanted, pixels.at(point.image_size))
+        found = settle(engine, net, point, wanted, pixels.at(point.image_size))
         if not found.reached:
             say(
                 f"'{point.name}' cannot reach {wanted / 1e6:.0f} M MACs in int8 by its thresholds: "

@@ -27,6 +27,7 @@ _SHARE = 0.9999
 _CANDIDATES = np.linspace(0.2, 1.0, 81)
 _STEPS = 255
 _BATCH = 16
+_MOST_VIEWS = 2560
 
 
 class Histogram:
@@ -137,14 +138,19 @@ def observe(
     preprocessing: Preprocessing,
     say: Callable[[str], None],
 ) -> Ranges:
-    """Activations of a folded network at every point; `pixels` gives images by their size."""
+    """Activations of a folded network at every point; `pixels` gives images by their size.
+
+    Where there are many points, each sees its own share of the images, evenly spread.
+    """
     ranges = Ranges(model.net)
     model.eval()
     with _watched(model, ranges):
-        for point in points:
+        for i, point in enumerate(points):
             say(f"observing activations at '{point.name}'")
             decide = point_decision(point)
             images = pixels(point.image_size)
+            share = -(-len(images) * len(points) // _MOST_VIEWS)
+            images = images[i % share :: share]
             for start in range(0, len(images), _BATCH):
                 x = normalise(images[start : start + _BATCH], preprocessing)
                 model(x, decide)

@@ -1,9 +1,9 @@
-"""`laud export`: round weights to 16 bits, calibrate and measure every point, write the bundle."""
+"""`laud export`: round weights to 16 bits, calibrate and measure candidates, write the dial."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
@@ -15,6 +15,7 @@ from engines.architecture import MapSize
 from engines.bundle import (
     Bundle,
     Manifest,
+    PointRecord,
     Provenance,
     Weights,
     WeightsFile,
@@ -23,16 +24,18 @@ from engines.bundle import (
     read_bundle,
     write_bundle,
 )
-from engines.core import OperatingPoint, static_point
+from engines.core import Engine, OperatingPoint, static_point
 from engines.errors import CheckpointError, ConfigError
-from engines.evaluation import LabelledImages, evaluate_points, point_records
-from engines.export.calibrate import calibrate
-from engines.export.int8 import PixelCache, Say, quantised, some_pictures
+from engines.evaluation import LabelledImages, evaluate_points
+from engines.export.calibrate import settle
+from engines.export.dial import dialled
+from engines.export.drafts import NO_HASH, changed, measured_records, serving_engine
+from engines.export.int8 import quantised
+from engines.export.pictures import PixelCache, Say, some_pictures
 from engines.folders import find_split, scan_folder
 from engines.macs import static_macs
 from engines.models.checkpoints import load_strictly
-from engines.models.resnet import LaudResNet
-from engines.reference.engine import ReferenceEngine
+from engines.models.regnet import network_of
 from engines.runs import PointRequest, Run, model_file, read_run
 
 _VERSIONED = ("laudserve", "numpy", "torch", "pillow", "simplejpeg")
@@ -44,13 +47,16 @@ def export(
     *,
     data: Path | None = None,
     calibration: Path | None = None,
+    all_points: bool = False,
     say: Say = print,
 ) -> Bundle:
     """Write the bundle of the finished run in `folder` to `out` (NAME.laud), and read it back.
 
     Thresholds are calibrated and accuracy is measured on the validation split of `data` (by default
-    the folder that the run was trained on), with the rounded weights that ship. With `calibration`,
-    a folder of pictures, the bundle gets int8 scales too: see `engines.export.int8`.
+    the folder that the run was trained on), with the rounded weights that ship, on the engine that
+    serves them. With `calibration`, a folder of pictures, the bundle gets int8 scales too: see
+    `engines.export.int8`. Of the run's points those are shipped that are worth their latency in the
+    best precision, see `engines.export.dial`; `all_points` ships every one.
     """
     check_output(out)
     chosen = None if calibration is None else some_pictures(calibration)
@@ -59,36 +65,34 @@ def export(
         provenance = Provenance(config=run.config, notices=run.notices)
     except ValidationError as error:
         raise ConfigError(f"'{folder}': {explain(error)}") from None
-    model, weights = rounded_network(folder, run)
+    weights = rounded_weights(folder, run)
+    learned = [_learned(run, request, thresholds) for request in run.points]
     split = find_split(data or run.data, "validation")
     images = scan_folder(split)
     if images.classes != run.labels:
         raise ConfigError(f"'{split}' has other classes than the run was trained on")
     pictures = LabelledImages(images, run.preprocessing.crop_ratio)
     pixels = PixelCache(pictures, "validation", say)
-    with ReferenceEngine(model, run.preprocessing) as engine:
-        points = [_point(run, request, thresholds, engine, pixels, say) for request in run.points]
+    draft = _draft(out, run, provenance, weights)
+    with serving_engine(draft, "fp32", say) as engine:
+        points = [
+            _calibrated(run, request, point, engine, pixels, say)
+            for request, point in zip(run.points, learned, strict=True)
+        ]
         say("measuring accuracy on the weights that ship")
         results = evaluate_points(engine, points, pictures, say=say)
-    manifest = Manifest(
-        name=run.name,
-        labels=run.labels,
-        preprocessing=run.preprocessing,
-        architecture=run.architecture,
-        points=point_records(results, images.labels, split.name),
-        weights=WeightsFile(dtype="fp16", sha256="0" * 64),
-        provenance=provenance,
-        versions=_versions(),
-    )
+    records = measured_records(run.architecture, results, images.labels, split.name)
+    bundle = changed(draft, points=records)
     if chosen is not None:
-        bundle = Bundle(out, manifest, "0" * 64, weights)
-        manifest = quantised(bundle, chosen, pictures, say, results).manifest
-    write_bundle(out, manifest, weights)
+        bundle = quantised(bundle, chosen, pictures, say, results)
+    budgets = {request.name: request.budget for request in run.points}
+    bundle = dialled(bundle, budgets, pictures, say, keep_all=all_points)
+    write_bundle(out, bundle.manifest, weights)
     return read_bundle(out)
 
 
-def rounded_network(folder: Path, run: Run) -> tuple[LaudResNet, Weights]:
-    """The run's network with its weights rounded to 16 bits, and those weights as stored."""
+def rounded_weights(folder: Path, run: Run) -> Weights:
+    """The run's weights rounded to 16 bits; CheckpointError where that or the names do not fit."""
     path = model_file(folder, run.last_phase)
     try:
         state = safetensors.torch.load_file(path)
@@ -98,35 +102,59 @@ def rounded_network(folder: Path, run: Run) -> tuple[LaudResNet, Weights]:
     too_large = [name for name, value in half.items() if not bool(torch.isfinite(value).all())]
     if too_large:
         raise CheckpointError(f"these weights do not fit 16 bits: {', '.join(too_large)}")
-    model = LaudResNet(run.architecture)
-    load_strictly(model, {name: value.float() for name, value in half.items()})
-    model.eval().to(memory_format=torch.channels_last)
-    return model, {name: value.numpy() for name, value in half.items()}
+    load_strictly(
+        network_of(run.architecture), {name: value.float() for name, value in half.items()}
+    )
+    return {name: value.numpy() for name, value in half.items()}
 
 
-def _point(
+def _draft(out: Path, run: Run, provenance: Provenance, weights: Weights) -> Bundle:
+    """The bundle before anything has been measured: one point, `full`."""
+    full = static_point("full", run.points[0].image_size, len(run.architecture.maskers))
+    macs = static_macs(run.architecture, MapSize(full.image_size, full.image_size))
+    record = PointRecord(
+        point=full, activation=(1.0,) * len(full.thresholds), macs=macs, macs_ratio=1.0
+    )
+    manifest = Manifest(
+        name=run.name,
+        labels=run.labels,
+        preprocessing=run.preprocessing,
+        architecture=run.architecture,
+        points=(record,),
+        weights=WeightsFile(dtype="fp16", sha256=NO_HASH),
+        provenance=provenance,
+        versions=_versions(),
+    )
+    return Bundle(out, manifest, NO_HASH, weights)
+
+
+def _learned(
+    run: Run, request: PointRequest, thresholds: Mapping[float, tuple[float, ...]]
+) -> OperatingPoint:
+    """The point as training left it."""
+    maskers = len(run.architecture.maskers)
+    static = static_point(request.name, request.image_size, maskers)
+    if request.budget is None:
+        return static
+    if request.budget not in thresholds:
+        raise ConfigError(f"the run trained no budget {request.budget:g} for '{request.name}'")
+    return static.model_copy(update={"thresholds": tuple(thresholds[request.budget])})
+
+
+def _calibrated(
     run: Run,
     request: PointRequest,
-    thresholds: dict[float, tuple[float, ...]],
-    engine: ReferenceEngine,
+    point: OperatingPoint,
+    engine: Engine,
     pixels: PixelCache,
     say: Say,
 ) -> OperatingPoint:
     net, size = run.architecture, request.image_size
     if request.budget is None:
-        return static_point(request.name, size, len(net.maskers))
-    start: Sequence[float] | None = thresholds.get(request.budget)
-    if start is None:
-        raise ConfigError(f"the run trained no budget {request.budget:g} for '{request.name}'")
+        return point
     say(f"calibrating '{request.name}' to {request.budget:g} of the MACs at {size} px")
-    learned = OperatingPoint(
-        name=request.name,
-        image_size=size,
-        thresholds=tuple(start),
-        caps=(None,) * len(net.maskers),
-    )
     static = static_macs(net, MapSize(size, size))
-    found = calibrate(engine, learned, request.budget * static, pixels.at(size))
+    found = settle(engine, net, point, request.budget * static, pixels.at(size))
     if not found.reached:
         say(
             f"'{request.name}' cannot reach {request.budget:g} of the MACs by its thresholds: "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from engines.architecture import MapSize, ResNet
+from engines.architecture import MapSize, ResNet, only_resnet
 from engines.bench.networks import asking_point
 from engines.bundle import Bundle, read_bundle
 from engines.core import static_point
@@ -124,12 +124,13 @@ def _measured(question: Question, bundle: Bundle) -> tuple[Answer, ...]:
     predictor = MeasuredPredictor(
         table, bundle, device=this_device(), precision=precision, threads=threads
     )
+    net = only_resnet(bundle.manifest.architecture, "latency prediction")
     batch, middle = question.batch, predictor.ratio(0.5)
     found = []
     for point, size, known in _asked_of_bundle(question, bundle, precision):
         rates = predictor.rates(point) if point is not None else known
         median = predictor.median(rates, size=size, batch=batch)
-        static = predictor.median(_resting(bundle.manifest.architecture), size=size, batch=batch)
+        static = predictor.median(_resting(net), size=size, batch=batch)
         found.append(
             answer_of(
                 question,
@@ -154,7 +155,7 @@ def _measured(question: Question, bundle: Bundle) -> tuple[Answer, ...]:
 def _analytic_of_bundle(
     question: Question, bundle: Bundle, device_name: str, mode: Mode, say: Say
 ) -> tuple[Answer, ...]:
-    net = bundle.manifest.architecture
+    net = only_resnet(bundle.manifest.architecture, "latency prediction")
     scaled = bundle.manifest.quantisation is not None
     int8 = scaled and names_host(device_name)
     precision = question.precision or ("int8" if int8 else "fp32")
@@ -182,7 +183,7 @@ def _asked_of_bundle(
     manifest = bundle.manifest
     if precision == "int8":
         manifest = manifest.at(precision)
-    net = manifest.architecture
+    net = only_resnet(manifest.architecture, "latency prediction")
     if question.rate is not None:
         size = question.size or manifest.full.point.image_size
         channel_rate = question.rate if question.channel_rate is None else question.channel_rate

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.architecture import MapSize
+from engines.architecture import MapSize, only_resnet
 from engines.bench.masks import MaskKind, draw_masks
 from engines.bench.networks import asking_point
 from engines.bench.pictures import FEWEST_PICTURES, FolderPictures, MadeUpPictures, Pictures
@@ -89,7 +89,8 @@ def measure(bundle: Bundle, plan: MeasurePlan, say: Say = lambda line: None) -> 
     of pictures.
     """
     device = this_device()
-    manifest, net = bundle.manifest, bundle.manifest.architecture
+    manifest = bundle.manifest
+    net = only_resnet(manifest.architecture, "measuring latency")
     precisions = plan.precisions or _precisions(bundle, device)
     threads = plan.threads or tuple(sorted({1, available_cpus()}))
     if max(threads) > device.cpus:
@@ -186,7 +187,7 @@ class _Progress:
 
 def _observed(engine: CpuEngine, bundle: Bundle, pictures: Pictures) -> list[PointRates]:
     """What every point computes on pictures, one image a call."""
-    net, found = bundle.manifest.architecture, []
+    net, found = only_resnet(bundle.manifest.architecture, "measuring latency"), []
     for record in bundle.manifest.at(engine.precision).points:
         point, size = record.point, record.point.image_size
         image, asked = MapSize(size, size), asked_blocks(net, record.point)
@@ -215,7 +216,7 @@ def _spread(
     Where rates were observed, every call is at one of the bundle's points, and images differ in
     what they skip; else masks are forced, whose rates are known.
     """
-    net = bundle.manifest.architecture
+    net = only_resnet(bundle.manifest.architecture, "measuring latency")
     points = [r.point for r in bundle.manifest.at(engine.precision).points]
     observed = [p for p in points if p.image_size in inputs and predictor.has_observed(p.name)]
     ratios = []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engines.architecture import MapSize, ResNet
+from engines.architecture import MapSize, ResNet, only_resnet
 from engines.bundle import Bundle
 from engines.errors import InvalidInput, LatencyError
 from engines.latency.core import HEAD, STEM, PartCost, Prediction
@@ -37,7 +37,7 @@ class MeasuredPredictor:
         """Raises LatencyError where the table is of another bundle or device, or has nothing for
         that precision or number of threads."""
         check_table(table, bundle, device)
-        self._net = bundle.manifest.architecture
+        self._net = only_resnet(bundle.manifest.architecture, "latency prediction")
         manifest = bundle.manifest.at(precision) if precision == "int8" else bundle.manifest
         self._points = {record.point.name: record for record in manifest.points}
         self._profiles = {

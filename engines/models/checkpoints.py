@@ -6,7 +6,8 @@ loaded half.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from engines.architecture import DEPTHS, ResNet, Stage
+from engines.architecture import DEPTHS, REGNET_STAGES, RegNet, RegNetStage, ResNet, Stage
 from engines.bundle import explain
 from engines.core import Paradigm
 from engines.errors import CheckpointError, InvalidInput
+from engines.models.names import foreign_name
+from engines.models.network import LaudNetwork
+from engines.models.regnet import LaudRegNet, network_of
 from engines.models.resnet import LaudResNet
 
 State = Mapping[str, Tensor | npt.NDArray[np.generic]]
@@ -28,19 +32,30 @@ _OFFICIAL_PARADIGMS = {
     "layer": Paradigm.LAYER,
     "both": Paradigm.SPATIAL_CHANNEL,
 }
-_WIDTHS = (64, 128, 256, 512)
+_RESNETS = {
+    arch: tuple(Stage(depth=d, width=w) for d, w in zip(depths, (64, 128, 256, 512), strict=True))
+    for arch, depths in DEPTHS.items()
+}
 _MOST_NAMES_SHOWN = 20
 
 
-def load_strictly(module: nn.Module, state: State, *, fresh: Sequence[str] = ()) -> None:
+def load_strictly(
+    module: nn.Module,
+    state: State,
+    *,
+    fresh: Sequence[str] = (),
+    spelled: Callable[[str], str] = str,
+) -> None:
     """Load `state` into `module`; parameters whose name contains one of `fresh` stay as they are.
 
-    Raises CheckpointError listing every missing name, unexpected name and wrong shape.
+    spelled: from a parameter's name in `module` to its name in `state`. Raises CheckpointError
+    listing every missing name, unexpected name and wrong shape, as `state` spells them.
     """
+    ours = {spelled(name): name for name in module.state_dict()}
     wanted = {
-        name: value
-        for name, value in module.state_dict().items()
-        if not any(part in name for part in fresh)
+        name: module.state_dict()[own]
+        for name, own in ours.items()
+        if not any(part in own for part in fresh)
     }
     given = {name: _tensor(name, value) for name, value in state.items()}
     faults = [
@@ -57,7 +72,8 @@ def load_strictly(module: nn.Module, state: State, *, fresh: Sequence[str] = ())
     ]
     if faults:
         raise CheckpointError("the weights do not fit the network: " + "; ".join(faults))
-    module.load_state_dict({**module.state_dict(), **given}, strict=True)
+    taken = {ours[name]: value for name, value in given.items()}
+    module.load_state_dict({**module.state_dict(), **taken}, strict=True)
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:
@@ -83,16 +99,27 @@ def torchvision_resnet(
     arch: str, *, num_classes: int = 1000, stages: Sequence[Stage] | None = None
 ) -> ResNet:
     """The architecture of torchvision's `resnet50` or `resnet101`; `stages` adds paradigms."""
-    plain = tuple(Stage(depth=d, width=w) for d, w in zip(_depths(arch), _WIDTHS, strict=True))
-    return ResNet(stages=tuple(stages) if stages else plain, num_classes=num_classes)
+    return ResNet(stages=tuple(stages or _plain(arch, _RESNETS)), num_classes=num_classes)
 
 
-def load_torchvision(net: ResNet, state: State) -> LaudResNet:
-    """A network of `net` with torchvision's ResNet weights, maskers fresh (everything active)."""
+def torchvision_regnet(
+    arch: str, *, num_classes: int = 1000, stages: Sequence[RegNetStage] | None = None
+) -> RegNet:
+    """The architecture of torchvision's `regnet_y_400mf` or `regnet_y_800mf`; `stages` adds
+    paradigms."""
+    return RegNet(stages=tuple(stages or _plain(arch, REGNET_STAGES)), num_classes=num_classes)
+
+
+@overload
+def load_torchvision(net: ResNet, state: State) -> LaudResNet: ...
+@overload
+def load_torchvision(net: RegNet, state: State) -> LaudRegNet: ...
+def load_torchvision(net: ResNet | RegNet, state: State) -> LaudNetwork:
+    """A network of `net` with torchvision's weights, maskers fresh (everything active)."""
     if net.folded:
         raise InvalidInput("torchvision weights carry batch norm: the architecture is not folded")
-    model = LaudResNet(net)
-    load_strictly(model, state, fresh=("masker_",))
+    model = network_of(net)
+    load_strictly(model, state, fresh=("masker_",), spelled=foreign_name(net))
     return model.eval()
 
 
@@ -102,55 +129,65 @@ def load_official(
     paradigm: str,
     spatial_granularity: Sequence[int] | None = None,
     channel_granularity: Sequence[int] | None = None,
-) -> LaudResNet:
+) -> LaudNetwork:
     """A network in the official layout with the weights of an official LAUDNet checkpoint.
 
-    arch: `resnet50` or `resnet101`. state: names to arrays or tensors, in the official naming.
-    paradigm: `spatial`, `channel`, `layer` or `both`. Granularities: one per stage; the spatial one
-    is ignored under `channel` and `layer`, the channel one under `spatial` and `layer`.
-    Returns it in eval mode; `model(x)` gives (logits, masks).
+    arch: `resnet50`, `resnet101`, `regnet_y_400mf` or `regnet_y_800mf`. state: names to arrays or
+    tensors, in the official naming. paradigm: `spatial`, `channel`, `layer` or `both`.
+    Granularities: one per stage; the spatial one is ignored under `channel` and `layer`, the
+    channel one under `spatial` and `layer`.
+    Returns it in eval mode; `model(x)` gives (logits, masks). A RegNet takes the means of its
+    squeeze-and-excitation over whole maps, as the official code does.
     """
-    if paradigm not in _OFFICIAL_PARADIGMS:
+    plain = _plain(arch, {**_RESNETS, **REGNET_STAGES})
+    if not isinstance(paradigm, str) or paradigm not in _OFFICIAL_PARADIGMS:
         raise InvalidInput(
             f"unknown paradigm '{paradigm}'; there are: {', '.join(_OFFICIAL_PARADIGMS)}"
         )
-    chosen, depths = _OFFICIAL_PARADIGMS[paradigm], _depths(arch)
-    spatial = _per_stage("spatial", spatial_granularity, paradigm in ("spatial", "both"))
-    channel = _per_stage("channel", channel_granularity, chosen.masks_channels)
+    chosen, count = _OFFICIAL_PARADIGMS[paradigm], len(plain)
+    spatial = _per_stage("spatial", spatial_granularity, paradigm in ("spatial", "both"), count)
+    channel = _per_stage("channel", channel_granularity, chosen.masks_channels, count)
+    content = {
+        "stages": [
+            stage.model_dump()
+            | {"paradigm": chosen, "spatial_granularity": s, "channel_granularity": c}
+            for stage, s, c in zip(plain, spatial, channel, strict=True)
+        ],
+        "num_classes": _num_classes(state),
+        "official_layout": True,
+    }
     try:
-        stages = tuple(
-            Stage(
-                depth=depth,
-                width=width,
-                paradigm=chosen,
-                spatial_granularity=s,
-                channel_granularity=c,
-            )
-            for depth, width, s, c in zip(depths, _WIDTHS, spatial, channel, strict=True)
+        net = (
+            RegNet.model_validate({**content, "squeeze_over": "map"})
+            if arch in REGNET_STAGES
+            else ResNet.model_validate(content)
         )
     except ValidationError as error:
         raise InvalidInput(explain(error)) from None
-    model = LaudResNet(ResNet(stages=stages, num_classes=_num_classes(state), official_layout=True))
-    load_strictly(model, state)
+    model = network_of(net)
+    load_strictly(model, state, spelled=foreign_name(net))
     return model.eval()
 
 
-def _depths(arch: str) -> tuple[int, ...]:
-    try:
-        return DEPTHS[arch]
-    except KeyError:
-        raise InvalidInput(f"unknown arch '{arch}'; there are: {', '.join(DEPTHS)}") from None
+_S = TypeVar("_S", bound=Stage)
+
+
+def _plain(arch: str, known: Mapping[str, tuple[_S, ...]]) -> tuple[_S, ...]:
+    """The stages of an architecture without paradigms."""
+    if not isinstance(arch, str) or arch not in known:
+        raise InvalidInput(f"unknown arch '{arch}'; there are: {', '.join(known)}")
+    return known[arch]
 
 
 def _per_stage(
-    kind: str, granularity: Sequence[int] | None, needed: bool
+    kind: str, granularity: Sequence[int] | None, needed: bool, count: int
 ) -> tuple[int | None, ...]:
     if not needed:
-        return (None,) * len(_WIDTHS)
+        return (None,) * count
     given = tuple(granularity) if isinstance(granularity, Iterable) else ()
-    if len(given) != len(_WIDTHS):
+    if len(given) != count:
         raise InvalidInput(
-            f"{kind}_granularity needs {len(_WIDTHS)} numbers, one per stage, got {granularity}"
+            f"{kind}_granularity needs {count} numbers, one per stage, got {granularity}"
         )
     return given
 

@@ -16,7 +16,7 @@ from engines.macs import static_macs
 from engines.models.flops import network_macs
 from engines.models.inputs import normalise
 from engines.models.masks import Thresholds
-from engines.models.resnet import LaudResNet
+from engines.models.network import LaudNetwork
 
 _BATCH = 32
 
@@ -33,7 +33,7 @@ class Measured:
 
 @torch.no_grad()
 def measure(
-    model: LaudResNet,
+    model: LaudNetwork,
     pixels: UInt8Array,
     labels: npt.NDArray[np.int64],
     preprocessing: Preprocessing,
@@ -65,7 +65,9 @@ def measure(
 
 
 @torch.no_grad()
-def extract_features(model: LaudResNet, pixels: UInt8Array, preprocessing: Preprocessing) -> Tensor:
+def extract_features(
+    model: LaudNetwork, pixels: UInt8Array, preprocessing: Preprocessing
+) -> Tensor:
     """Pooled features (N, C) of the static network."""
     model.eval()
     parts = [

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.architecture import MapSize, ResNet
+from engines.architecture import MapSize, RegNet, ResNet
 from engines.bundle import Bundle, Preprocessing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.errors import BundleError, CheckpointError, EngineError
@@ -24,30 +24,31 @@ from engines.models.checkpoints import load_strictly
 from engines.models.flops import network_macs
 from engines.models.inputs import normalise
 from engines.models.masks import Mask, Thresholds
-from engines.models.resnet import LaudResNet
+from engines.models.network import LaudNetwork
+from engines.models.regnet import network_of
 
 _NO_CAP = 2**62
 
 
 class ReferenceEngine:
-    """Runs a LaudResNet in fp32 on the CPU. Not safe for concurrent calls; outputs are fresh."""
+    """Runs any network in fp32 on the CPU. Not safe for concurrent calls; outputs are fresh."""
 
     name = "reference"
     precision = "fp32"
 
     def __init__(
-        self, model: LaudResNet, preprocessing: Preprocessing, *, threads: int | None = None
+        self, model: LaudNetwork, preprocessing: Preprocessing, *, threads: int | None = None
     ) -> None:
         """threads: of torch, for the whole process; None leaves torch's choice."""
         if threads is not None:
             torch.set_num_threads(threads)
-        self._model: LaudResNet | None = model.eval().to(memory_format=torch.channels_last)
+        self._model: LaudNetwork | None = model.eval().to(memory_format=torch.channels_last)
         self._preprocessing = preprocessing
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> Self:
         """Load a bundle; 16-bit weights are widened. BundleError when names do not fit."""
-        model = LaudResNet(bundle.manifest.architecture)
+        model = network_of(bundle.manifest.architecture)
         weights = {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
         try:
             load_strictly(model, weights)
@@ -117,7 +118,7 @@ def _evaluated(point: OperatingPoint) -> Tensor:
     return torch.tensor([asked], dtype=torch.float32)
 
 
-def _units(net: ResNet, size: MapSize) -> Tensor:
+def _units(net: ResNet | RegNet, size: MapSize) -> Tensor:
     """Every unit of every masker, active."""
     sizes = net.block_sizes(size)
     return torch.ones(

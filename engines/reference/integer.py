@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import Block, MapSize, ResNet
+from engines.architecture import Block, MapSize, ResNet, only_resnet
 from engines.bundle import BlockScales, Bundle
 from engines.core import Float32Array, OperatingPoint, Output, UInt8Array, check_batch
 from engines.errors import BundleError, CheckpointError, EngineError, InvalidInput
@@ -49,7 +49,7 @@ class IntegerReference:
         scales = manifest.quantisation
         if scales is None:
             raise BundleError(f"'{bundle.path}' has no int8 scales")
-        self._net = manifest.architecture
+        self._net = only_resnet(manifest.architecture, "int8 arithmetic")
         self._scales = scales
         self._border = stem_border(manifest.preprocessing)
         self._layers = quantise_network(self._net, bundle.weights, scales, manifest.preprocessing)

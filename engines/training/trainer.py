@@ -68,7 +68,10 @@ class Trainer:
         preprocessing: Preprocessing,
         run: RunFolder,
         say: Say = print,
+        keep_head: bool = False,
     ) -> None:
+        """keep_head: do not fit the head on frozen features before the first step."""
+        self._keep_head = keep_head
         self.config, self.data, self.preprocessing = config, data, preprocessing
         self.model = model.to(memory_format=torch.channels_last)
         self.run_folder, self.say = run, say
@@ -88,7 +91,7 @@ class Trainer:
                 self.say(f"resuming at phase {self.progress.phase + 1}, step {self.progress.step}")
         else:
             self._say_projection()
-            if self.config.init.source != "random":
+            if not self._keep_head and self.config.init.source != "random":
                 self.say("fitting the head on frozen features")
                 features = extract_features(self.model, self.data.probe, self.preprocessing)
                 fit_head(self.model, features, torch.from_numpy(self.data.labels))
@@ -103,14 +106,7 @@ class Trainer:
 
     def _say_projection(self) -> None:
         """Print how long the phases will take, from one timed step of the static network."""
-        size, config = self.config.image_size, self.config
-        x = torch.zeros(config.batch_size, 3, size, size)
-        x = x.contiguous(memory_format=torch.channels_last)
-        for _ in range(2):
-            started = time.monotonic()
-            self.model(x, None)[0].sum().backward()
-            step_s = time.monotonic() - started
-        self.model.zero_grad(set_to_none=True)
+        config, step_s = self.config, step_seconds(self.model, self.config)
         steps = max(len(self.data.labels) // config.batch_size, 1)
         seconds = projected_seconds(config, steps, step_s)
         parts = ", ".join(f"{name} {value / 60:.0f}" for name, value in seconds.items())
@@ -284,6 +280,19 @@ def schedule(step: int, steps: int) -> float:
     """Factor on the learning rate: short linear warm-up, then a cosine to zero."""
     warm = min((step + 1) / _WARM_UP_STEPS, 1.0)
     return warm * 0.5 * (1.0 + float(np.cos(np.pi * step / steps)))
+
+
+def step_seconds(model: LaudResNet, config: TrainConfig) -> float:
+    """Seconds of one step of the static network at full size, timed on this machine."""
+    x = torch.zeros(config.batch_size, 3, config.image_size, config.image_size)
+    x = x.contiguous(memory_format=torch.channels_last)
+    step_s = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        model(x, None)[0].sum().backward()
+        step_s = time.monotonic() - started
+    model.zero_grad(set_to_none=True)
+    return step_s
 
 
 def projected_seconds(config: TrainConfig, steps: int, step_s: float) -> dict[str, float]:

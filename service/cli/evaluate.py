@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +13,16 @@ from service.cli.output import JSON, say
 
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="NAME.laud or zoo:NAME.")],
-    folder: Annotated[Path, typer.Argument(help="Folder with one folder of pictures a class.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders with one folder of pictures a class; taken together."),
+    ],
     point: Annotated[
         list[str] | None, typer.Option(help="Only this operating point (may be repeated).")
+    ] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(help="Image sizes to add with nothing skipped, such as 96,88,80."),
     ] = None,
     engine: Annotated[str, typer.Option(help="cpu or reference.")] = "cpu",
     precision: Annotated[
@@ -25,74 +31,111 @@ def evaluate(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [every CPU it may use].")
     ] = None,
+    latency_seconds: Annotated[
+        float,
+        typer.Option(help="How long to time for, all points together (20 calls of each at least)."),
+    ] = 10.0,
+    no_latency: Annotated[
+        bool, typer.Option("--no-latency", help="Time nothing; compare by work instead.")
+    ] = False,
+    shuffled: Annotated[
+        bool,
+        typer.Option("--shuffled", help="Also give every image the masks of another image."),
+    ] = False,
+    fixed_masks: Annotated[
+        bool,
+        typer.Option("--fixed-masks", help="Also run one mask for all images, at equal work."),
+    ] = False,
+    fixed_from: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures to make fixed masks from [the evaluated ones]."),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="Bundle to draw and list beside it (may be repeated)."),
+    ] = None,
+    pareto: Annotated[
+        Path | None, typer.Option(help="Draw latency against log-loss and accuracy into FILE.png.")
+    ] = None,
     reference: Annotated[
         bool,
         typer.Option("--reference", help="Compare with the fp32 reference (slow, needs torch)."),
     ] = False,
+    seed: Annotated[int, typer.Option(help="Of shuffles and of intervals.")] = 0,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure every operating point of a bundle on labelled pictures.
 
     Accuracy comes with its 95 % interval; agreement is the share of answers equal to those of
-    `full`; macs_ratio is the mean work relative to `full`. With --reference, answers_differ and
-    decisions_differ are the shares of answers and of mask decisions, at the same thresholds, that
-    are not those of the reference engine.
+    `full`; log-loss is compared with that of `full` image by image (95 %, bootstrap). Latency is of
+    one image a call, from uint8 tensor to probabilities, all points in turns.
 
-        laud evaluate zoo:clothing DIR/test --json
+    A point that skips stands beside what is free: the same weights on a smaller image, and with
+    --fixed-masks the units most often active as one mask for every image, at equal work. Its best
+    rival is the one with the lowest log-loss of those that take at most 2 % longer. Whether masks
+    look at the image at all is what --shuffled tells.
+
+        laud evaluate zoo:clothing DIR/validation DIR/test --threads 1 --shuffled --fixed-masks
+        --sizes 96,88,80 --pareto points.png
+
+    With --reference, answers_differ and decisions_differ are the shares of answers and of mask
+    decisions, at the same thresholds, that are not those of the reference engine.
+
+        laud evaluate zoo:clothing DIR/test --no-latency --reference --json
     """
-    from engines.bundle import read_bundle
-    from engines.evaluation import LabelledImages, differences, evaluate_points, summary
-    from engines.folders import relabel, scan_folder
-    from engines.registry import load_engine
+    from engines.errors import InvalidInput
+    from engines.evaluation.plan import EvaluationPlan
+    from engines.evaluation.run import evaluate_bundle
 
-    found = read_bundle(bundle)
-    manifest = found.manifest
-    images = relabel(scan_folder(folder, min_classes=1), manifest.labels)
-    names = ["full", *(name for name in point or [] if name != "full")]
-    wanted = names if point else [record.point.name for record in manifest.points]
-    for name in wanted:
-        # An unknown name is refused before anything is loaded.
-        manifest.point(name)
-    with ExitStack() as loaded:
-        running = loaded.enter_context(
-            load_engine(found, kind=engine, threads=threads, precision=precision)
-        )
-        # Before anything is measured, since torch may be missing.
-        exact = [load_engine(found, kind="reference", threads=threads)] if reference else []
-        calibrated = manifest.at(running.precision)
-        points = [calibrated.point(name).point for name in wanted]
-        labelled = LabelledImages(images, manifest.preprocessing.crop_ratio)
-        results = evaluate_points(running, points, labelled, say=say)
-        rows = summary(results, images.labels)
-        for other in exact:
-            say("running the reference")
-            against = evaluate_points(loaded.enter_context(other), points, labelled, say=say)
-            for row, differs in zip(rows, differences(results, against), strict=True):
-                row.update(differs)
-    if point:
-        rows = [row for row in rows if row["name"] in point]
+    if pareto is not None:
+        if no_latency:
+            raise InvalidInput("--pareto draws latency: it cannot go with --no-latency")
+        _check_drawable(pareto)
+    plan = EvaluationPlan(
+        folders=tuple(folders),
+        points=tuple(point) if point else None,
+        sizes=_numbers(sizes),
+        engine=engine,
+        precision=precision,
+        threads=threads,
+        latency_s=None if no_latency else latency_seconds,
+        shuffled=shuffled,
+        fixed_masks=fixed_masks,
+        fixed_from=fixed_from,
+        baselines=tuple(baseline or ()),
+        reference=reference,
+        seed=seed,
+    )
+    report = evaluate_bundle(bundle, plan, say)
+    if pareto is not None:
+        from engines.evaluation.picture import draw
+
+        draw(pareto, report)
+        say(f"wrote {pareto}")
     if as_json:
-        ran = {"bundle": found.hash, "engine": running.name, "precision": running.precision}
-        typer.echo(json.dumps({**ran, "points": rows}))
+        typer.echo(json.dumps(report.flat()))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from service.cli.evaluation_tables import print_report
 
-    heads = ["point", "px", "accuracy", "95 %", "agreement", "log loss", "MACs", "activation"]
-    more = [key for key in ("answers_differ", "decisions_differ") if key in rows[0]]
-    isa = getattr(running, "isa", "")
-    ran_on = ", ".join(filter(None, (running.name, running.precision, isa)))
-    table = Table(*heads, *more, title=f"{ran_on}; {rows[0]['images']} images")
-    for row in rows:
-        table.add_row(
-            str(row["name"]),
-            str(row["image_size"]),
-            f"{row['accuracy']:.3f}",
-            f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}",
-            f"{row['agreement']:.3f}",
-            f"{row['log_loss']:.3f}",
-            f"{row['macs_ratio']:.3f}",
-            f"{row['activation']:.3f}",
-            *(f"{row[key]:.4f}" for key in more),
-        )
-    Console().print(table)
+    print_report(report)
+
+
+def _numbers(text: str | None) -> tuple[int, ...]:
+    from engines.errors import InvalidInput
+
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidInput(f"--sizes takes pixels, such as 96,88,80, got '{text}'") from None
+
+
+def _check_drawable(png: Path) -> None:
+    from engines.errors import InvalidInput
+
+    if not png.absolute().parent.is_dir():
+        raise InvalidInput(f"--pareto {png}: no such folder")
+    if png.is_dir():
+        raise InvalidInput(f"--pareto {png} is a folder; name a file in it")
+    import matplotlib  # noqa: F401 - missing, it is told before anything is measured

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from service.cli.dial import print_dial
 from service.cli.output import JSON, print_points
 
 
@@ -15,6 +16,9 @@ def inspect(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show what a bundle holds: task, labels, architecture, operating points, provenance.
+
+    The last table, if there is one, is the dial: every candidate with what was measured of it, and
+    why it was kept or dropped.
 
     laud inspect zoo:clothing
     """
@@ -46,3 +50,5 @@ def inspect(
             f"({calibration.method}); points in int8:"
         )
         print_points(manifest.quantisation.points)
+    if manifest.dial is not None:
+        print_dial(manifest.dial)

@@ -183,8 +183,8 @@ def test_a_schema_that_never_was_is_refused(edit: Edit, version: object) -> None
     ("where", "name"),
     [
         ((), "colour"),
-        (("architecture",), r"architecture\.colour"),
-        (("architecture", "stages", 1), r"architecture\.stages\.1\.colour"),
+        (("architecture",), r"architecture\.resnet\.colour"),
+        (("architecture", "stages", 1), r"architecture\.resnet\.stages\.1\.colour"),
         (("points", 0, "point"), r"points\.0\.point\.colour"),
         (("preprocessing",), r"preprocessing\.colour"),
         (("weights",), r"weights\.colour"),

@@ -13,7 +13,7 @@ from engines.architecture import ResNet, Stage
 from engines.bundle import Preprocessing
 from engines.core import Paradigm
 from engines.errors import ConfigError
-from engines.runs import PointRequest, Run, model_file, read_run
+from engines.runs import PointRequest, Run, candidate_points, model_file, read_run
 
 FULL = PointRequest(name="full", image_size=32)
 LESS = PointRequest(name="less", image_size=24, budget=0.65)
@@ -103,3 +103,28 @@ def test_description_that_does_not_fit_is_explained(
 def test_point_that_cannot_be_asked_for_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         PointRequest.model_validate({**LESS.model_dump(), **changes})
+
+
+def test_candidates_are_every_size_at_every_budget_the_largest_first() -> None:
+    points = candidate_points(160, [112, 128, 112, 160], [0.655, 0.8])
+    assert [(p.name, p.image_size, p.budget) for p in points] == [
+        ("full", 160, None),
+        ("skip-160-80", 160, 0.8),
+        ("skip-160-65.5", 160, 0.655),
+        ("size-128", 128, None),
+        ("skip-128-80", 128, 0.8),
+        ("skip-128-65.5", 128, 0.655),
+        ("size-112", 112, None),
+        ("skip-112-80", 112, 0.8),
+        ("skip-112-65.5", 112, 0.655),
+    ]
+
+
+def test_names_of_candidates_are_those_of_budgets_as_they_are_written() -> None:
+    """Not of the number that binary makes of a hundred of them."""
+    names = [point.name for point in candidate_points(32, [], [0.55, 0.57, 0.29])]
+    assert names == ["full", "skip-32-57", "skip-32-55", "skip-32-29"]
+
+
+def test_without_sizes_and_budgets_there_is_full_alone() -> None:
+    assert candidate_points(32, [], []) == (FULL,)

@@ -227,7 +227,7 @@ def test_export_says_what_it_wrote(
 ) -> None:
     bundle = read_bundle(bundle_in(tmp_path))
     module = ModuleType("engines.export.run")
-    module.export = lambda run, output, data, say: bundle  # type: ignore[attr-defined]
+    module.export = lambda run, output, **options: bundle  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     done = laud("export", "run", "-o", "new.laud")
     assert done.status == 0

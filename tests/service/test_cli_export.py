@@ -47,7 +47,26 @@ Calls = list[tuple[str, Any, dict[str, Any]]]
 def test_a_run_becomes_a_bundle(laud: Laud, asked: Calls) -> None:
     assert laud("export", "runs/demo", "-o", "new.laud", "--data", "pictures").status == 0
     out = Path("new.laud")
-    assert asked == [("run", Path("runs/demo"), {"out": out, "data": Path("pictures")})]
+    ((name, source, rest),) = asked
+    assert (name, source) == ("run", Path("runs/demo"))
+    assert rest == {
+        "out": out,
+        "data": Path("pictures"),
+        "calibration": None,
+        "all_points": False,
+    }
+
+
+def test_every_point_can_be_kept(laud: Laud, asked: Calls) -> None:
+    assert laud("export", "runs/demo", "-o", "new.laud", "--all-points").status == 0
+    assert asked[0][2]["all_points"] is True
+
+
+def test_points_of_a_bundle_stay_without_being_asked(laud: Laud, asked: Calls) -> None:
+    options = ("--all-points", "--int8", "--calibrate", "some")
+    done = laud("export", "zoo:clothing", "-o", "new.laud", *options)
+    assert "is a bundle: its points stay without --all-points" in assert_one_line(done)
+    assert not asked
 
 
 def test_a_run_gets_int8_scales_on_the_way(laud: Laud, asked: Calls) -> None:
@@ -55,7 +74,12 @@ def test_a_run_gets_int8_scales_on_the_way(laud: Laud, asked: Calls) -> None:
     assert laud("export", "runs/demo", "-o", "new.laud", *options).status == 0
     ((name, source, rest),) = asked
     assert (name, source) == ("run", Path("runs/demo"))
-    assert rest == {"out": Path("new.laud"), "data": None, "calibration": Path("some")}
+    assert rest == {
+        "out": Path("new.laud"),
+        "data": None,
+        "calibration": Path("some"),
+        "all_points": False,
+    }
 
 
 @pytest.mark.parametrize("zoo", [True, False])

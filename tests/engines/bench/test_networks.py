@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.architecture import MapSize, ResNet
+from engines.architecture import MapSize, ResNet, only_resnet
 from engines.bench.networks import architecture, random_weights, synthetic_bundle
 from engines.core import Paradigm
 from engines.cpu.weights import expected_shapes
@@ -39,7 +39,7 @@ def test_mix_skips_patches_early_and_what_it_names_late(mix: str) -> None:
 def test_bundle_has_every_tensor_and_a_point_that_asks_every_masker(paradigm: str) -> None:
     bundle = synthetic_bundle("resnet50", net(paradigm=paradigm), 64, seed=0)
     shapes = {name: value.shape for name, value in bundle.weights.items()}
-    assert shapes == expected_shapes(bundle.manifest.architecture)
+    assert shapes == expected_shapes(only_resnet(bundle.manifest.architecture, "a test"))
     full, dynamic = (record.point for record in bundle.manifest.points)
     assert full.skips_nothing
     assert set(dynamic.thresholds) == {0.0}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.architecture import only_resnet
 from engines.bundle import Bundle
 from engines.core import OperatingPoint, Output, UInt8Array
 from engines.models.checkpoints import load_strictly
@@ -74,7 +75,7 @@ def points_for(
 
 def network_of(bundle: Bundle) -> LaudResNet:
     """The bundle's network in torch."""
-    model = LaudResNet(bundle.manifest.architecture).eval()
+    model = LaudResNet(only_resnet(bundle.manifest.architecture, "a test")).eval()
     load_strictly(
         model, {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
     )

@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from engines.architecture import MapSize, ResNet, Stage
 from engines.bundle import Preprocessing
 from engines.core import OperatingPoint, Output, Paradigm, UInt8Array
-from engines.export.calibrate import Calibrated, calibrate, mean_macs
+from engines.export.calibrate import Calibrated, calibrate, mean_macs, settle
+from engines.export.caps import capped, macs_bound, units_of
 from engines.macs import static_macs
 from engines.models.inputs import normalise
 from engines.models.resnet import LaudResNet
@@ -138,14 +139,53 @@ def test_one_large_unit_gives_the_nearer_of_what_it_can_do(images: UInt8Array) -
             assert not nearest.reached
 
 
-def test_work_is_bounded(model: LaudResNet, images: UInt8Array) -> None:
-    class Counting(ReferenceEngine):
-        asked = 0
+class Counting(ReferenceEngine):
+    """Knows how often it was asked; 12 images are one call."""
 
-        def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
-            self.asked += 1
-            return super().infer(images, points)
+    asked = 0
 
+    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        self.asked += 1
+        return super().infer(images, points)
+
+
+@pytest.mark.parametrize("budget", [0.06, 0.7, 0.999])
+@pytest.mark.parametrize("off", [-2.5, 2.5])
+def test_work_is_bounded(model: LaudResNet, images: UInt8Array, budget: float, off: float) -> None:
     engine = Counting(model, PLAIN)
-    calibrate(engine, point(START), 0.06 * static(model), images)
-    assert 5 < engine.asked < 20
+    calibrate(engine, point([t + off for t in START]), budget * static(model), images)
+    assert engine.asked < 20
+
+
+def test_thresholds_that_are_nearly_right_take_few_passes(
+    model: LaudResNet, images: UInt8Array
+) -> None:
+    """As training leaves them; every pass goes over all validation images."""
+    right = found(model, images, START, 0.7).point
+    engine = Counting(model, PLAIN)
+    near = [t + 0.05 for t in right.thresholds if t is not None]
+    assert calibrate(engine, point(near), 0.7 * static(model), images).reached
+    assert engine.asked <= 8
+
+
+def test_settling_caps_what_images_ask_for_and_still_meets_the_budget(
+    model: LaudResNet, images: UInt8Array
+) -> None:
+    """Whatever caps it starts from."""
+    start = point(START, [3, None, 0])
+    settled = settle(engine_of(model), model.net, start, 0.7 * static(model), images)
+    assert settled.macs == pytest.approx(0.7 * static(model), rel=0.02)
+    assert None not in settled.point.caps
+    output = engine_of(model).infer(images, [settled.point] * len(images))
+    assert output.macs.mean() == settled.macs
+    assert output.macs.max() <= macs_bound(model.net, settled.point) * (1 + 1e-12)
+    active = np.rint(output.activation * units_of(model.net, 32))
+    assert (active <= np.array(settled.point.caps)).all()
+
+
+def test_settling_caps_nothing_below_the_usual(model: LaudResNet, images: UInt8Array) -> None:
+    """Caps belong to the thresholds that meet the budget without them."""
+    free = found(model, images, START, 0.7).point
+    rates = engine_of(model).infer(images, [free] * len(images)).activation
+    settled = settle(engine_of(model), model.net, point(START), 0.7 * static(model), images)
+    assert settled.point.caps == capped(model.net, free, rates).caps

@@ -14,10 +14,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from engines.bundle import Bundle, Quantisation, read_bundle, write_bundle
+from engines.core import Engine
 from engines.errors import BundleError, ConfigError, EngineError
 from engines.evaluation import LabelledImages, evaluate_points
-from engines.export import int8 as module
-from engines.export.int8 import quantise_bundle, some_pictures
+from engines.export import drafts
+from engines.export import pictures as taking
+from engines.export.caps import macs_bound
+from engines.export.int8 import quantise_bundle
+from engines.export.pictures import some_pictures
 from engines.export.ranges import METHODS
 from engines.export.run import export
 from engines.folders import scan_folder
@@ -50,7 +54,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     torch.set_num_threads(1)
     place = tmp_path_factory.mktemp("int8")
     pictures = write_pictures(place)
-    floats = export(write_run(place, pictures), place / "floats.laud", say=quiet)
+    run = write_run(place, pictures)
+    floats = export(run, place / "floats.laud", all_points=True, say=quiet)
     said: list[str] = []
     integers = quantise_bundle(
         floats.path,
@@ -125,18 +130,26 @@ def test_the_nearest_of_three_ways_to_clip_is_taken(made: Made) -> None:
 
 
 def test_a_run_and_its_bundle_get_the_same_integers(made: Made, tmp_path: Path) -> None:
-    run = write_run(tmp_path, made.pictures)
-    found = export(run, tmp_path / "new.laud", calibration=made.pictures / "validation", say=quiet)
-    assert found.hash == made.integers.hash
+    found = export(
+        write_run(tmp_path, made.pictures),
+        tmp_path / "new.laud",
+        calibration=made.pictures / "validation",
+        all_points=True,
+        say=quiet,
+    )
+    assert found.manifest.quantisation == made.scales
+    assert found.manifest.points == made.floats.manifest.points
 
 
 def test_without_the_native_engine_the_answer_is_the_same(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(*args: object, **kwargs: object) -> object:
-        raise EngineError("the cpu engine was not built")
+    def only_reference(bundle: Bundle, *, kind: str, **options: object) -> Engine:
+        if kind == "cpu":
+            raise EngineError("the cpu engine was not built")
+        return ReferenceEngine.from_bundle(bundle)
 
-    monkeypatch.setattr(module, "load_engine", absent)
+    monkeypatch.setattr(drafts, "load_engine", only_reference)
     said: list[str] = []
     found = quantise_bundle(
         made.floats.path,
@@ -145,9 +158,24 @@ def test_without_the_native_engine_the_answer_is_the_same(
         say=said.append,
     )
     assert found.hash == made.integers.hash
-    assert (
-        "the cpu engine was not built; the integer reference gives the same answers, slowly" in said
-    )
+    for form in ("the integer reference gives the same answers", "the reference engine answers"):
+        assert any(line.startswith(f"the cpu engine was not built; {form}") for line in said)
+
+
+def test_the_points_of_a_bundle_stay_and_that_is_said(made: Made) -> None:
+    assert "the points stay those of the bundle: full, small, skip" in made.said
+    assert made.integers.manifest.dial == made.floats.manifest.dial
+
+
+def test_no_image_exceeds_the_bound_in_int8(made: Made) -> None:
+    """The bound is that of the int8 caps, which are not those of the float form."""
+    record = made.integers.manifest.at("int8").point("skip")
+    assert record.point.caps != (None,) * 4
+    assert record.macs_bound == macs_bound(made.integers.manifest.architecture, record.point)
+    pictures = LabelledImages(scan_folder(made.pictures / "validation"), 1.0)
+    with IntegerReference(made.integers) as engine:
+        (result,) = evaluate_points(engine, [record.point], pictures)
+    assert record.macs < result.macs.max() <= record.macs_bound
 
 
 def test_other_pictures_may_give_the_scales(made: Made, tmp_path: Path) -> None:
@@ -171,7 +199,7 @@ def test_other_pictures_may_give_the_scales(made: Made, tmp_path: Path) -> None:
 def test_many_pictures_are_thinned_out_evenly(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_PICTURES", 4)
+    monkeypatch.setattr(taking, "MOST_PICTURES", 4)
     folder = some_pictures(made.pictures / "validation")
     assert len(folder.files) == len(folder.labels) == 4
     assert set(folder.labels) == {0, 1, 2}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,17 @@ import pytest
 torch = pytest.importorskip("torch")
 import safetensors.torch
 
-from engines.bundle import read_bundle
-from engines.errors import BundleError, CheckpointError, ConfigError
+from engines.bundle import Bundle, PointRecord, read_bundle
+from engines.core import Engine, OperatingPoint
+from engines.errors import BundleError, CheckpointError, ConfigError, EngineError
 from engines.evaluation import LabelledImages, evaluate_points
+from engines.export import dial, drafts
+from engines.export import run as module
+from engines.export.dial import Latencies
 from engines.export.run import export
 from engines.folders import scan_folder
 from engines.reference.engine import ReferenceEngine
+from engines.registry import load_engine
 from engines.runs import read_run
 from tests.engines.export.tiny_run import BUDGET, below, quiet
 
@@ -24,7 +31,7 @@ pytestmark = pytest.mark.torch
 
 
 def test_the_bundle_has_the_points_asked_for_and_hits_the_budget(run: Path, tmp_path: Path) -> None:
-    bundle = export(run, tmp_path / "tiny.laud", say=quiet)
+    bundle = export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     records = {record.point.name: record for record in bundle.manifest.points}
     assert list(records) == ["full", "small", "skip"]
     assert records["full"].point.skips_nothing
@@ -39,14 +46,11 @@ def test_the_bundle_has_the_points_asked_for_and_hits_the_budget(run: Path, tmp_
 def test_what_it_records_is_what_the_shipped_weights_do(
     run: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    bundle = read_bundle(export(run, tmp_path / "tiny.laud", say=quiet).path)
+    bundle = read_bundle(export(run, tmp_path / "tiny.laud", all_points=True, say=quiet).path)
     folder = scan_folder(pictures / "validation")
-    with ReferenceEngine.from_bundle(bundle) as engine:
-        results = evaluate_points(
-            engine,
-            [record.point for record in bundle.manifest.points],
-            LabelledImages(folder, 1.0),
-        )
+    points = [record.point for record in bundle.manifest.points]
+    with load_engine(bundle, precision="fp32") as engine:
+        results = evaluate_points(engine, points, LabelledImages(folder, 1.0))
     for record, result in zip(bundle.manifest.points, results, strict=True):
         assert record.accuracy is not None
         assert record.accuracy.images == len(folder.files)
@@ -54,11 +58,82 @@ def test_what_it_records_is_what_the_shipped_weights_do(
         assert record.accuracy.value == result.right(folder.labels) / len(folder.files)
         assert record.macs == pytest.approx(result.macs.mean())
         np.testing.assert_allclose(record.activation, result.activation.mean(axis=0), atol=1e-5)
+        assert record.log_loss == pytest.approx(result.losses.mean())
+        assert record.macs_bound is not None
+        assert result.macs.max() <= record.macs_bound
+
+
+def test_the_reference_agrees_with_what_it_records(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Measured on the native engine; the oracle differs by no more than a decision at a tie."""
+    bundle = export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
+    points = [record.point for record in bundle.manifest.points]
+    with ReferenceEngine.from_bundle(bundle) as engine:
+        results = evaluate_points(
+            engine, points, LabelledImages(scan_folder(pictures / "validation"), 1.0)
+        )
+    for record, result in zip(bundle.manifest.points, results, strict=True):
+        assert record.macs == pytest.approx(result.macs.mean(), rel=0.01)
+        assert record.log_loss == pytest.approx(result.losses.mean(), abs=0.01)
+
+
+def test_without_the_native_engine_it_exports_every_point(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(bundle: Bundle, *, kind: str, **options: object) -> Engine:
+        if kind == "cpu":
+            raise EngineError("the cpu engine was not built")
+        return ReferenceEngine.from_bundle(bundle)
+
+    monkeypatch.setattr(drafts, "load_engine", absent)
+    monkeypatch.setattr(dial, "load_engine", absent)
+    said: list[str] = []
+    bundle = export(run, tmp_path / "tiny.laud", say=said.append)
+    assert [record.point.name for record in bundle.manifest.points] == ["full", "small", "skip"]
+    assert bundle.manifest.dial is None
+    assert bundle.manifest.point("skip").macs_ratio == pytest.approx(BUDGET, rel=0.02)
+    assert "the cpu engine was not built; the reference engine answers instead, slowly" in said
+    assert (
+        "latency cannot be measured, so every point is kept: the cpu engine was not built" in said
+    )
+
+
+def test_points_that_are_not_worth_their_latency_are_dropped(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With latencies by which masks cost more than they save, and a small image half."""
+
+    def measured(engine: Engine, points: Sequence[OperatingPoint], *rest: object) -> Latencies:
+        return Latencies((1.0, 0.5, 1.2), noise_ratio=0.0, repeats=16)
+
+    losses = {"full": 0.5, "small": 0.6, "skip": 0.7}
+
+    def scored(*arguments: Any) -> tuple[PointRecord, ...]:
+        return tuple(
+            record.model_copy(update={"log_loss": losses[record.point.name]})
+            for record in drafts.measured_records(*arguments)
+        )
+
+    monkeypatch.setattr(dial, "measure", measured)
+    monkeypatch.setattr(module, "measured_records", scored)
+    bundle = export(run, tmp_path / "tiny.laud", say=quiet)
+    assert [record.point.name for record in bundle.manifest.points] == ["full", "small"]
+    assert bundle.manifest.dial is not None
+    verdicts = [(c.name, c.kept, c.dominated_by) for c in bundle.manifest.dial.candidates]
+    assert verdicts == [("full", True, None), ("small", True, None), ("skip", False, "full")]
+    everything = export(run, tmp_path / "tiny.laud", all_points=True, say=quiet).manifest
+    assert [record.point.name for record in everything.points] == ["full", "small", "skip"]
+    assert everything.dial is not None
+    assert everything.dial.candidates[2].dominated_by == "full"
 
 
 def test_an_existing_bundle_is_replaced(run: Path, tmp_path: Path) -> None:
-    first = export(run, tmp_path / "tiny.laud", say=quiet)
-    assert export(run, tmp_path / "tiny.laud", say=quiet).hash == first.hash
+    first = export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
+    again = export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
+    # Latencies differ from one time to the next, and nothing else does.
+    assert again.manifest.model_copy(update={"dial": first.manifest.dial}) == first.manifest
+    assert read_bundle(tmp_path / "tiny.laud").hash == again.hash
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
@@ -69,13 +144,13 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_was_killed_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "thresholds.json").unlink()
     with pytest.raises(ConfigError, match=r"thresholds\.json"):
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     (run / "thresholds.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"trained no budget 0\.75"):
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     (run / "model-dynamic.safetensors").unlink()
     with pytest.raises(CheckpointError, match="cannot read"):
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     assert not (tmp_path / "tiny.laud").exists()
 
 
@@ -101,7 +176,7 @@ def test_a_picture_that_cannot_be_read_is_named(
         picture.write_bytes(content)
     before = below(tmp_path)
     with pytest.raises(ConfigError, match=r"validation/green/3\.png'"):
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     assert below(tmp_path) == before
 
 
@@ -126,7 +201,7 @@ def test_a_budget_that_no_threshold_reaches_is_said(run: Path, tmp_path: Path) -
     (run / "run.json").write_text(json.dumps(description))
     (run / "thresholds.json").write_text(json.dumps({"0.06": [0.0] * 4}))
     said: list[str] = []
-    bundle = export(run, tmp_path / "tiny.laud", say=said.append)
+    bundle = export(run, tmp_path / "tiny.laud", all_points=True, say=said.append)
     (line,) = (line for line in said if "cannot reach" in line)
     ratio = bundle.manifest.point("skip").macs_ratio
     assert ratio > 0.1
@@ -136,11 +211,11 @@ def test_a_budget_that_no_threshold_reaches_is_said(run: Path, tmp_path: Path) -
 
 
 def test_a_failure_keeps_the_bundle_that_was_there(run: Path, tmp_path: Path) -> None:
-    first = export(run, tmp_path / "tiny.laud", say=quiet)
+    first = export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     (run / "thresholds.json").unlink()
     before = below(tmp_path)
     with pytest.raises(ConfigError):
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     assert below(tmp_path) == before
     assert read_bundle(tmp_path / "tiny.laud").hash == first.hash
 
@@ -148,7 +223,7 @@ def test_a_failure_keeps_the_bundle_that_was_there(run: Path, tmp_path: Path) ->
 def test_pictures_of_other_classes_are_refused(run: Path, tmp_path: Path, pictures: Path) -> None:
     (pictures / "validation" / "red").rename(pictures / "validation" / "yellow")
     with pytest.raises(ConfigError, match="other classes"):
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
 
 
 def test_a_configuration_that_json_cannot_hold_is_refused_before_the_work(
@@ -160,7 +235,7 @@ def test_a_configuration_that_json_cannot_hold_is_refused_before_the_work(
     (run / "run.json").write_text(json.dumps(description))
     said: list[str] = []
     with pytest.raises(ConfigError, match=r"run': .*config\.data\.crop_ratio is nan"):
-        export(run, tmp_path / "tiny.laud", say=said.append)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=said.append)
     assert not said
 
 
@@ -174,7 +249,7 @@ def test_weights_that_16_bits_cannot_hold_are_named(run: Path, tmp_path: Path) -
     with pytest.raises(
         CheckpointError, match=r"do not fit 16 bits: (\w+\.bias(, )?){2}$"
     ) as caught:
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     assert "fc.bias" in str(caught.value)
     assert "conv1.bias" in str(caught.value)
     assert below(tmp_path) == before
@@ -185,7 +260,7 @@ def test_the_largest_weight_that_16_bits_hold_is_kept(run: Path, tmp_path: Path)
     state = safetensors.torch.load_file(file)
     state["fc.bias"][1] = 65519.0
     safetensors.torch.save_file(state, file)
-    bundle = export(run, tmp_path / "tiny.laud", say=quiet)
+    bundle = export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     assert bundle.weights["fc.bias"][1] == 65504
 
 
@@ -195,5 +270,5 @@ def test_weights_of_another_network_are_refused(run: Path, tmp_path: Path) -> No
     del state["layer1.0.conv1.weight"]
     safetensors.torch.save_file(state, file)
     with pytest.raises(CheckpointError, match=r"missing: layer1\.0\.conv1\.weight"):
-        export(run, tmp_path / "tiny.laud", say=quiet)
+        export(run, tmp_path / "tiny.laud", all_points=True, say=quiet)
     assert not (tmp_path / "tiny.laud").exists()

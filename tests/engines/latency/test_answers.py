@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engines.architecture import MapSize
+from engines.architecture import MapSize, only_resnet
 from engines.bundle import read_bundle, write_bundle
 from engines.core import Paradigm
 from engines.errors import BundleError, InvalidInput, LatencyError
@@ -194,7 +194,7 @@ def test_the_table_of_this_device_is_found_in_the_bundle(measured: str) -> None:
 def test_a_bundle_on_a_gpu_is_the_model_of_its_shape(tiny: str) -> None:
     found = answer(Question(tiny, device="v100", batch=4))
     half = found[1]
-    net = of_net().manifest.architecture
+    net = only_resnet(of_net().manifest.architecture, "a test")
     record = of_net().manifest.points[1]
     rates = block_rates(expected_rates(net, record.point, record.activation), net)
     wanted = predict_gpu(shape_of(net, MapSize(32, 32)), rates, batch=4, device=gpu("v100"))

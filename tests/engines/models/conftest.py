@@ -32,3 +32,12 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no shared data: neither LAUD_SHARED nor {folder.name} beside the checkout")
     return folder
+
+
+@pytest.fixture
+def unfilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks whose weights are about to be replaced need no random ones, which take seconds."""
+    import torch
+
+    for name in ("kaiming_normal_", "kaiming_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_args, **_kwargs: tensor)

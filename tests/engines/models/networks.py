@@ -6,16 +6,20 @@ Import after `pytest.importorskip("torch")`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engines.architecture import MapSize, ResNet
+from engines.architecture import MapSize, RegNet, ResNet
 from engines.models.flops import network_macs
 from engines.models.masks import Mask, Thresholds
+from engines.models.network import LaudNetwork
+from engines.models.regnet import LaudRegNet, network_of
 from engines.models.resnet import LaudResNet
 from tests.engines.models.oracle import Answer, Oracle
+from tests.engines.models.regnet_oracle import RegNetOracle
 
 Wish = tuple[float | None, int | None]
 """Threshold and cap of one masker."""
@@ -23,12 +27,16 @@ Wish = tuple[float | None, int | None]
 _NO_CAP = 10**9
 
 
+@overload
+def random_network(net: ResNet, seed: int = 0) -> LaudResNet: ...
+@overload
+def random_network(net: RegNet, seed: int = 0) -> LaudRegNet: ...
 @torch.no_grad()
-def random_network(net: ResNet, seed: int = 0) -> LaudResNet:
+def random_network(net: ResNet | RegNet, seed: int = 0) -> LaudNetwork:
     """In float64 and eval mode; every parameter and statistic is random, batch norm's too."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    model = LaudResNet(net).double().eval()
+    model = network_of(net).double().eval()
     for name, value in model.state_dict().items():
         if name.endswith(("running_var", ".std")):
             value.uniform_(0.5, 2.0, generator=generator)
@@ -80,10 +88,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return sum_
 
 
-def oracle_of(model: LaudResNet) -> Oracle:
+def oracle_of(model: LaudNetwork) -> Oracle:
     """The oracle with the same weights."""
     state = {name: value.double().numpy() for name, value in model.state_dict().items()}
-    return Oracle(model.net, state)
+    return (RegNetOracle if isinstance(model.net, RegNet) else Oracle)(model.net, state)
 
 
 def decision(wishes: Sequence[Sequence[Wish]]) -> Thresholds:
@@ -100,7 +108,7 @@ def evaluated(wishes: Sequence[Sequence[Wish]]) -> Tensor:
 
 @torch.no_grad()
 def assert_computes_only_what_is_active(
-    model: LaudResNet, x: Tensor, wishes: Sequence[Sequence[Wish]], *, tolerance: float = 1e-9
+    model: LaudNetwork, x: Tensor, wishes: Sequence[Sequence[Wish]], *, tolerance: float = 1e-9
 ) -> list[Answer]:
     """Masked-dense against the oracle, image by image: logits, decisions and multiplications."""
     logits, masks = model(x, decision(wishes))

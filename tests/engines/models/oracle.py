@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import ResNet, Stage
+from engines.architecture import RegNet, ResNet, Stage
 
 Array = npt.NDArray[np.float64]
 Pixel = tuple[int, int]
@@ -56,8 +56,13 @@ class Answer:
 class Oracle:
     """A network of `net` with the weights of a state dict, in float64."""
 
-    net: ResNet
+    net: ResNet | RegNet
     state: Mapping[str, Array]
+
+    @property
+    def run(self) -> type[Run]:
+        """What an image is taken through."""
+        return Run
 
     def answer(
         self,
@@ -67,44 +72,53 @@ class Oracle:
     ) -> Answer:
         """Run one image (3, H, W), normalised, at one point."""
         wishes = list(zip(thresholds, caps or [None] * len(thresholds), strict=True))
-        run = _Run(self.net, self.state, wishes)
+        run = self.run(self.net, self.state, wishes)
         logits = run.network(image)
         assert not run.wishes, "a masker was never reached"
         return Answer(logits, run.decisions, run.macs)
 
 
 @dataclass
-class _Run:
-    net: ResNet
+class Run:
+    """One image on its way, with what is still wished of maskers and what has been counted."""
+
+    net: ResNet | RegNet
     state: Mapping[str, Array]
     wishes: list[tuple[float | None, int | None]]
     decisions: list[Decision | None] = field(default_factory=list)
     macs: Counter[str] = field(default_factory=Counter)
 
     def network(self, image: Array) -> Array:
-        x = self._stem(image)
+        """Class logits."""
+        x = self.stem(image)
         for s, stage in enumerate(self.net.stages):
             for b in range(stage.depth):
-                x = self._block(f"layer{s + 1}.{b}", stage, 2 if s > 0 and b == 0 else 1, x)
+                x = self._block(f"layer{s + 1}.{b}", stage, self.stride(s, b), x)
         features = x.mean(axis=(1, 2))
         logits: Array = self.state["fc.weight"] @ features + self.state["fc.bias"]
         self.macs["fixed"] += x.size + self.state["fc.weight"].size
         return logits
 
-    def _stem(self, image: Array) -> Array:
+    def stride(self, stage: int, block: int) -> int:
+        """Of a block; the stem's pool has halved the map that the first stage sees."""
+        return 2 if stage > 0 and block == 0 else 1
+
+    def stem(self, image: Array) -> Array:
+        """A picture to the first block's input."""
+        assert isinstance(self.net, ResNet)
         weight = self.state["conv1.weight"]
         framed = np.pad(image, ((0, 0), (3, 3), (3, 3)))
-        conv = _nothing(weight.shape[0], half(image.shape[1]), half(image.shape[2]))
+        conv = nothing(weight.shape[0], half(image.shape[1]), half(image.shape[2]))
         for i, j in pixels_of(conv):
             window = framed[:, 2 * i : 2 * i + 7, 2 * j : 2 * j + 7]
-            conv[:, i, j] = relu(self._norm("conv1", "bn1", np.tensordot(weight, window, 3)))
+            conv[:, i, j] = relu(self.norm("conv1", "bn1", np.tensordot(weight, window, 3)))
             self.macs["fixed"] += weight.size
         if self.net.stem_pool == "padded":
-            before, pooled = 1, _nothing(weight.shape[0], half(conv.shape[1]), half(conv.shape[2]))
+            before, pooled = 1, nothing(weight.shape[0], half(conv.shape[1]), half(conv.shape[2]))
         else:
             # One pixel is added at the right and bottom, and none at the left and top.
             before = 0
-            pooled = _nothing(
+            pooled = nothing(
                 weight.shape[0], max(conv.shape[1] // 2, 1), max(conv.shape[2] // 2, 1)
             )
         for i, j in pixels_of(pooled):
@@ -131,8 +145,10 @@ class _Run:
             if groups is not None:
                 channels = [k for k in channels if k // stage.channel_granularity in groups]
         inner = (height, width) if stride2 == 1 else x.shape[1:]
-        y = self._first(name, x, receptive_field(pixels, stride2, inner), channels, stride1, inner)
-        y = self._second(name, y, pixels, channels, stride2, (height, width))
+        middle = self.middle(pixels, shortcut)
+        y = self._first(name, x, receptive_field(middle, stride2, inner), channels, stride1, inner)
+        y = self.second(name, y, middle, channels, stride2, (height, width))
+        y = self.excited(name, y, middle, pixels, channels)
         out = shortcut
         for i, j in pixels:
             out[:, i, j] += self._third(name, y[channels, i, j], channels)
@@ -143,10 +159,10 @@ class _Run:
         weight = self.state.get(f"{name}.downsample.0.weight")
         if weight is None:
             return x.copy()
-        out = _nothing(weight.shape[0], height, width)
+        out = nothing(weight.shape[0], height, width)
         for i, j in pixels_of(out):
             value = weight[:, :, 0, 0] @ x[:, i * stride, j * stride]
-            out[:, i, j] = self._norm(f"{name}.downsample.0", f"{name}.downsample.1", value)
+            out[:, i, j] = self.norm(f"{name}.downsample.0", f"{name}.downsample.1", value)
             self.macs["projection"] += weight.size
         return out
 
@@ -165,12 +181,22 @@ class _Run:
         y[:, 1:-1, 1:-1] = np.nan
         for i, j in pixels:
             value = weight @ x[:, i * stride, j * stride]
-            value = relu(self._norm(f"{name}.conv1", f"{name}.bn1", value, channels))
+            value = relu(self.norm(f"{name}.conv1", f"{name}.bn1", value, channels))
             y[channels, i + 1, j + 1] = value
             self.macs["conv1"] += weight.size
         return y
 
-    def _second(
+    def middle(self, pixels: list[Pixel], shortcut: Array) -> list[Pixel]:
+        """Where the 3x3 is computed, if only `pixels` are active."""
+        return pixels
+
+    def excited(
+        self, name: str, y: Array, middle: list[Pixel], pixels: list[Pixel], channels: list[int]
+    ) -> Array:
+        """What stands between the 3x3 and the last 1x1: nothing in a ResNet."""
+        return y
+
+    def second(
         self,
         name: str,
         framed: Array,
@@ -181,12 +207,12 @@ class _Run:
     ) -> Array:
         """The 3x3 at active pixels, from active channels to active channels."""
         weight = self.state[f"{name}.conv2.weight"][channels][:, channels]
-        y = _nothing(framed.shape[0], *size)
+        y = nothing(framed.shape[0], *size)
         for i, j in pixels:
             top, left = i * stride, j * stride
             window = framed[channels, top : top + 3, left : left + 3]
             value = np.tensordot(weight, window, 3)
-            y[channels, i, j] = relu(self._norm(f"{name}.conv2", f"{name}.bn2", value, channels))
+            y[channels, i, j] = relu(self.norm(f"{name}.conv2", f"{name}.bn2", value, channels))
             self.macs["conv2"] += weight.size
         return y
 
@@ -194,7 +220,7 @@ class _Run:
         """The last 1x1 at one active pixel, from active channels to all."""
         weight = self.state[f"{name}.conv3.weight"][:, channels, 0, 0]
         self.macs["conv3"] += weight.size
-        return self._norm(f"{name}.conv3", f"{name}.bn3", weight @ inner)
+        return self.norm(f"{name}.conv3", f"{name}.bn3", weight @ inner)
 
     def _decide(self, logits: Callable[[], Array]) -> list[int] | None:
         """Asks the next masker, unless its point has neither a threshold nor a cap for it."""
@@ -235,7 +261,7 @@ class _Run:
         value = (pooled - self.state[f"{masker}.mean"]) / self.state[f"{masker}.std"]
         return np.clip(value, -5.0, 5.0)
 
-    def _norm(
+    def norm(
         self, conv: str, bn: str, value: Array, channels: list[int] | slice = slice(None)
     ) -> Array:
         """What follows a convolution: its bias, or batch norm in eval mode."""
@@ -277,5 +303,6 @@ def receptive_field(pixels: Sequence[Pixel], stride: int, size: tuple[int, ...])
     }
 
 
-def _nothing(*shape: int) -> Array:
+def nothing(*shape: int) -> Array:
+    """A map of which nothing has been computed."""
     return np.full(shape, np.nan)

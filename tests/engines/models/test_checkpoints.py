@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,10 @@ from engines.models import (
 from engines.models.checkpoints import load_strictly, torchvision_resnet
 from engines.models.open_nsfw import open_nsfw_resnet, read_open_nsfw
 from engines.training.starts import find_open_nsfw
+from tests.engines.models.official import NAMES, official_names, official_state
 
 pytestmark = pytest.mark.torch
 
-ROOT = Path(__file__).parents[3]
-NAMES = Path(os.environ.get("LAUD_SHARED", ROOT.parent / "shared")) / (
-    "data/official-parameter-names.json"
-)
 SMALL = ResNet(stem_width=4, stages=(Stage(depth=1, width=2),), num_classes=2)
 JOINT = tuple(
     Stage(
@@ -120,40 +115,11 @@ def test_weights_with_batch_norm_do_not_go_into_a_folded_network() -> None:
         load_torchvision(SMALL.model_copy(update={"folded": True}), {})
 
 
-def official_names() -> dict[str, dict[str, list[int]]]:
-    if not NAMES.is_file():
-        return {}
-    content: dict[str, dict[str, list[int]]] = json.loads(NAMES.read_text("utf-8"))
-    return {name: shapes for name, shapes in content.items() if name.startswith("resnet")}
-
-
-def official_state(shapes: dict[str, list[int]], seed: int = 0) -> dict[str, Any]:
-    """Random weights under the official names, as numpy arrays."""
-    rng = np.random.default_rng(seed)
-    state: dict[str, Any] = {}
-    for name, shape in shapes.items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = np.array(1, np.int64)
-        elif name.endswith("running_var"):
-            state[name] = rng.random(shape, np.float32) + np.float32(0.5)
-        else:
-            scale = 2 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.6
-            state[name] = (rng.random(shape, np.float32) - np.float32(0.5)) * np.float32(scale)
-    return state
-
-
-@pytest.fixture
-def unfilled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks whose weights are about to be replaced need no random ones, which take seconds."""
-    for name in ("kaiming_normal_", "kaiming_uniform_"):
-        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_args, **_kwargs: tensor)
-
-
 @pytest.mark.skipif(not NAMES.is_file(), reason="the official names file is not here")
-@pytest.mark.parametrize("name", official_names())
+@pytest.mark.parametrize("name", official_names("resnet"))
 @pytest.mark.usefixtures("unfilled")
 def test_official_configurations_load_strictly(name: str) -> None:
-    shapes = official_names()[name]
+    shapes = official_names("resnet")[name]
     arch, paradigm = name.split()[:2]
     state = official_state(shapes)
     model = load_official(arch, state, paradigm, (4, 4, 2, 1), (2, 2, 2, 2))
@@ -172,7 +138,7 @@ def test_official_configurations_load_strictly(name: str) -> None:
 @pytest.mark.skipif(not NAMES.is_file(), reason="the official names file is not here")
 @pytest.mark.usefixtures("unfilled")
 def test_an_official_state_with_a_name_less_or_more_is_refused() -> None:
-    state = official_state(official_names()["resnet50 layer"])
+    state = official_state(official_names("resnet")["resnet50 layer"])
     less = dict(state)
     del less["layer3.0.masker_spatial.conv.bias"]
     with pytest.raises(CheckpointError, match=r"missing: layer3\.0\.masker_spatial\.conv\.bias"):
@@ -189,7 +155,7 @@ def test_an_official_state_with_a_name_less_or_more_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arch", "paradigm", "spatial", "channel", "says"),
     [
-        ("regnet_y_400mf", "spatial", (4, 4, 2, 1), None, "unknown arch"),
+        ("resnet18", "spatial", (4, 4, 2, 1), None, "unknown arch"),
         ("resnet50", "pixel", None, None, "unknown paradigm"),
         ("resnet50", "spatial", None, None, "spatial_granularity needs 4"),
         ("resnet50", "spatial", (4, 4), None, "spatial_granularity needs 4"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from engines.errors import ConfigError
 from engines.training.config import load_config
@@ -189,3 +190,47 @@ def test_overrides_are_checked_too(
 ) -> None:
     with pytest.raises(ConfigError, match=fault):
         load_config(write_config(), overrides)
+
+
+# Points left out
+
+
+def points_of(write_config: Callable[..., Path], **sections: Any) -> list[str]:
+    """Names of the points of the tiny configuration without its own, with sections replaced."""
+    path = write_config(**sections)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del content["points"]
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return [point.name for point in load_config(path).points]
+
+
+def test_points_left_out_are_every_trained_size_at_every_trained_budget(
+    write_config: Callable[..., Path],
+) -> None:
+    dynamic = {"budgets": [0.6, 0.8], "size_shares": {32: 0.5, 20: 0.5, 18: 0.0}}
+    sizes = {"epochs": 1, "sizes": [16, 24]}
+    assert points_of(write_config, dynamic=dynamic, sizes=sizes) == [
+        "full",
+        *("skip-32-80", "skip-32-60"),
+        *("size-24", "skip-24-80", "skip-24-60"),
+        *("size-20", "skip-20-80", "skip-20-60"),
+        *("size-16", "skip-16-80", "skip-16-60"),
+    ]
+
+
+def test_what_is_not_trained_is_no_point(write_config: Callable[..., Path]) -> None:
+    untrained = {"epochs": 0, "sizes": [16]}
+    dynamic = {"epochs": 0, "budgets": [0.8], "size_shares": {32: 0.5, 24: 0.5}}
+    assert points_of(write_config, sizes=untrained, dynamic=dynamic) == ["full"]
+
+
+def test_a_fault_elsewhere_is_told_without_the_points(write_config: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="image_size: ") as caught:
+        points_of(write_config, image_size=3)
+    assert "points" not in str(caught.value)
+
+
+def test_more_points_than_a_bundle_holds_are_refused(write_config: Callable[..., Path]) -> None:
+    dynamic = {"budgets": [0.3 + i / 100 for i in range(30)]}
+    with pytest.raises(ConfigError, match=r"points: .*at most 64"):
+        points_of(write_config, dynamic=dynamic, batch_size=64)

@@ -26,9 +26,13 @@ from engines.errors import ConfigError
 from engines.models.checkpoints import torchvision_resnet
 from engines.models.resnet import LaudResNet
 from engines.runs import model_file, read_run
-from engines.training import report
+from engines.training import report, run
+from engines.training.config import TrainConfig
+from engines.training.data import scan_folder
+from engines.training.defaults import epochs_of
 from engines.training.run import train
 from engines.training.state import load_state
+from engines.training.trainer import projected_seconds
 
 pytestmark = pytest.mark.torch
 
@@ -87,6 +91,33 @@ def finished(
 
 def quietly(line: str) -> None:
     """Says nothing."""
+
+
+def test_the_configuration_in_a_run_folder_repeats_the_run(
+    finished: Finished, tmp_path: Path
+) -> None:
+    folder = train(finished.folder / CONFIG, tmp_path / "again", say=quietly)
+    for name in (CONFIG, "run.json", "model-dynamic.safetensors", "thresholds.json"):
+        assert (folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
+
+
+def test_minutes_become_epochs_by_a_timed_step(
+    content: Callable[[], dict[str, Any]], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+
+    def step_seconds(model: LaudResNet, config: TrainConfig) -> float:
+        timed.append(model.net.num_classes)
+        return 10.0
+
+    monkeypatch.setattr(run, "step_seconds", step_seconds)
+    config = TrainConfig.model_validate(content())
+    before = epochs_of(config)
+    steps = 24 // config.batch_size
+    minutes = sum(projected_seconds(config, steps, 10.0).values()) / 60
+    found = run.with_time(config, scan_folder(pictures / "train"), 3 * minutes)
+    assert timed == [3]
+    assert epochs_of(found) == {phase: 3 * epochs for phase, epochs in before.items()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 torch = pytest.importorskip("torch")
 
@@ -16,16 +17,23 @@ import safetensors.torch
 from torch import Tensor
 
 from engines.architecture import ResNet, Stage
-from engines.errors import CheckpointError, ConfigError
+from engines.bundle import write_bundle
+from engines.core import static_point
+from engines.errors import CheckpointError, ConfigError, LaudError
+from engines.manifest import PointRecord, Provenance
 from engines.models.checkpoints import load_torchvision, torchvision_resnet
 from engines.models.resnet import LaudResNet
-from engines.training.config import TrainConfig
+from engines.runs import PointRequest, Run
+from engines.training.config import InitConfig, TrainConfig
 from engines.training.starts import (
     find_open_nsfw,
     fit_head,
+    keeps_head,
     preprocessing_of,
+    read_start,
     starting_network,
 )
+from tests.engines.bundles import manifest
 
 pytestmark = pytest.mark.torch
 
@@ -190,6 +198,107 @@ def test_normalisation_is_what_the_weights_expect(configure: Callable[..., Train
     yahoo = preprocessing_of(configure(init={"source": "open_nsfw"}))
     assert (yahoo.channel_order, yahoo.mean) == ("bgr", (104.0, 117.0, 123.0))
     assert random.crop_ratio == yahoo.crop_ratio == 1.0
+
+
+# Another network of ours
+
+
+@pytest.fixture(params=["bundle", "run"])
+def finished(
+    request: pytest.FixtureRequest, configure: Callable[..., TrainConfig], tmp_path: Path
+) -> tuple[InitConfig, LaudResNet]:
+    """A finished network as a bundle, or as a run folder; with the labels a, b, c."""
+    trained = starting_network(configure(seed=5), 3)
+    net, labels = trained.net, ("a", "b", "c")
+    preprocessing = manifest().preprocessing
+    state = {name: value.contiguous() for name, value in trained.state_dict().items()}
+    if request.param == "run":
+        path = tmp_path / "run"
+        path.mkdir()
+        described = Run(
+            name="x",
+            labels=labels,
+            preprocessing=preprocessing,
+            architecture=net,
+            points=(PointRequest(name="full", image_size=32),),
+            last_phase="sizes",
+            data=tmp_path,
+            config={},
+            notices=("a notice",),
+        )
+        (path / "run.json").write_text(described.model_dump_json(), encoding="utf-8")
+        safetensors.torch.save_file(state, path / "model-sizes.safetensors")
+    else:
+        path = tmp_path / "x.laud"
+        maskers = len(net.maskers)
+        full = PointRecord(
+            point=static_point("full", 32, maskers),
+            activation=(1.0,) * maskers,
+            macs=1.0,
+            macs_ratio=1.0,
+        )
+        changes = {"architecture": net, "labels": labels, "points": (full,)}
+        changes["provenance"] = Provenance(config={}, notices=("a notice",))
+        write_bundle(path, manifest(**changes), {k: v.numpy() for k, v in state.items()})
+    return InitConfig(source=request.param, path=path), trained
+
+
+def test_a_start_brings_the_network_and_what_must_travel_along(
+    finished: tuple[InitConfig, LaudResNet], configure: Callable[..., TrainConfig], images: Tensor
+) -> None:
+    init, trained = finished
+    start = read_start(init)
+    assert start is not None
+    assert start.notices == ("a notice",)
+    config = configure(init=init.model_dump(mode="json"))
+    assert keeps_head(start, ["a", "b", "c"])
+    again = starting_network(config, 3, start, keep_head=True)
+    torch.testing.assert_close(answer(again, images), answer(trained, images))
+    crop = {"crop_ratio": config.data.crop_ratio}
+    assert preprocessing_of(config, start) == start.preprocessing.model_copy(update=crop)
+
+
+def test_other_labels_get_a_fresh_head(
+    finished: tuple[InitConfig, LaudResNet], configure: Callable[..., TrainConfig], images: Tensor
+) -> None:
+    init, trained = finished
+    start = read_start(init)
+    config = configure(init=init.model_dump(mode="json"))
+    assert not keeps_head(start, ["a", "c", "b"])
+    other = starting_network(config, 4, start)
+    assert answer(other, images).shape == (2, 4)
+    with torch.no_grad():
+        features = [m.features(images, None)[0] for m in (other, trained)]
+    torch.testing.assert_close(*features)
+
+
+def test_its_maskers_start_anew_since_the_stages_may_skip_otherwise(
+    finished: tuple[InitConfig, LaudResNet], configure: Callable[..., TrainConfig]
+) -> None:
+    init, trained = finished
+    static = [{"depth": s.depth, "width": s.width} for s in trained.net.stages]
+    config = configure(
+        init=init.model_dump(mode="json"), stages=static, points=configure().points[:1], dynamic={}
+    )
+    assert starting_network(config, 3, read_start(init)).net.maskers == ()
+
+
+def test_stages_that_the_start_does_not_have_are_refused(
+    finished: tuple[InitConfig, LaudResNet], configure: Callable[..., TrainConfig]
+) -> None:
+    init, _ = finished
+    stages = [{"depth": 2, "width": 8, "paradigm": "layer"}]
+    config = configure(init=init.model_dump(mode="json"), stages=stages)
+    with pytest.raises(ConfigError, match=r"has stages of \(depth, width\) \[\(1, 8\), \(1, 8\)\]"):
+        starting_network(config, 3, read_start(init))
+
+
+@pytest.mark.parametrize("source", ["bundle", "run"])
+def test_a_start_that_is_not_there_is_named(source: str, tmp_path: Path) -> None:
+    with pytest.raises(LaudError, match="nothing-here"):
+        read_start(InitConfig.model_validate({"source": source, "path": tmp_path / "nothing-here"}))
+    with pytest.raises(ValidationError, match=f"source '{source}' needs path"):
+        InitConfig.model_validate({"source": source})
 
 
 # The head

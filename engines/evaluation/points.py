@@ -1,27 +1,31 @@
-"""Accuracy of operating points on labelled pictures, over any engine. Needs no torch."""
+"""Running points over labelled pictures: what each answers, loses and costs, image by image."""
 
 from __future__ import annotations
 
-import math
+import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.bundle import Accuracy, PointRecord
-from engines.core import Engine, OperatingPoint, UInt8Array
+from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.errors import ConfigError, ImageError, InvalidInput
+from engines.evaluation.statistics import accuracy_of
 from engines.folders import ImageFolder
+from engines.manifest import PointRecord
 from engines.preprocessing import preprocess
 
-_Z_95 = 1.959963984540054
 _SAY_EVERY_S = 5.0
 
+BoolArray = npt.NDArray[np.bool_]
 Int64Array = npt.NDArray[np.int64]
+Float64Array = npt.NDArray[np.float64]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -30,35 +34,68 @@ class PointResult:
 
     predictions: class per image. losses: natural-log loss of the right class, per image. macs: per
     image. activation: (N, maskers). decisions: (N, units of all maskers), if the engine tells.
+    confidences: probability of the predicted class, per image; None where nobody kept it.
     """
 
     point: OperatingPoint
     predictions: Int64Array
-    losses: npt.NDArray[np.float64]
-    macs: npt.NDArray[np.float64]
+    losses: Float64Array
+    macs: Float64Array
     activation: npt.NDArray[np.float32]
-    decisions: npt.NDArray[np.bool_] | None = None
+    decisions: BoolArray | None = None
+    confidences: Float64Array | None = None
 
     def right(self, labels: Int64Array) -> int:
         """How many images it labels as `labels` does."""
         return int((self.predictions == labels).sum())
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a share `right / total` (Wilson 1927)."""
-    if total < 1 or not 0 <= right <= total:
-        raise InvalidInput(f"{right} of {total} is not a share")
-    share, z2 = right / total, _Z_95**2
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z_95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    # At 0 and 1 rounding may put a bound on the wrong side of the share itself.
-    return max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)
+@dataclass(frozen=True)
+class Forced:
+    """Decisions that replace the maskers'.
+
+    units: (N, units of all maskers side by side), or (1, units) that hold for every image.
+    counts: units per masker.
+    """
+
+    units: BoolArray
+    counts: tuple[int, ...]
+
+    def of(self, images: slice) -> list[BoolArray]:
+        """Per masker (n, its units), of these images."""
+        rows = self.units[images]
+        if len(self.units) == 1:
+            rows = np.broadcast_to(self.units, (images.stop - images.start, self.units.shape[1]))
+        return np.split(rows, np.cumsum(self.counts)[:-1], axis=1)
 
 
-def accuracy_of(right: int, total: int, split: str) -> Accuracy:
-    """The share with its interval, as manifests keep it."""
-    low, high = wilson(right, total)
-    return Accuracy(value=right / total, low=low, high=high, images=total, split=split)
+@dataclass(frozen=True)
+class Trial:
+    """A point to run, with its maskers or with decisions in their place."""
+
+    point: OperatingPoint
+    forced: Forced | None = None
+
+
+class ForcingEngine(Engine, Protocol):
+    """An engine that takes decisions in place of its maskers'."""
+
+    def infer(
+        self,
+        images: UInt8Array,
+        points: Sequence[OperatingPoint],
+        decisions: Sequence[BoolArray] | None = None,
+    ) -> Output:
+        """decisions: (N, units) per masker. See `engines.cpu.engine.CpuEngine`."""
+
+
+def check_forces(engine: Engine) -> None:
+    """Raise InvalidInput unless decisions can be forced upon the engine."""
+    if "decisions" not in inspect.signature(engine.infer).parameters:
+        raise InvalidInput(
+            f"the {engine.name} engine asks its own maskers only: shuffled and fixed masks need "
+            "an engine that takes decisions from outside, such as cpu"
+        )
 
 
 @dataclass(frozen=True)
@@ -99,15 +136,27 @@ def evaluate_points(
     engine: Engine,
     points: Sequence[OperatingPoint],
     images: LabelledImages,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> list[PointResult]:
     """Run every picture at every point; `say` hears of progress every few seconds."""
-    sizes = sorted({point.image_size for point in points})
-    parts: list[list[PointResult]] = [[] for _ in points]
+    return run_trials(engine, [Trial(point) for point in points], images, say)
+
+
+def run_trials(
+    engine: Engine,
+    trials: Sequence[Trial],
+    images: LabelledImages,
+    say: Say = lambda line: None,
+) -> list[PointResult]:
+    """Run every picture in every trial; forced decisions need an engine that `check_forces`."""
+    sizes = sorted({trial.point.image_size for trial in trials})
+    parts: list[list[PointResult]] = [[] for _ in trials]
     done, said = 0, time.monotonic()
     for labels, pixels in images.chunks(sizes):
-        for part, point in zip(parts, points, strict=True):
-            part.append(_run(engine, point, pixels[point.image_size], labels))
+        chunk = slice(done, done + len(labels))
+        for part, trial in zip(parts, trials, strict=True):
+            output = infer(engine, trial, pixels[trial.point.image_size], chunk)
+            part.append(_result(output, trial.point, labels))
         done += len(labels)
         if time.monotonic() - said > _SAY_EVERY_S:
             said = time.monotonic()
@@ -115,10 +164,15 @@ def evaluate_points(
     return [_joined(part) for part in parts]
 
 
-def _run(
-    engine: Engine, point: OperatingPoint, pixels: UInt8Array, labels: Int64Array
-) -> PointResult:
-    output = engine.infer(pixels, [point] * len(pixels))
+def infer(engine: Engine, trial: Trial, pixels: UInt8Array, images: slice) -> Output:
+    """Run `pixels` (n, S, S, 3), which are these images of those that decisions are forced for."""
+    points = [trial.point] * len(pixels)
+    if trial.forced is None:
+        return engine.infer(pixels, points)
+    return cast(ForcingEngine, engine).infer(pixels, points, trial.forced.of(images))
+
+
+def _result(output: Output, point: OperatingPoint, labels: Int64Array) -> PointResult:
     probabilities = np.asarray(output.arrays["probabilities"], np.float64)
     of_label = probabilities[np.arange(len(labels)), labels]
     decisions = output.arrays.get("decisions")
@@ -129,19 +183,16 @@ def _run(
         macs=output.macs,
         activation=output.activation,
         decisions=None if decisions is None else np.asarray(decisions, np.bool_),
+        confidences=probabilities.max(axis=1),
     )
 
 
 def _joined(parts: Sequence[PointResult]) -> PointResult:
-    told = [part.decisions for part in parts if part.decisions is not None]
-    return PointResult(
-        point=parts[0].point,
-        predictions=np.concatenate([part.predictions for part in parts]),
-        losses=np.concatenate([part.losses for part in parts]),
-        macs=np.concatenate([part.macs for part in parts]),
-        activation=np.concatenate([part.activation for part in parts]),
-        decisions=np.concatenate(told) if told else None,
-    )
+    columns: dict[str, npt.NDArray[np.generic] | None] = {}
+    for name in (field.name for field in fields(PointResult) if field.name != "point"):
+        found = [getattr(part, name) for part in parts]
+        columns[name] = None if found[0] is None else np.concatenate(found)
+    return PointResult(point=parts[0].point, **columns)  # type: ignore[arg-type]
 
 
 def point_records(
@@ -160,47 +211,3 @@ def point_records(
         )
         for result in results
     )
-
-
-def differences(
-    results: Sequence[PointResult], reference: Sequence[PointResult]
-) -> list[dict[str, float]]:
-    """Per point, shares of answers and of mask decisions that are not those of the reference."""
-    rows: list[dict[str, float]] = []
-    for result, wanted in zip(results, reference, strict=True):
-        row = {"answers_differ": float((result.predictions != wanted.predictions).mean())}
-        if result.decisions is not None and wanted.decisions is not None:
-            unequal = result.decisions != wanted.decisions
-            row["decisions_differ"] = float(unequal.mean()) if unequal.size else 0.0
-        rows.append(row)
-    return rows
-
-
-def summary(
-    results: Sequence[PointResult], labels: Int64Array
-) -> list[dict[str, str | int | float]]:
-    """One row a point, against the first, which is `full`.
-
-    accuracy with its 95 % Wilson interval; agreement: share of answers equal to those of `full`;
-    macs_ratio: mean multiply-accumulates over those of `full`; activation: mean over maskers.
-    """
-    full = results[0]
-    rows: list[dict[str, str | int | float]] = []
-    for result in results:
-        accuracy = accuracy_of(result.right(labels), len(labels), "")
-        activation = float(result.activation.mean()) if result.activation.size else 1.0
-        rows.append(
-            {
-                "name": result.point.name,
-                "image_size": result.point.image_size,
-                "accuracy": accuracy.value,
-                "accuracy_low": accuracy.low,
-                "accuracy_high": accuracy.high,
-                "agreement": float((result.predictions == full.predictions).mean()),
-                "log_loss": float(result.losses.mean()),
-                "macs_ratio": float(result.macs.mean() / full.macs.mean()),
-                "activation": activation,
-                "images": len(labels),
-            }
-        )
-    return rows

@@ -1,0 +1,245 @@
+"""The dial: which candidates ship, by the latency that they have on this machine.
+
+Multiply-accumulates do not tell: skipping saves reading weights, a smaller image does not, and both
+cost time that no count knows. So every candidate is measured on the native engine, as it serves.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from engines.bench.timing import MOST_DIFFERENCE, interleave, noise
+from engines.bundle import Bundle, Dial, DialCandidate, PointRecord, Quantisation
+from engines.core import Engine, OperatingPoint, UInt8Array
+from engines.errors import BundleError, EngineError
+from engines.evaluation import LabelledImages
+from engines.export.drafts import changed
+from engines.export.front import Candidate, Verdict, front
+from engines.export.pictures import PixelCache, Say, thinned
+from engines.latency.identity import this_device
+from engines.registry import load_engine
+
+LEAST_TOLERANCE = 0.02
+"""A difference in latency below this share is none."""
+NOISE_FACTOR = 2.0
+
+_THREADS = 1
+_PICTURES = 24
+_FEWEST_REPEATS = 16
+_MOST_REPEATS = 64
+_WISHED_S = 60.0
+_SAY_EVERY_S = 5.0
+_ATTEMPTS = 3
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """Seconds a picture per point, medians of `repeats` runs. noise_ratio: see `Dial`."""
+
+    median_s: tuple[float, ...]
+    noise_ratio: float
+    repeats: int
+
+    @property
+    def tolerance(self) -> float:
+        """The share up to which two latencies are equal."""
+        return max(LEAST_TOLERANCE, NOISE_FACTOR * self.noise_ratio)
+
+    @property
+    def too_noisy(self) -> bool:
+        """Whether nothing should be concluded from them."""
+        return self.noise_ratio > MOST_DIFFERENCE
+
+
+def dialled(
+    bundle: Bundle,
+    budgets: Mapping[str, float | None],
+    pictures: LabelledImages,
+    say: Say,
+    *,
+    keep_all: bool = False,
+    clock: Clock = time.perf_counter,
+) -> Bundle:
+    """The bundle with those of its points that are worth their latency, and the evidence.
+
+    Judged in int8 where it has scales, else in fp32; one image a call, one thread. budgets: what
+    each point was calibrated to, by name. pictures: what is run. keep_all: measure, drop nothing.
+    Where the native engine cannot run the network, or the machine is not quiet enough to tell,
+    `say` hears of it and nothing is dropped.
+    """
+    precision: Literal["fp32", "int8"] = "fp32" if bundle.manifest.quantisation is None else "int8"
+    records = bundle.manifest.at(precision).points
+    if len(records) == 1:
+        return bundle
+    try:
+        engine = load_engine(bundle, kind="cpu", threads=_THREADS, precision=precision)
+        device = this_device().slug
+    except (EngineError, BundleError) as error:
+        say(f"latency cannot be measured, so every point is kept: {error}")
+        return bundle
+    few = LabelledImages(thinned(pictures.folder, _PICTURES), pictures.crop_ratio)
+    with engine:
+        points = [record.point for record in records]
+        found = _quietest(engine, points, PixelCache(few, "validation", say), say, clock)
+    if found.too_noisy:
+        say(
+            f"the machine is not quiet (equal runs differ by {found.noise_ratio:.1%}): every point "
+            "is kept; export again when nothing else runs, to drop what is not worth its latency"
+        )
+    verdicts = front(_candidates(records, found), found.tolerance)
+    if keep_all or found.too_noisy:
+        verdicts = {name: Verdict(True, each.dominated_by) for name, each in verdicts.items()}
+    dial = Dial(
+        device=device,
+        precision=precision,
+        threads=_THREADS,
+        repeats=found.repeats,
+        noise_ratio=found.noise_ratio,
+        tolerance_ratio=found.tolerance,
+        candidates=tuple(
+            _evidence(record, budgets[record.point.name], latency_s, found, verdicts)
+            for record, latency_s in zip(records, found.median_s, strict=True)
+        ),
+    )
+    return _shipped(bundle, dial)
+
+
+def _quietest(
+    engine: Engine, points: Sequence[OperatingPoint], pixels: PixelCache, say: Say, clock: Clock
+) -> Latencies:
+    """The first measurement that can be believed, or the least noisy of three."""
+    found: list[Latencies] = []
+    for _ in range(_ATTEMPTS):
+        found.append(measure(engine, points, pixels, say, clock))
+        if not found[-1].too_noisy:
+            break
+        say(f"equal runs differ by {found[-1].noise_ratio:.1%}: the machine is not quiet")
+    return min(found, key=lambda each: each.noise_ratio)
+
+
+def measure(
+    engine: Engine,
+    points: Sequence[OperatingPoint],
+    pixels: PixelCache,
+    say: Say,
+    clock: Clock = time.perf_counter,
+) -> Latencies:
+    """Latency of one picture at every point, in turns: what disturbs one disturbs all."""
+    runners = {point.name: _Runner(engine, point, pixels.at(point.image_size)) for point in points}
+    begin = clock()
+    for runner in runners.values():
+        # Once for buffers, once to see how long it takes.
+        runner.run()
+        runner.run()
+    # Every timed run has an untimed one before it.
+    round_s = clock() - begin
+    wished = int(_WISHED_S / max(round_s, 1e-9))
+    repeats = max(_FEWEST_REPEATS, min(_MOST_REPEATS, wished)) // 2 * 2
+    say(f"measuring the latency of {len(points)} points, about {repeats * round_s:.0f} s")
+    next(iter(runners.values())).say = _progress(say, 2 * repeats)
+    draws = len(pixels.at(points[0].image_size))
+    times = interleave(runners, repeats=repeats, draws=draws, clock=clock)
+    return Latencies(
+        median_s=tuple(statistics.median(times[point.name]) for point in points),
+        noise_ratio=statistics.median(noise(each).difference for each in times.values()),
+        repeats=repeats,
+    )
+
+
+class _Runner:
+    """One point as a contender of `engines.bench.timing.interleave`."""
+
+    def __init__(self, engine: Engine, point: OperatingPoint, pixels: UInt8Array) -> None:
+        self._engine, self._points, self._pixels = engine, [point], pixels
+        self._image = pixels[:1]
+        self.say: Callable[[], None] = lambda: None
+
+    def load(self, draw: int) -> None:
+        """See `Contender`."""
+        self.say()
+        self._image = self._pixels[draw : draw + 1]
+
+    def run(self) -> object:
+        """See `Contender`."""
+        return self._engine.infer(self._image, self._points)
+
+
+def _progress(say: Say, total: int) -> Callable[[], None]:
+    done, said = 0, time.monotonic()
+
+    def progress() -> None:
+        nonlocal done, said
+        if time.monotonic() - said > _SAY_EVERY_S:
+            said = time.monotonic()
+            say(f"measured {done / total:.0%}")
+        done += 1
+
+    return progress
+
+
+def _candidates(records: Sequence[PointRecord], found: Latencies) -> list[Candidate]:
+    return [
+        Candidate(
+            name=record.point.name,
+            latency_s=latency_s,
+            log_loss=_loss(record),
+            accuracy=_accuracy(record),
+            skips=not record.point.skips_nothing,
+        )
+        for record, latency_s in zip(records, found.median_s, strict=True)
+    ]
+
+
+def _evidence(
+    record: PointRecord,
+    budget: float | None,
+    latency_s: float,
+    found: Latencies,
+    verdicts: Mapping[str, Verdict],
+) -> DialCandidate:
+    verdict = verdicts[record.point.name]
+    return DialCandidate(
+        name=record.point.name,
+        image_size=record.point.image_size,
+        budget=budget,
+        latency_ms=latency_s * 1e3,
+        latency_ratio=latency_s / found.median_s[0],
+        log_loss=_loss(record),
+        accuracy=_accuracy(record),
+        macs_ratio=record.macs_ratio,
+        kept=verdict.kept,
+        dominated_by=verdict.dominated_by,
+    )
+
+
+def _shipped(bundle: Bundle, dial: Dial) -> Bundle:
+    """The bundle with the points that the dial keeps, the same in every precision."""
+    manifest = bundle.manifest
+    kept = [i for i, candidate in enumerate(dial.candidates) if candidate.kept]
+    scales = manifest.quantisation
+    if scales is not None:
+        content = {name: getattr(scales, name) for name in Quantisation.model_fields}
+        agreement = tuple(scales.calibration.agreement[i] for i in kept)
+        content["calibration"] = scales.calibration.model_copy(update={"agreement": agreement})
+        content["points"] = tuple(scales.points[i] for i in kept)
+        scales = Quantisation.model_validate(content)
+    points = tuple(manifest.points[i] for i in kept)
+    return changed(bundle, points=points, quantisation=scales, dial=dial)
+
+
+def _loss(record: PointRecord) -> float:
+    if record.log_loss is None:
+        raise BundleError(f"the log-loss of '{record.point.name}' was never measured")
+    return record.log_loss
+
+
+def _accuracy(record: PointRecord) -> float:
+    if record.accuracy is None:
+        raise BundleError(f"the accuracy of '{record.point.name}' was never measured")
+    return record.accuracy.value

@@ -1,0 +1,64 @@
+"""Bundles that are not written yet: changing them, running them, and what was measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.architecture import RegNet, ResNet
+from engines.bundle import Bundle, Manifest, PointRecord
+from engines.core import Engine
+from engines.errors import BundleError, EngineError
+from engines.evaluation import PointResult, point_records
+from engines.export.caps import macs_bound
+from engines.export.pictures import Say
+from engines.registry import load_engine
+
+NO_HASH = "0" * 64
+
+
+def changed(bundle: Bundle, **fields: Any) -> Bundle:
+    """The bundle with fields of its manifest replaced, and the manifest validated as a whole."""
+    content = {name: getattr(bundle.manifest, name) for name in Manifest.model_fields}
+    manifest = Manifest.model_validate({**content, **fields})
+    return Bundle(bundle.path, manifest, bundle.hash, bundle.weights)
+
+
+def serving_engine(bundle: Bundle, precision: Literal["fp32", "int8"], say: Say) -> Engine:
+    """The native engine in that precision, since thresholds hold for the engine that serves them.
+
+    Where it cannot run the network, or not here, the reference does; `say` hears of it.
+    """
+    try:
+        return load_engine(bundle, kind="cpu", precision=precision)
+    except (EngineError, BundleError) as error:
+        if precision == "int8":
+            if isinstance(error, BundleError):
+                raise
+            from engines.reference.integer import IntegerReference
+
+            say(f"{error}; the integer reference gives the same answers, slowly")
+            return IntegerReference(bundle)
+        say(f"{error}; the reference engine answers instead, slowly")
+        return load_engine(bundle, kind="reference")
+
+
+def measured_records(
+    net: ResNet | RegNet,
+    results: Sequence[PointResult],
+    labels: npt.NDArray[np.int64],
+    split: str,
+) -> tuple[PointRecord, ...]:
+    """What manifests keep of results, losses and bounds included; the first is `full`."""
+    return tuple(
+        record.model_copy(
+            update={
+                "log_loss": float(result.losses.mean()),
+                "macs_bound": macs_bound(net, result.point),
+            }
+        )
+        for record, result in zip(point_records(results, labels, split), results, strict=True)
+    )

@@ -1,0 +1,86 @@
+"""The lower envelope of a dial: which candidates are worth shipping. Pure; measures nothing.
+
+A Pareto front over latency and log-loss, not its convex hull: a service picks one point for an
+image, it does not mix two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engines.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a point costs and what it is worth.
+
+    latency_s: any unit will do. log_loss decides which of two is better, accuracy where that is
+    equal. skips: whether anything is skipped, so that it competes with mere smaller images.
+    """
+
+    name: str
+    latency_s: float
+    log_loss: float
+    accuracy: float
+    skips: bool
+
+    @property
+    def quality(self) -> tuple[float, float]:
+        """Greater is better."""
+        return -self.log_loss, self.accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a candidate is kept. dominated_by: a kept one that makes it pointless, if any."""
+
+    kept: bool
+    dominated_by: str | None = None
+
+
+def dominates(one: Candidate, other: Candidate, tolerance: float) -> bool:
+    """Whether nobody who has `one` needs `other`: it is at most as slow and not worse.
+
+    tolerance: share of the latency below which a difference is noise. It counts as no difference,
+    except for a point that skips against one that does not: skipping has to be faster beyond the
+    noise, or not slower and better.
+    """
+    if one.quality < other.quality:
+        return False
+    if one.skips and not other.skips:
+        faster = one.latency_s * (1 + tolerance) < other.latency_s
+        return faster or (one.latency_s <= other.latency_s and one.quality > other.quality)
+    return one.latency_s <= other.latency_s * (1 + tolerance)
+
+
+def front(candidates: Sequence[Candidate], tolerance: float) -> dict[str, Verdict]:
+    """The verdict on each candidate, by name; the first is `full`, which is always kept.
+
+    From the best to the worst, a candidate is dropped where one that is kept dominates it. So every
+    dropped one has a stand-in, and a chain of points that are each a little faster than the one
+    before loses none by the sum of its steps. `full` is told who dominates it, if anybody does.
+    Raises InvalidInput for names that are not unique, for no candidate, or a negative tolerance.
+    """
+    names = [candidate.name for candidate in candidates]
+    if not names or len(set(names)) != len(names) or tolerance < 0:
+        raise InvalidInput(f"no front of {names} within {tolerance}")
+    full = candidates[0]
+    kept: list[Candidate] = [full]
+    found: dict[str, Verdict] = {}
+    for candidate in sorted(candidates[1:], key=lambda c: _order(c, tolerance)):
+        by = next((other for other in kept if dominates(other, candidate, tolerance)), None)
+        found[candidate.name] = Verdict(by is None, by.name if by else None)
+        if by is None:
+            kept.append(candidate)
+    above = next((other for other in kept[1:] if dominates(other, full, tolerance)), None)
+    found[full.name] = Verdict(True, above.name if above else None)
+    return {name: found[name] for name in names}
+
+
+def _order(candidate: Candidate, tolerance: float) -> tuple[float, float, float, bool, str]:
+    """The best first; of equals that which would dominate the other."""
+    worth = 1.0 if candidate.skips else 1 + tolerance
+    quality = candidate.quality
+    return -quality[0], -quality[1], candidate.latency_s / worth, candidate.skips, candidate.name

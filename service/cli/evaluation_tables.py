@@ -1,0 +1,216 @@
+"""What `laud evaluate` prints for people: tables of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from engines.evaluation.report import Report, Row
+    from engines.evaluation.rivals import Comparison
+
+_WIDTH = 80
+_NONE = "-"
+_RIVALS = {
+    "free rival": "free rival",
+    "fixed mask": "own fixed mask",
+    "baseline": "baseline",
+}
+
+
+def print_report(report: Report) -> None:
+    """Answers, costs, what depends on the image, and who wins; to stdout."""
+    from rich.console import Console
+
+    # Narrower than its terminal a table is still read; wider it is not.
+    console = Console(width=_WIDTH, highlight=False)
+    ran = (report.engine, report.precision, report.isa or "", _threads(report.threads))
+    typer.echo(f"{', '.join(filter(None, ran))}; {report.images} images")
+    console.print(_answers(report.rows))
+    console.print(_costs(report))
+    skipping = [row for row in report.rows if row.spread is not None]
+    if skipping:
+        console.print(_evidence(skipping))
+    if any(row.shuffled for row in skipping):
+        console.print(_shuffles(skipping))
+    if report.comparisons:
+        console.print(_comparisons(report.comparisons, report.cost))
+    for note in _notes(report):
+        typer.echo(textwrap.fill(note, _WIDTH))
+
+
+def _answers(rows: Sequence[Row]) -> Table:
+    differs = any(row.differs for row in rows)
+    # Where there is no room for all, what the reference says takes the place of the interval.
+    last = ["answers differ", "masks differ"] if differs else ["- full, 95 %"]
+    table = _table("answers", "point", "px", "accuracy [95 %]", "agree", "loss", *last)
+    for row in rows:
+        of = row.answers
+        table.add_row(
+            row.name,
+            str(of.image_size),
+            f"{_short(of.accuracy)} [{_short(of.accuracy_low)} {_short(of.accuracy_high)}]",
+            _short(of.agreement),
+            _short(of.log_loss),
+            *(
+                [_share(row.differs.get(key)) for key in ("answers_differ", "decisions_differ")]
+                if differs
+                else [_bounds(row.difference.low, row.difference.high)]
+            ),
+        )
+    return table
+
+
+def _costs(report: Report) -> Table:
+    timed = report.timing is not None
+    heads = ["ms p50", "ms p95", "/ full"] if timed else []
+    table = _table("cost", "point", "MACs / full", "active", *heads)
+    for row in report.rows:
+        latency = row.latency
+        table.add_row(
+            row.name,
+            f"{row.answers.macs_ratio:.3f}",
+            f"{row.answers.activation:.3f}",
+            *(
+                [f"{latency.p50_ms:.2f}", f"{latency.p95_ms:.2f}", _ratio(row.latency_ratio)]
+                if latency
+                else [_NONE] * len(heads)
+            ),
+        )
+    return table
+
+
+def _evidence(rows: Sequence[Row]) -> Table:
+    table = _table(
+        "what depends on the image",
+        *("point", "blocks vary", "units differ", "MACs 5-95 %", "rank corr."),
+        *("worst", "cap"),
+    )
+    for row in rows:
+        of = row.spread
+        if of is None:
+            continue
+        table.add_row(
+            row.name,
+            _share(of.blocks_varying),
+            _share(of.units_differ),
+            f"{of.macs_ratio_p5:.3f}-{of.macs_ratio_p95:.3f}",
+            _NONE if of.cost_difficulty_spearman is None else f"{of.cost_difficulty_spearman:+.2f}",
+            f"{of.macs_worst_over_mean:.2f}",
+            _NONE
+            if of.macs_ratio_cap is None
+            else f"{of.macs_ratio_cap:.3f}{'' if of.under_cap else ' broken'}",
+        )
+    return table
+
+
+def _shuffles(rows: Sequence[Row]) -> Table:
+    table = _table(
+        "every image under the masks of another", "point", "accuracy", "loss", "rise [95 %]"
+    )
+    for row in rows:
+        if row.shuffled is not None:
+            rise = row.shuffled.rise
+            table.add_row(
+                row.name,
+                f"{row.shuffled.accuracy:.3f}",
+                f"{row.shuffled.log_loss:.3f}",
+                _interval(rise.mean, rise.low, rise.high),
+            )
+    return table
+
+
+def _comparisons(comparisons: Sequence[Comparison], cost: str) -> Table:
+    as_fast = "as fast" if cost == "latency" else "of no more work"
+    table = _table(
+        f"log-loss minus that of the best rival {as_fast}",
+        *("point", "against", "rival", "difference [95 %]", "wins"),
+    )
+    for each in comparisons:
+        found = each.difference is not None and each.low is not None and each.high is not None
+        table.add_row(
+            each.point,
+            _RIVALS.get(each.against, each.against),
+            "same MACs" if each.against == "fixed mask" else each.rival or "none",
+            _interval(each.difference or 0.0, each.low or 0.0, each.high or 0.0)
+            if found
+            else _NONE,
+            _wins(each),
+        )
+    return table
+
+
+def _wins(each: Comparison) -> str:
+    if each.wins is None or each.wins == "neither":
+        return each.wins or _NONE
+    return "point" if each.wins == each.point else "rival"
+
+
+def _notes(report: Report) -> list[str]:
+    notes = []
+    if any(row.spread for row in report.rows):
+        notes.append(
+            "blocks vary: share that decides differently on any two images; units differ: how "
+            "often two images do; rank corr.: of an image's cost with 1 - confidence of full; "
+            "worst: the dearest image over the mean; cap: what no image can exceed, over full."
+        )
+    if report.fixed_from is not None:
+        notes.append(f"fixed masks: units most often active on {report.fixed_from}, labels unseen.")
+    timing = report.timing
+    if timing is not None:
+        notes.append(
+            f"latency: one image a call, {timing.calls} calls a point in turns; medians of two "
+            f"halves differ by up to {timing.noise:.1%}."
+        )
+        if timing.too_noisy:
+            notes.append("The machine was not quiet: do not conclude from these latencies.")
+    return notes
+
+
+def _table(title: str, *heads: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for i, head in enumerate(heads):
+        # Names are never broken; heads may be.
+        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=i == 0)
+    return table
+
+
+def _threads(threads: int | None) -> str:
+    if threads is None:
+        return ""
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    return f"{_short(mean, '+')} {_bounds(low, high)}"
+
+
+def _bounds(low: float, high: float) -> str:
+    return f"[{_short(low, '+')} {_short(high, '+')}]"
+
+
+def _short(value: float, sign: str = "") -> str:
+    """Without the zero before the point, which three intervals a line have no room for."""
+    return f"{value:{sign}.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{sign}.3f}"
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.3f}"
+
+
+def _ratio(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.3f}"
