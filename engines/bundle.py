@@ -61,6 +61,8 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
+# `engines.runs` calls it so; a run's folder is easily named in place of its bundle.
+_RUN = "run.json"
 ZOO_PREFIX = "zoo:"
 _ZOO = Path(__file__).parent / "zoo"
 _STORED = {"fp16": "float16", "fp32": "float32"}
@@ -223,6 +225,12 @@ def _read_manifest(path: Path) -> tuple[dict[str, Any], bytes]:
         spelling = file.read_bytes()
         content = json.loads(spelling.decode("utf-8"))
     except OSError as error:
+        if (path / _RUN).is_file():
+            made = ", ".join(f"'{found}'" for found in sorted(path.glob("*.laud")))
+            raise BundleError(
+                f"'{path}' is the folder of a training run; "
+                + (f"its bundle is {made}" if made else "make a bundle of it with laud export")
+            ) from None
         raise BundleError(f"cannot read '{file}': {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise BundleError(f"'{file}' is not JSON: {error}") from None

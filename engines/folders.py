@@ -42,7 +42,9 @@ def scan_folder(root: Path, *, min_classes: int = 2) -> ImageFolder:
     classes = tuple(_folders_in(root))
     if len(classes) < min_classes:
         found = f"only '{classes[0]}'" if classes else "none"
-        raise ConfigError(f"{root}: needs {min_classes} class folders or more, found {found}")
+        raise ConfigError(
+            f"{root}: pictures belong in one folder a class, at least {min_classes}; found {found}"
+        )
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

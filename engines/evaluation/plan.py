@@ -24,7 +24,8 @@ class EvaluationPlan:
     folders: of pictures, one folder a class, taken together. points: only these and `full`; None
     means all. sizes: image sizes to add with nothing skipped. latency_s: seconds to time for, in
     all; None means not at all. fixed_from: pictures that fixed masks are made from; None means the
-    evaluated ones. baselines: bundles of other networks with the same labels, such as static ones.
+    evaluated ones. baselines: bundles of other networks with the same labels, such as static ones,
+    run in the bundle's precision.
     reference: compare with the reference engine too. seed: of shuffles and of bootstraps.
     Raises InvalidInput for what cannot be, whatever the bundle.
     """

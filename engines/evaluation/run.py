@@ -68,17 +68,14 @@ def evaluate_bundle(ref: str | Path, plan: EvaluationPlan, say: Say = lambda lin
     """
     subjects = subjects_of(ref, plan)
     with ExitStack() as loaded:
-        engines = [
-            loaded.enter_context(
-                load_engine(
-                    subject.bundle,
-                    kind=plan.engine,
-                    threads=plan.threads,
-                    precision=plan.precision,
-                )
+        engines: list[Engine] = []
+        for subject in subjects:
+            # Latencies are compared: a baseline runs in the precision of the bundle or not at all.
+            precision = engines[0].precision if engines else plan.precision
+            engine = load_engine(
+                subject.bundle, kind=plan.engine, threads=plan.threads, precision=precision
             )
-            for subject in subjects
-        ]
+            engines.append(loaded.enter_context(engine))
         if plan.shuffled or plan.fixed_masks:
             check_forces(engines[0])
         # Before anything is measured, since torch may be missing.
@@ -176,9 +173,10 @@ class _Evaluation:
         if self._plan.fixed_from is None:
             frequencies = [told(entry.result).mean(axis=0) for entry in skipping]
         else:
-            others = LabelledImages(
-                scan_folder(self._plan.fixed_from, min_classes=1), images.crop_ratio
-            )
+            found = scan_folder(self._plan.fixed_from, min_classes=1)
+            # Their classes are not looked at, and may be more than the network knows.
+            unlabelled = replace(found, labels=np.zeros_like(found.labels))
+            others = LabelledImages(unlabelled, images.crop_ratio)
             frequencies = frequencies_on(
                 engine, [entry.trial.point for entry in skipping], others, self._say
             )

@@ -78,8 +78,8 @@ def dialled(
     if len(records) == 1:
         return bundle
     try:
-        engine = load_engine(bundle, kind="cpu", threads=_THREADS, precision=precision)
         device = this_device().slug
+        engine = load_engine(bundle, kind="cpu", threads=_THREADS, precision=precision)
     except (EngineError, BundleError) as error:
         say(f"latency cannot be measured, so every point is kept: {error}")
         return bundle

@@ -51,11 +51,10 @@ def load_strictly(
     spelled: from a parameter's name in `module` to its name in `state`. Raises CheckpointError
     listing every missing name, unexpected name and wrong shape, as `state` spells them.
     """
-    ours = {spelled(name): name for name in module.state_dict()}
+    own_state = module.state_dict()
+    ours = {spelled(name): name for name in own_state}
     wanted = {
-        name: module.state_dict()[own]
-        for name, own in ours.items()
-        if not any(part in own for part in fresh)
+        name: own_state[own] for name, own in ours.items() if not any(part in own for part in fresh)
     }
     given = {name: _tensor(name, value) for name, value in state.items()}
     faults = [
@@ -73,7 +72,7 @@ def load_strictly(
     if faults:
         raise CheckpointError("the weights do not fit the network: " + "; ".join(faults))
     taken = {ours[name]: value for name, value in given.items()}
-    module.load_state_dict({**module.state_dict(), **taken}, strict=True)
+    module.load_state_dict({**own_state, **taken}, strict=True)
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:

@@ -114,7 +114,7 @@ def with_minutes(config: TrainConfig, seconds: dict[str, float], minutes: float)
     seconds: what its phases take with the epochs that they have, on this machine. A phase that had
     an epoch keeps one at least, however short the time.
     """
-    if not minutes > 0:
+    if not 0 < minutes < float("inf"):
         raise InvalidInput(f"--minutes must be above 0, got {minutes:g}")
     total = sum(seconds.values())
     times = minutes * 60 / total if total > 0 else 1.0

@@ -23,6 +23,7 @@ from engines.training.defaults import with_minutes
 from engines.training.report import RunFolder
 from engines.training.starts import (
     keeps_head,
+    notices_of,
     preprocessing_of,
     read_start,
     starting_network,
@@ -59,7 +60,7 @@ def train_config(config: TrainConfig, out: Path, say: Say = print) -> Path:
         config=config.model_dump(
             mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
         ),
-        notices=config.notices or (() if start is None else start.notices),
+        notices=notices_of(config, start),
     )
     run = RunFolder(out, config, classes, description)
     Trainer(config, model, data, preprocessing, run, say, keep_head=keep_head).train()

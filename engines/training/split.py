@@ -25,6 +25,7 @@ from engines.preprocessing import decode
 VALIDATION_SHARE = 0.2
 
 _VALIDATION = {"validation", "val", "valid"}
+_LINKED = ("train", "validation")
 _SAY_EVERY_S = 5.0
 _MOST_NAMED = 5
 # JPEG decodes faster at an eighth of its size, and is read to its end all the same.
@@ -70,17 +71,38 @@ def find_pictures(data: Path) -> Pictures:
     return Pictures(data.resolve(), train, validation, test, f"validation: the pictures of {found}")
 
 
+def check_links(pictures: Pictures, links: Path) -> None:
+    """Raise ConfigError where a run with its links at `links` would write among the pictures, or
+    where files are that `link_splits` has not made and would remove."""
+    for folder in (pictures.train, pictures.validation, pictures.test):
+        if folder is not None and links.resolve().is_relative_to(folder.root.resolve()):
+            raise ConfigError(
+                f"{links}: a run there would write among the pictures of {folder.root}; choose "
+                "another folder with --out"
+            )
+    if pictures.root is not None:
+        return
+    for place in (links, _partial(links)):
+        foreign = next((path for path in place.rglob("*") if not _is_ours(path, place)), None)
+        if foreign is not None:
+            raise ConfigError(
+                f"{place}: the run keeps its links there, but {foreign} is none of them; choose "
+                "another folder with --out"
+            )
+
+
 def link_splits(pictures: Pictures, links: Path, *, begun: bool) -> Path:
     """A folder with train/ and validation/: the pictures' own, or `links` with links to them.
 
     begun: whether a training has read `links`. Raises ConfigError when they are then of other
-    pictures, which must not change under a training.
+    pictures, which must not change under a training, and as `check_links` does.
     """
+    check_links(pictures, links)
     if pictures.root is not None:
         return pictures.root
     wanted = {
         Path(split, file): folder.root.resolve() / file
-        for split, folder in (("train", pictures.train), ("validation", pictures.validation))
+        for split, folder in zip(_LINKED, (pictures.train, pictures.validation), strict=True)
         for file in folder.files
     }
     there = {
@@ -93,7 +115,7 @@ def link_splits(pictures: Pictures, links: Path, *, begun: bool) -> Path:
             f"{links}: the pictures of {pictures.train.root} have changed since this run began; "
             "choose another folder with --out, or delete the run"
         )
-    partial = links.with_name(f"{links.name}.partial")
+    partial = _partial(links)
     for old in (partial, links):
         shutil.rmtree(old, ignore_errors=True)
     for path, target in wanted.items():
@@ -102,6 +124,16 @@ def link_splits(pictures: Pictures, links: Path, *, begun: bool) -> Path:
         link.symlink_to(target)
     partial.rename(links)
     return links.resolve()
+
+
+def _partial(links: Path) -> Path:
+    return links.with_name(f"{links.name}.partial")
+
+
+def _is_ours(path: Path, links: Path) -> bool:
+    """Whether that is a folder or a link where `link_splits` makes them."""
+    inside = path.relative_to(links).parts[0] in _LINKED
+    return inside and (path.is_symlink() or path.is_dir())
 
 
 def held_out(folder: ImageFolder, share: float = VALIDATION_SHARE) -> npt.NDArray[np.bool_]:

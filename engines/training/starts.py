@@ -141,8 +141,16 @@ def _from_start(
         for name in fresh
         if "masker_" not in name and (keep_head or not name.startswith("fc."))
     }
-    load_strictly(model, {name: (start.state if name in keep else fresh)[name] for name in fresh})
+    # What the start lacks is left out, so that it is told by name.
+    kept = {name: start.state[name] for name in keep if name in start.state}
+    load_strictly(model, {name: value for name, value in fresh.items() if name not in keep} | kept)
     return model
+
+
+def notices_of(config: TrainConfig, start: Start | None) -> tuple[str, ...]:
+    """What must travel with the weights: the notices of those started from, and one's own."""
+    inherited = () if start is None else start.notices
+    return tuple(dict.fromkeys((*inherited, *config.notices)))
 
 
 def keeps_head(start: Start | None, labels: Sequence[str]) -> bool:

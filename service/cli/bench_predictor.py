@@ -74,8 +74,9 @@ def predictor(
         settling_s=settling,
         seed=seed,
     )
+    known = None if host is None else read_host(host)
     check_possible(plan)
-    machine = measure_host(_say) if host is None else read_host(host)
+    machine = known or measure_host(_say)
     report = bench_predictor(plan, machine, _say)
     if as_json:
         typer.echo(report.model_dump_json())

@@ -13,18 +13,24 @@ def print_dial(dial: Dial) -> None:
 
     One that is kept although another dominates it names that in brackets.
     """
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     threads = "1 thread" if dial.threads == 1 else f"{dial.threads} threads"
     table = Table(
-        *("candidate", "px", "ms", "ratio", "MACs", "log loss", "accuracy", "dropped for"),
         title=f"dial: {dial.precision}, {threads}, {dial.device}",
-        caption=(
-            f"medians of {dial.repeats} runs, equal runs differ by {dial.noise_ratio:.1%}; "
-            f"latencies within {dial.tolerance_ratio:.1%} are equal"
-        ),
+        title_justify="left",
+        caption=_caption(dial),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
+    table.add_column("candidate", no_wrap=True)
+    for head in ("px", "ms", "/ full", "MACs", "loss", "accuracy"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("kept, or\ndropped for", no_wrap=True)
     for each in dial.candidates:
         by = each.dominated_by
         kept = "kept" if by is None else f"kept ({by})"
@@ -38,4 +44,14 @@ def print_dial(dial: Dial) -> None:
             f"{each.accuracy:.3f}",
             kept if each.kept else by,
         )
-    Console().print(table)
+    Console(highlight=False).print(table)
+
+
+def _caption(dial: Dial) -> str:
+    said = (
+        f"medians of {dial.repeats} runs, equal runs differ by {dial.noise_ratio:.1%}; "
+        f"latencies within {dial.tolerance_ratio:.1%} are equal"
+    )
+    if any(each.kept and each.dominated_by is not None for each in dial.candidates):
+        said += "; kept (NAME): NAME is as fast and no worse, but nothing was dropped for it"
+    return said

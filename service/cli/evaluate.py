@@ -75,8 +75,9 @@ def evaluate(
     rival is the one with the lowest log-loss of those that take at most 2 % longer. Whether masks
     look at the image at all is what --shuffled tells.
 
-        laud evaluate zoo:clothing DIR/validation DIR/test --threads 1 --shuffled --fixed-masks
-        --sizes 96,88,80 --pareto points.png
+        laud evaluate NAME.laud DIR/validation DIR/test --sizes 96,80
+
+        laud evaluate NAME.laud DIR/test --fixed-masks --shuffled --pareto p.png
 
     With --reference, answers_differ and decisions_differ are the shares of answers and of mask
     decisions, at the same thresholds, that are not those of the reference engine.

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 
 _WIDTH = 80
 _NONE = "-"
-_RIVALS = {
-    "free rival": "free rival",
-    "fixed mask": "own fixed mask",
-    "baseline": "baseline",
-}
 
 
 def print_report(report: Report) -> None:
@@ -135,14 +130,19 @@ def _comparisons(comparisons: Sequence[Comparison], cost: str) -> Table:
         found = each.difference is not None and each.low is not None and each.high is not None
         table.add_row(
             each.point,
-            _RIVALS.get(each.against, each.against),
-            "same MACs" if each.against == "fixed mask" else each.rival or "none",
+            each.against,
+            "same MACs" if each.against == "fixed mask" else _brief(each.rival or "none"),
             _interval(each.difference or 0.0, each.low or 0.0, each.high or 0.0)
             if found
             else _NONE,
             _wins(each),
         )
     return table
+
+
+def _brief(name: str) -> str:
+    """As the picture has it: a line has no room for more."""
+    return name.replace(" (fixed mask)", " fixed")
 
 
 def _wins(each: Comparison) -> str:
@@ -152,7 +152,10 @@ def _wins(each: Comparison) -> str:
 
 
 def _notes(report: Report) -> list[str]:
-    notes = []
+    notes = [
+        "agree: share of answers equal to those of full; loss: log-loss, less is better; - full: "
+        "by how much it exceeds that of full; active: share of patches and channels computed."
+    ]
     if any(row.spread for row in report.rows):
         notes.append(
             "blocks vary: share that decides differently on any two images; units differ: how "

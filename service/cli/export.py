@@ -44,7 +44,10 @@ def export(
     machine be quiet meanwhile. The points of a bundle stay as they are.
 
         laud export runs/clothing -o clothing.laud
-        laud export clothing.laud -o clothing-int8.laud --int8 --calibrate DIR/train --data DIR
+
+        laud export runs/clothing -o int8.laud --int8 --calibrate DIR/train
+
+        laud export a.laud -o b.laud --int8 --calibrate DIR/train --data DIR
     """
     from engines.errors import InvalidInput
 

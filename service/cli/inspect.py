@@ -20,7 +20,7 @@ def inspect(
     The last table, if there is one, is the dial: every candidate with what was measured of it, and
     why it was kept or dropped.
 
-    laud inspect zoo:clothing
+        laud inspect zoo:clothing
     """
     from engines.bundle import read_bundle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -85,6 +86,11 @@ def train(
     }  # fmt: skip
     overrides = _overrides(override or [])
     if config is not None:
+        if config.is_dir():
+            raise InvalidInput(
+                f"'{config}' is a folder, not a configuration; train on its pictures with "
+                f"--data {shlex.quote(str(config))}"
+            )
         if given := [name for name, value in only_without.items() if value is not None]:
             raise InvalidInput(
                 f"{', '.join(given)}: CONFIG says it all; change it with --set KEY=VALUE, or leave "

@@ -51,7 +51,7 @@ def train_folder(
         name_for,
     )
     from engines.training.run import train_config
-    from engines.training.split import check_pictures, find_pictures, link_splits
+    from engines.training.split import check_links, check_pictures, find_pictures, link_splits
 
     name = name_for(data)
     out = Path("runs", name) if out is None else out
@@ -61,6 +61,7 @@ def train_folder(
     _check_overrides(overrides, minutes)
     check_output(target)
     pictures = find_pictures(data)
+    check_links(pictures, out / _LINKS)
     begun = (out / _CONFIG).exists()
     if not begun:
         splits = [pictures.train, pictures.validation, pictures.test]
@@ -94,17 +95,22 @@ def _check_overrides(overrides: dict[str, Any], minutes: float | None) -> None:
         raise InvalidInput("name the pictures with --data DIR, not with --set")
     if minutes is None:
         return
-    if not minutes > 0:
+    if not 0 < minutes < float("inf"):
         raise InvalidInput(f"--minutes must be above 0, got {minutes:g}")
     if given := [key for key in overrides if key.endswith(".epochs")]:
         raise InvalidInput(f"--minutes chooses the epochs: leave out --minutes or --set {given[0]}")
 
 
 def _check_writable(out: Path) -> None:
-    """Raises OSError, which the command prints in one line with the path."""
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out):
-        pass
+    """Raises InvalidInput with the folder and the reason."""
+    from engines.errors import InvalidInput
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise InvalidInput(f"--out: cannot write into '{out}': {error.strerror}") from None
 
 
 def _in_minutes(config: TrainConfig, out: Path, pictures: Pictures, minutes: float) -> TrainConfig:

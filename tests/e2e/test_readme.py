@@ -140,17 +140,27 @@ def footprint(command: Command, demo: Server, pictures: Path, place: Path) -> No
     assert report["resident_mb"] < 300
 
 
+def cascade(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """The script of the checkout, on what a command above it made or on the demo."""
+    line = command.line.replace("DIR", shlex.quote(str(pictures)))
+    printed = run(line.replace(".venv/bin/python ", f"{sys.executable} {ROOT}/", 1), place)
+    assert "two passes" in printed
+
+
 def inspect(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     assert "full" in run(command.line, place)
 
 
 def evaluate(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     printed = run(command.line.replace("DIR", shlex.quote(str(pictures))), place)
+    images = 2 * command.line.count("DIR/") * len(labels())
     if "--json" in command.line:
-        assert json.loads(printed)["points"][0]["images"] == 2 * len(labels())
+        assert json.loads(printed)["points"][0]["images"] == images
     else:
-        assert "cpu, int8, " in printed
-        assert f"{2 * len(labels())} images" in printed
+        assert re.search("cpu, (int8|fp32), ", printed)
+        assert f"{images} images" in printed
+    for picture in re.findall(r"--pareto (\S+)", command.line):
+        assert (place / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def train(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -160,8 +170,9 @@ def train(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     )
     short += " --set dynamic.statistics_images=8 --set batch_size=8"
     run(command.line.replace("DIR", shlex.quote(str(pictures))) + " " + short, place)
-    assert (place / "runs/clothing/activation.csv").is_file()
-    assert (place / "runs/clothing/curves.png").is_file()
+    (out,) = re.findall(r"--out (\S+)", command.line)
+    assert (place / out / "model-sizes.safetensors").is_file()
+    assert (place / out / "curves.png").is_file()
 
 
 def export(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -243,6 +254,7 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     "curl": curl,
     "make": make,
     ".venv/bin/python tests/benchmarks/footprint.py": footprint,
+    ".venv/bin/python tests/benchmarks/cascade.py": cascade,
     "laud bench engine": bench,
     "laud bench predictor": bench_predictor,
     "laud bench plan": bench_plan,
@@ -264,7 +276,8 @@ NEED_TORCH = ("laud train ", "laud export ", "laud bench ", "laud serve clothing
 
 
 def needs_torch(line: str) -> bool:
-    return line.startswith(NEED_TORCH) or "--reference" in line or "--png" in line
+    made = ("--reference", "--png", "--pareto", "nested.laud")
+    return line.startswith(NEED_TORCH) or any(word in line for word in made)
 
 
 def parameters() -> list[Any]:

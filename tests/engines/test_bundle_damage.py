@@ -122,6 +122,26 @@ def test_a_missing_file_is_named(path: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("bundles", "advice"),
+    [
+        ([], "make a bundle of it with laud export"),
+        (["pets.laud"], "its bundle is '.*run/pets.laud'"),
+    ],
+)
+def test_a_run_folder_is_no_bundle_but_leads_to_one(
+    tmp_path: Path, bundles: list[str], advice: str
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}", encoding="utf-8")
+    for name in bundles:
+        (run / name).mkdir()
+    with pytest.raises(BundleError, match=f"folder of a training run; {advice}"):
+        read_bundle(run)
+
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"", "not JSON"),

@@ -82,11 +82,11 @@ def test_inspect_prints_the_dial_with_what_it_dropped(laud: Laud, tmp_path: Path
     done = laud("inspect", bundle_in(tmp_path, found))
     _, heading, dial = done.out.partition("dial: int8, 1 thread, some-2cpu-avx2")
     assert heading
-    rows = {line.split()[1]: line for line in dial.splitlines() if "0.345" in line}
+    rows = {line.split()[0]: line for line in dial.splitlines() if "0.345" in line}
     assert [*rows] == ["full", "small", "least", "skip"]
     assert "4.00" in rows["small"]
     assert "dropped for" in dial
-    assert rows["small"].split()[-2] == "kept"
-    assert rows["least"].split()[-2] == "small"
+    assert rows["small"].split()[-1] == "kept"
+    assert rows["least"].split()[-1] == "small"
     assert " ".join(dial.split()).count("equal runs differ by 1.5%") == 1
     assert max(map(len, dial.splitlines())) <= 80

@@ -187,6 +187,7 @@ def last_line(done: Done) -> str:
         (("--arch", "resnet9000"), "no arch 'resnet9000'"),
         (("--arch", "zoo:nothing"), "no bundle 'zoo:nothing' ships with laudserve"),
         (("--minutes", "0"), "--minutes must be above 0, got 0"),
+        (("--minutes", "inf"), "--minutes must be above 0, got inf"),
         (("--minutes", "3", "--set", "static.epochs=1"), "leave out --minutes or --set static"),
         (("--set", "data.root=x"), "name the pictures with --data DIR"),
         (("--set", "epochs=1"), "the configuration is not valid: epochs"),
@@ -205,6 +206,8 @@ def test_what_goes_with_a_configuration_and_what_without(laud: Laud, asked: Aske
     reason = assert_one_line(laud("train", "a.yaml", "--out", "run", "--minutes", "3", "--seed", 0))
     assert reason.startswith("--minutes, --seed: CONFIG says it all")
     assert "--out runs/NAME" in assert_one_line(laud("train", "a.yaml"))
+    Path("pictures").mkdir()
+    assert "--data pictures" in assert_one_line(laud("train", "pictures"))
     assert laud("train", "a.yaml", "--out", "run", "--data", "photos").status == 0
     assert asked == Asked(files=[(Path("a.yaml"), Path("run"), {"data.root": "photos"})])
 

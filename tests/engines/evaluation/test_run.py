@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.bundle import read_bundle
-from engines.errors import ConfigError, InvalidInput
+from engines.bundle import read_bundle, write_bundle
+from engines.errors import BundleError, ConfigError, InvalidInput
 from engines.evaluation import LabelledImages, evaluate_points
 from engines.evaluation.plan import EvaluationPlan, subjects_of
 from engines.evaluation.pool import pool_folders
@@ -126,6 +126,29 @@ def test_masks_may_be_fixed_on_other_pictures(
     assert (found.timing, found.cost) == (None, "macs")
     assert all(row.latency is None for row in found.rows)
     assert [each.rival for each in found.comparisons] == [other.name, other.name]
+
+
+def test_fixed_masks_may_come_from_pictures_of_any_classes(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    count = len(read_bundle(DEMO).manifest.labels) + 1
+    for i in range(count):
+        (tmp_path / f"class-{i}").mkdir()
+        Image.new("RGB", (40, 40), (i, 9 * i, 99)).save(tmp_path / f"class-{i}" / "x.png")
+    plan = EvaluationPlan(
+        folders[:1], points=(SKIP,), latency_s=None, fixed_masks=True, fixed_from=tmp_path
+    )
+    assert Kind.FIXED in {row.kind for row in evaluate_bundle(DEMO, plan).rows}
+
+
+def test_a_baseline_runs_in_the_precision_of_the_bundle(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    demo = read_bundle(DEMO)
+    path = tmp_path / "float.laud"
+    write_bundle(path, demo.manifest.model_copy(update={"quantisation": None}), demo.weights)
+    with pytest.raises(BundleError, match=r"float\.laud' has no scales for int8"):
+        evaluate_bundle(DEMO, EvaluationPlan(folders, latency_s=None, baselines=(str(path),)))
 
 
 def test_shuffled_masks_are_reported_with_their_point(everything: Report) -> None:

@@ -287,7 +287,7 @@ def text_as_picture(root: Path) -> None:
     ("damage", "fault"),
     [
         (shutil.rmtree, "own: no such folder"),
-        (empty_train, "train: needs 2 class folders or more, found none"),
+        (empty_train, "train: pictures belong in one folder a class, at least 2; found none"),
         (no_validation, "no folder for the validation split"),
         (other_class, "validation: not the classes of .*train: it lacks red and also has rose"),
         (class_without_pictures, "train/red: this class has no jpg"),

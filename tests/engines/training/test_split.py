@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,13 @@ from PIL import Image
 
 from engines.errors import ConfigError
 from engines.folders import ImageFolder, scan_folder
-from engines.training.split import check_pictures, find_pictures, held_out, link_splits
+from engines.training.split import (
+    check_links,
+    check_pictures,
+    find_pictures,
+    held_out,
+    link_splits,
+)
 
 
 def make(root: Path, *files: str) -> Path:
@@ -136,6 +143,29 @@ def test_pictures_may_change_until_a_training_has_read_them(tmp_path: Path) -> N
     link_splits(more, links, begun=True)
 
 
+@pytest.mark.parametrize("links", ["mine", "mine/run/pictures", "mine/a/pictures"])
+def test_a_run_among_the_pictures_is_refused_and_removes_none(tmp_path: Path, links: str) -> None:
+    root = flat(tmp_path / "mine", a=5, b=5)
+    found = find_pictures(root)
+    for check in (check_links, partial(link_splits, begun=False)):
+        with pytest.raises(ConfigError, match="would write among the pictures"):
+            check(found, tmp_path / links)
+    assert names(scan_folder(root)) == names(found.train) | names(found.validation)
+
+
+@pytest.mark.parametrize("theirs", ["pictures/holiday/1.png", "pictures/train/1.png"])
+@pytest.mark.parametrize("folder", ["pictures", "pictures.partial"])
+def test_a_folder_of_other_files_is_not_taken_for_links(
+    tmp_path: Path, theirs: str, folder: str
+) -> None:
+    found = find_pictures(flat(tmp_path / "mine", a=5, b=5))
+    kept = theirs.replace("pictures", folder)
+    make(tmp_path, kept)
+    with pytest.raises(ConfigError, match=r"1\.png is none of them|holiday is none of them"):
+        link_splits(found, tmp_path / "pictures", begun=False)
+    assert (tmp_path / kept).is_file()
+
+
 def no_classes(root: Path) -> Path:
     return make(root, "x.png")
 
@@ -166,8 +196,8 @@ def unknown_test_class(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        (no_classes, "needs 2 class folders or more, found none"),
-        (one_class, "needs 2 class folders or more, found only 'a'"),
+        (no_classes, "pictures belong in one folder a class, at least 2; found none"),
+        (one_class, "pictures belong in one folder a class, at least 2; found only 'a'"),
         (a_class_without_pictures, "b: this class has no jpg, jpeg, png or webp file"),
         (a_test_split_without_train, "has the folder test/ with folders in it but no train/"),
         (other_classes, "lacks b and also has c"),

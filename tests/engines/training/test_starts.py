@@ -29,6 +29,7 @@ from engines.training.starts import (
     find_open_nsfw,
     fit_head,
     keeps_head,
+    notices_of,
     preprocessing_of,
     read_start,
     starting_network,
@@ -256,6 +257,25 @@ def test_a_start_brings_the_network_and_what_must_travel_along(
     torch.testing.assert_close(answer(again, images), answer(trained, images))
     crop = {"crop_ratio": config.data.crop_ratio}
     assert preprocessing_of(config, start) == start.preprocessing.model_copy(update=crop)
+
+
+def test_own_notices_are_added_to_those_of_the_start(
+    finished: tuple[InitConfig, LaudResNet], configure: Callable[..., TrainConfig]
+) -> None:
+    start = read_start(finished[0])
+    assert notices_of(configure(notices=["mine", "a notice"]), start) == ("a notice", "mine")
+    assert notices_of(configure(), start) == ("a notice",)
+    assert notices_of(configure(notices=["mine"]), None) == ("mine",)
+
+
+def test_a_start_that_lacks_a_tensor_is_refused_by_its_name(
+    finished: tuple[InitConfig, LaudResNet], configure: Callable[..., TrainConfig]
+) -> None:
+    start = read_start(finished[0])
+    assert start is not None
+    del start.state["layer1.0.conv2.weight"]
+    with pytest.raises(CheckpointError, match=r"missing: layer1\.0\.conv2\.weight"):
+        starting_network(configure(), 3, start)
 
 
 def test_other_labels_get_a_fresh_head(
