@@ -9,7 +9,9 @@ HOST = 127.0.0.1
 PORT = 8000
 
 SOURCES := engines service tests
-INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engines/cpu/csrc/*)
+# An editable install maps names to files, which a module that becomes a package changes.
+INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engines/cpu/csrc/*) \
+	$(wildcard engines/*/__init__.py service/*/__init__.py)
 export FIND_HEADERS := import os, sys, sysconfig as s; \
 	sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))
 PIP_INSTALL := bin/python -m pip install --disable-pip-version-check --constraint constraints.txt

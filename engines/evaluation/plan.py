@@ -69,13 +69,18 @@ class Subject:
     name: str = ""
 
     def points_in(self, precision: str, plan: EvaluationPlan) -> list[OperatingPoint]:
-        """The points to run, `full` first, then the sizes that it does not have already."""
+        """The points to run, `full` first, then sizes that it does not have already.
+
+        These are those asked, and those that the dial dropped: a rival that skipping beat once, on
+        the pictures that it was chosen on, must be met again.
+        """
         manifest = self.bundle.manifest.at(precision)
         points = [manifest.point(name).point for name in names_of(manifest, plan, self)]
         have = {point.image_size for point in points if point.skips_nothing}
         maskers = len(manifest.architecture.maskers)
         others = {record.point.name for record in manifest.points if not record.point.skips_nothing}
-        for size in plan.sizes:
+        dropped = () if plan.points or self.name else _dialled_sizes(manifest)
+        for size in dict.fromkeys((*plan.sizes, *dropped)):
             if size not in have:
                 name = f"size-{size}"
                 name = f"{name}-static" if name in others else name
@@ -117,6 +122,13 @@ def subjects_of(ref: str | Path, plan: EvaluationPlan) -> list[Subject]:
         name = f"{stem}#{count + 1}" if count else stem
         subjects.append(Subject(other, pool_folders(plan.folders, other.manifest.labels), name))
     return subjects
+
+
+def _dialled_sizes(manifest: Manifest) -> tuple[int, ...]:
+    """Image sizes of the dial's candidates that skip nothing, kept or dropped."""
+    if manifest.dial is None:
+        return ()
+    return tuple(each.image_size for each in manifest.dial.candidates if each.budget is None)
 
 
 def _listed(sizes: Sequence[int]) -> str:

@@ -27,8 +27,9 @@ from engines.evaluation.points import (
 )
 from engines.evaluation.statistics import Interval, paired_difference
 
-# Two latencies within this are one: no rival is kept out by noise.
-AS_FAST = 1.02
+# Two latencies within 2 %, or twice what equal runs differ by, are one: noise keeps no rival out.
+LEAST_TOLERANCE = 0.02
+NOISE_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,15 @@ def compared(point: Candidate, rival: Candidate | None, against: str, seed: int)
     )
 
 
-def best_as_fast(point: Candidate, rivals: Sequence[Candidate]) -> Candidate | None:
-    """Of the rivals that cost at most 2 % more than the point, that with the lowest loss."""
-    as_fast = [rival for rival in rivals if rival.cost <= AS_FAST * point.cost]
+def best_as_fast(
+    point: Candidate, rivals: Sequence[Candidate], noise: float = 0.0
+) -> Candidate | None:
+    """Of the rivals that cost no more than the point, that with the lowest loss.
+
+    noise: by what share costs of the same thing differ; 2 %, or twice that, is no difference.
+    """
+    most = (1.0 + max(LEAST_TOLERANCE, NOISE_FACTOR * noise)) * point.cost
+    as_fast = [rival for rival in rivals if rival.cost <= most]
     return min(as_fast, key=lambda rival: float(rival.losses.mean()), default=None)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -295,13 +296,14 @@ class _Evaluation:
         }
         free = [*by_kind[Kind.FULL], *by_kind[Kind.SIZE], *by_kind[Kind.FIXED]]
         own_mask = {entry.of: candidates[entry.name] for entry in entries if entry.of}
+        noise = median(each.noise for each in latencies.values()) if latencies else 0.0
         found: list[Comparison] = []
         for point in by_kind[Kind.DIAL]:
-            rivals = {"free rival": best_as_fast(point, free)}
+            rivals = {"free rival": best_as_fast(point, free, noise)}
             if point.name in own_mask:
                 rivals["fixed mask"] = own_mask[point.name]
             if by_kind[Kind.BASELINE]:
-                rivals["baseline"] = best_as_fast(point, by_kind[Kind.BASELINE])
+                rivals["baseline"] = best_as_fast(point, by_kind[Kind.BASELINE], noise)
             found += [
                 compared(point, rival, against, self._plan.seed)
                 for against, rival in rivals.items()

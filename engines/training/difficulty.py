@@ -16,14 +16,15 @@ def difficulty_ranks(teacher: Tensor) -> Tensor:
     return places / max(len(places) - 1, 1)
 
 
-def spread_targets(targets: Tensor, ranks: Tensor, spread: float) -> Tensor:
+def spread_targets(targets: Tensor, ranks: Tensor, spread: float, fixed: float = 0.0) -> Tensor:
     """MACs ratio that each image should take, so that images of all ranks take `targets` (N,).
 
     It grows with the square of the rank (N,), from `spread` below the target to twice that above:
-    few images are hard. Near 1 the spread shrinks, since nothing takes more than everything.
+    few images are hard. The spread shrinks near 1, since nothing takes more than everything, and
+    near `fixed`, the share that no mask can skip.
     """
-    room = (1.0 - targets).clamp_min(0.0) / 2.0
-    reach = room.clamp_max(spread)
+    above, below = (1.0 - targets) / 2.0, targets - fixed
+    reach = above.minimum(below).clamp(0.0, spread)
     return targets - reach + 3.0 * reach * ranks.square()
 
 

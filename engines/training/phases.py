@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.architecture import MapSize
-from engines.macs import static_macs
+from engines.macs import all_block_macs, static_macs
 from engines.models.flops import network_macs
 from engines.models.masks import Mask
 from engines.models.resnet import LaudResNet
@@ -169,6 +169,8 @@ class DynamicTraining:
         self.priors = list(priors)
         size = MapSize(config.image_size, config.image_size)
         self.curve = PriorCurve(model.net, size, priors)
+        skippable = sum(each.skippable for each in all_block_macs(model.net, size))
+        self._fixed = 1.0 - skippable / static_macs(model.net, size)
         self._static: dict[int, float] = {}
         self._ratios = torch.ones(len(phase.budgets))
         self._targets = torch.ones(len(phase.budgets))
@@ -232,7 +234,9 @@ class DynamicTraining:
         )
         penalty = self.budgets.penalty(self._ratios, self._targets, phase.macs_weight)
         if phase.difficulty_spread and not bool(everything.all()):
-            wanted = spread_targets(self._targets[budget], difficulty, phase.difficulty_spread)
+            wanted = spread_targets(
+                self._targets[budget], difficulty, phase.difficulty_spread, self._fixed
+            )
             error = (ratio - wanted)[~everything]
             penalty = penalty + phase.difficulty_weight * error.square().mean()
         logged = {

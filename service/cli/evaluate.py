@@ -108,17 +108,18 @@ def evaluate(
         seed=seed,
     )
     report = evaluate_bundle(bundle, plan, say)
+    # What was measured is out before a full disk can spoil the picture.
+    if as_json:
+        typer.echo(json.dumps(report.flat()))
+    else:
+        from service.cli.evaluation_tables import print_report
+
+        print_report(report)
     if pareto is not None:
         from engines.evaluation.picture import draw
 
         draw(pareto, report)
         say(f"wrote {pareto}")
-    if as_json:
-        typer.echo(json.dumps(report.flat()))
-        return
-    from service.cli.evaluation_tables import print_report
-
-    print_report(report)
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ import numpy as np
 from engines.bundle import read_bundle
 from engines.core import static_point
 from engines.cpu.engine import CpuEngine
-from engines.evaluation.points import LabelledImages, PointResult, evaluate_points
+from engines.evaluation.points import Float64Array, LabelledImages, PointResult, evaluate_points
 from engines.evaluation.pool import pool_folders
 from engines.evaluation.statistics import Interval, paired_difference
 
@@ -44,7 +44,8 @@ def main() -> None:
             f"{result.point.image_size:<5} {_cost(result, full):.3f} {result.losses.mean():.3f}"
             f"      {_told(paired_difference(result.losses, full.losses))}"
         )
-    print("\nsmall large share  one pass  two passes  log-loss  minus the best size as cheap")
+    print("\nafter a log-loss: minus that of the best size at most as dear, 95 % interval")
+    print("small large share  log-loss  one pass                         two passes")
     for large, small in combinations(results, 2):
         for share in _SHARES:
             _print_pair(large, small, share, results)
@@ -63,18 +64,27 @@ def _answers(bundle: str, folders: Sequence[Path], sizes: Sequence[int]) -> list
 def _print_pair(
     large: PointResult, small: PointResult, share: float, results: Sequence[PointResult]
 ) -> None:
-    again = np.argsort(small.confidences, kind="stable")[: round(share * len(small.losses))]
+    confidences = small.confidences
+    if confidences is None:
+        raise SystemExit("the engine tells no confidences")
+    again = np.argsort(confidences, kind="stable")[: round(share * len(small.losses))]
     losses = small.losses.copy()
     losses[again] = large.losses[again]
     cheap, dear = (_cost(each, results[0]) for each in (small, large))
-    one, two = (1 - share) * cheap + share * dear, cheap + share * dear
-    rivals = [result for result in results if _cost(result, results[0]) <= one]
-    best = min(rivals, key=lambda result: float(result.losses.mean()))
+    costs = ((1 - share) * cheap + share * dear, cheap + share * dear)
+    told = "  ".join(_beside(losses, cost, results) for cost in costs)
     print(
-        f"{small.point.image_size:<5} {large.point.image_size:<5} {share:.1f}    {one:.3f}     "
-        f"{two:.3f}       {losses.mean():.3f}     "
-        f"{_told(paired_difference(losses, best.losses))} ({best.point.image_size} px)"
+        f"{small.point.image_size:<5} {large.point.image_size:<5} {share:.1f}    "
+        f"{losses.mean():.3f}     {told}"
     )
+
+
+def _beside(losses: Float64Array, cost: float, results: Sequence[PointResult]) -> str:
+    """The cost, and the loss minus that of the best size that costs no more."""
+    rivals = [result for result in results if _cost(result, results[0]) <= cost]
+    best = min(rivals, key=lambda result: float(result.losses.mean()))
+    found = paired_difference(losses, best.losses)
+    return f"{cost:.3f} {_told(found)} {best.point.image_size:<3} px"
 
 
 def _cost(result: PointResult, full: PointResult) -> float:

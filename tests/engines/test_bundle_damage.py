@@ -140,7 +140,6 @@ def test_a_run_folder_is_no_bundle_but_leads_to_one(
         read_bundle(run)
 
 
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [

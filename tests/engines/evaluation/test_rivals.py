@@ -136,6 +136,12 @@ def test_the_best_rival_is_the_best_of_those_that_are_as_fast() -> None:
     assert best_as_fast(point, [slow]) is None
 
 
+def test_noise_lets_slower_rivals_in() -> None:
+    point, slow = (Candidate(name, cost, np.ones(2)) for name, cost in (("a", 1.0), ("b", 1.05)))
+    assert best_as_fast(point, [slow], noise=0.02) is None
+    assert best_as_fast(point, [slow], noise=0.03) is slow
+
+
 @pytest.mark.parametrize(
     ("losses", "wins"), [((0.1, 0.2), "skip"), ((0.8, 0.9), "rival"), ((0.1, 0.9), "neither")]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import pytest
 from PIL import Image
 
 from engines.bundle import read_bundle, write_bundle
+from engines.core import static_point
 from engines.errors import BundleError, ConfigError, InvalidInput
 from engines.evaluation import LabelledImages, evaluate_points
-from engines.evaluation.plan import EvaluationPlan, subjects_of
+from engines.evaluation.plan import EvaluationPlan, Subject, subjects_of
 from engines.evaluation.pool import pool_folders
 from engines.evaluation.report import Kind, Report
 from engines.evaluation.run import evaluate_bundle
+from engines.folders import scan_folder
+from engines.manifest import Dial, DialCandidate
 from engines.registry import load_engine
 
 DEMO = "zoo:clothing"
@@ -230,3 +234,32 @@ def test_folders_of_other_classes_and_the_same_pictures_twice_are_refused(
 def test_a_plan_that_cannot_be_is_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         EvaluationPlan(**{"folders": (Path("somewhere"),), **options})  # type: ignore[arg-type]
+
+
+def test_sizes_that_the_dial_dropped_are_met_again(folders: tuple[Path, Path]) -> None:
+    """Skipping beat them once, on the pictures that it was chosen on."""
+    bundle = read_bundle("zoo:clothing")
+    kept, maskers = bundle.manifest.points, len(bundle.manifest.architecture.maskers)
+    candidates = tuple(
+        DialCandidate(
+            name=name, image_size=size, budget=budget, latency_ms=5.0, latency_ratio=0.5,
+            log_loss=0.4, accuracy=0.9, macs_ratio=0.5, kept=False, dominated_by="full",
+        )
+        for name, size, budget in (
+            ("size-96", 96, None), ("size-128", 128, None), ("skip-96-80", 96, 0.8),
+        )
+    )  # fmt: skip
+    dial = Dial(
+        device="here", precision="int8", threads=1, repeats=9, noise_ratio=0.0,
+        tolerance_ratio=0.02, candidates=candidates,
+    )  # fmt: skip
+    changed = replace(bundle, manifest=bundle.manifest.model_copy(update={"dial": dial}))
+    plan = EvaluationPlan(folders=folders)
+    images = scan_folder(folders[0])
+    names = [point.name for point in Subject(changed, images).points_in("fp32", plan)]
+    assert names == [*(record.point.name for record in kept), "size-96"]
+    assert Subject(changed, images).points_in("fp32", plan)[-1] == static_point(
+        "size-96", 96, maskers
+    )
+    few = Subject(changed, images).points_in("fp32", replace(plan, points=("full",)))
+    assert [point.name for point in few] == ["full"]

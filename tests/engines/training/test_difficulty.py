@@ -77,6 +77,14 @@ def test_ranks_move_costs_around_the_target_and_never_above_everything(target: f
     assert float(wanted.max()) == pytest.approx(target + 2 * reach)
 
 
+@pytest.mark.parametrize("target", [0.2, 0.3, 0.45])
+def test_no_image_is_asked_for_less_than_can_be_skipped(target: float) -> None:
+    ranks = torch.linspace(0, 1, 10_001)
+    wanted = spread_targets(torch.full_like(ranks, target), ranks, 0.3, fixed=0.2)
+    assert float(wanted.mean()) == pytest.approx(target, abs=1e-3)
+    assert float(wanted.min()) >= 0.2 - 1e-6
+
+
 def test_difficulty_pulls_the_cost_of_each_image_to_its_rank(
     configure: Callable[..., TrainConfig], model: LaudResNet, x: Tensor
 ) -> None:
@@ -99,7 +107,7 @@ def test_difficulty_pulls_the_cost_of_each_image_to_its_rank(
     _, found = model.features(x, masks)
     size = MapSize(32, 32)
     costs = network_macs(model.net, size, found) / static_macs(model.net, size)
-    wanted = spread_targets(torch.full((8,), 0.6), difficulty_ranks(taught), 0.2)
+    wanted = spread_targets(torch.full((8,), 0.6), difficulty_ranks(taught), 0.2, having._fixed)
     expected = float(10.0 * (costs - wanted)[budget >= 0].square().mean().detach())
     assert added == pytest.approx(expected, rel=1e-3)
     assert added > 0
