@@ -40,11 +40,11 @@ def train(
     ] = None,
     budgets: Annotated[
         str | None,
-        typer.Option(help="Shares of the work to train for, or none [.8,.65,.5]."),
+        typer.Option(help="Shares of the work to train for, or none [.8,.65]."),
     ] = None,
     sizes: Annotated[
         str | None,
-        typer.Option(help="Smaller image sizes to train, or none [.9, .8 and .7 of the full one]."),
+        typer.Option(help="Smaller image sizes to train, or none [.8 to .5 of the full one]."),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Full image size in pixels [that of --arch].")
@@ -111,7 +111,7 @@ def train(
 
     options = Options(
         budgets=_numbers("--budgets", ".8,.65", budgets, float),
-        sizes=_numbers("--sizes", "144,128", sizes, int),
+        sizes=_numbers("--sizes", "128,96", sizes, int),
         image_size=image_size,
         seed=seed or 0,
     )

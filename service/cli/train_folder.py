@@ -75,17 +75,36 @@ def train_folder(
     if minutes is not None:
         config = _in_minutes(config, out, pictures, minutes)
     _say_plan(pictures, config, backbone, minutes)
+    done = _exported(out, target, config, int8=int8)
     train_config(config, out, say)
-    calibration = find_split(root, "train") if int8 else None
-    bundle = export(out, target, calibration=calibration, say=say)
+    if done is None:
+        calibration = find_split(root, "train") if int8 else None
+        bundle = export(out, target, calibration=calibration, say=say)
+    else:
+        say(f"'{target}' was made of this run before; delete it to have it made again")
+        bundle = done
     report = _evaluated(target, root, pictures, config)
     if as_json:
         typer.echo(json.dumps({"path": str(target), **report.flat()}))
     else:
         _print(bundle, report, config)
+    wrote = "wrote" if done is None else "kept"
     say(
-        f"wrote {target} ({bundle.hash[:12]}); serve it with: laud serve {shlex.quote(str(target))}"
+        f"{wrote} {target} ({bundle.hash[:12]}); "
+        f"serve it with: laud serve {shlex.quote(str(target))}"
     )
+
+
+def _exported(out: Path, target: Path, config: TrainConfig, *, int8: bool) -> Bundle | None:
+    """The bundle that an earlier call made of the finished run, in the precision asked now."""
+    from engines.bundle import MANIFEST, read_bundle
+    from engines.runs import model_file
+
+    last = model_file(out, "dynamic" if config.dynamic.budgets else "sizes")
+    if not last.is_file() or not (target / MANIFEST).is_file():
+        return None
+    bundle = read_bundle(target)
+    return bundle if (bundle.manifest.quantisation is not None) == int8 else None
 
 
 def _check_overrides(overrides: dict[str, Any], minutes: float | None) -> None:

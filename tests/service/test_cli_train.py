@@ -95,13 +95,29 @@ def mine(tmp_path: Path) -> Path:
     return write(tmp_path / "My pictures", 5)
 
 
+def test_a_finished_run_is_not_exported_again(laud: Laud, asked: Asked, mine: Path) -> None:
+    """The bundle is kept while it has the precision that is asked; deleting it makes it anew."""
+    assert laud("train", "--data", mine).status == 0
+    run = Path("runs/my-pictures")
+    (run / "model-dynamic.safetensors").touch()
+    done = laud("train", "--data", mine)
+    assert done.status == 0, done.err
+    assert len(asked.exports) == 1
+    assert "was made of this run before; delete it to have it made again" in done.err
+    assert "kept runs/my-pictures/my-pictures.laud" in done.err
+    assert laud("train", "--data", mine, "--no-int8").status == 0
+    shutil.rmtree(run / "my-pictures.laud")
+    assert laud("train", "--data", mine).status == 0
+    assert len(asked.exports) == 3
+
+
 def test_a_folder_is_enough(laud: Laud, asked: Asked, mine: Path) -> None:
     done = laud("train", "--data", mine)
     assert done.status == 0, done.err
     (config,) = asked.configs
     run = Path("runs/my-pictures")
     assert (config.name, config.seed, config.image_size) == ("my-pictures", 0, 160)
-    assert (config.sizes.sizes, config.dynamic.budgets) == ((144, 128, 112), (0.8, 0.65, 0.5))
+    assert (config.sizes.sizes, config.dynamic.budgets) == ((128, 112, 96, 80), (0.8, 0.65))
     links = (run / "pictures").resolve()
     assert config.data.root == links
     assert asked.exports == [(run, run / "my-pictures.laud", links / "train")]
