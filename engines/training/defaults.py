@@ -16,7 +16,7 @@ from engines.errors import InvalidInput
 from engines.training.config import TrainConfig
 
 DEFAULT_ARCH = "clothing"
-# A third budget of .5 costs all others more than it is worth (docs/training.md).
+# At .5 every run lost most, and `full` lost more in the runs that had it (docs/training.md).
 BUDGETS = (0.8, 0.65)
 
 # configs/clothing.yaml: epochs per phase, and the pictures that it saw in one.
