@@ -32,6 +32,18 @@ class ImageFolder:
     files: tuple[Path, ...]
     labels: npt.NDArray[np.int64]
 
+    def take(self, places: npt.NDArray[np.int64]) -> ImageFolder:
+        """Only the pictures at these places, in their order."""
+        files = tuple(self.files[i] for i in places)
+        return ImageFolder(self.root, self.classes, files, self.labels[places])
+
+    def thinned(self, most: int) -> ImageFolder:
+        """At most that many of its pictures, evenly from all classes."""
+        count = len(self.files)
+        if count <= most:
+            return self
+        return self.take(np.linspace(0, count - 1, most).round().astype(np.int64))
+
 
 def scan_folder(root: Path, *, min_classes: int = 2) -> ImageFolder:
     """List the pictures (jpg, jpeg, png, webp in any case) in the class folders of `root`.

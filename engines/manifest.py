@@ -47,7 +47,7 @@ class PointRecord(FrozenModel):
     agreement: share of images on which it answers as `full` does. log_loss: mean natural-log loss
     of the right class, on the images of `accuracy`. activation: mean activation rate per masker.
     macs: mean multiply-accumulates per image; macs_ratio: over those of `full`. macs_bound: what no
-    image exceeds (see `engines.export.caps`). Bundles of older versions lack losses and bounds.
+    image exceeds (see `engines.caps`). Bundles of older versions lack losses and bounds.
     """
 
     point: OperatingPoint

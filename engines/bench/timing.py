@@ -13,7 +13,18 @@ from engines.errors import InvalidInput
 MOST_DIFFERENCE = 0.03
 """How far the medians of two halves of the same runs may differ, as a share of the lesser."""
 
+LEAST_TOLERANCE = 0.02
+_NOISE_FACTOR = 2.0
+
 FEWEST_REPEATS = 4
+
+
+def tolerance(noise_ratio: float) -> float:
+    """The share by which two latencies may differ and still count as one.
+
+    2 %, or twice what equal runs differ by.
+    """
+    return max(LEAST_TOLERANCE, _NOISE_FACTOR * noise_ratio)
 
 
 class Contender(Protocol):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.architecture import RegNet, ResNet
+from engines.caps import macs_bound, units_of
 from engines.core import OperatingPoint
 from engines.evaluation.points import PointResult
 from engines.evaluation.statistics import pearson, spearman
-from engines.export.caps import macs_bound, units_of
 
 # Sums over blocks are rounded; a bound that an image meets exactly is kept.
 _ROUNDING = 1e-9

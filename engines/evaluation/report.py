@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from engines.bench.timing import MOST_DIFFERENCE
 from engines.evaluation.costs import Spread
 from engines.evaluation.points import Int64Array, PointResult
 from engines.evaluation.rivals import Comparison
 from engines.evaluation.statistics import Interval, wilson
 from engines.evaluation.timing import Latency
-
-MOST_NOISE = 0.03
-"""Medians of two halves of the same calls that differ by more mean that nothing be concluded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Timing:
     @property
     def too_noisy(self) -> bool:
         """Whether nothing should be concluded from these latencies."""
-        return self.noise > MOST_NOISE
+        return self.noise > MOST_DIFFERENCE
 
 
 @dataclass(frozen=True)

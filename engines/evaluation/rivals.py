@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.bench.timing import tolerance
 from engines.core import Engine, OperatingPoint, static_point
 from engines.errors import InvalidInput
 from engines.evaluation.points import (
@@ -26,10 +27,6 @@ from engines.evaluation.points import (
     run_trials,
 )
 from engines.evaluation.statistics import Interval, paired_difference
-
-# Two latencies within 2 %, or twice what equal runs differ by, are one: noise keeps no rival out.
-LEAST_TOLERANCE = 0.02
-NOISE_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,9 +78,9 @@ def best_as_fast(
 ) -> Candidate | None:
     """Of the rivals that cost no more than the point, that with the lowest loss.
 
-    noise: by what share costs of the same thing differ; 2 %, or twice that, is no difference.
+    noise: by what share costs of the same thing differ; within `tolerance` it keeps no rival out.
     """
-    most = (1.0 + max(LEAST_TOLERANCE, NOISE_FACTOR * noise)) * point.cost
+    most = (1.0 + tolerance(noise)) * point.cost
     as_fast = [rival for rival in rivals if rival.cost <= most]
     return min(as_fast, key=lambda rival: float(rival.losses.mean()), default=None)
 

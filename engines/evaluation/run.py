@@ -10,6 +10,7 @@ from statistics import median
 
 import numpy as np
 
+from engines.caps import units_of
 from engines.core import Engine, OperatingPoint
 from engines.evaluation.costs import spread_of
 from engines.evaluation.plan import EvaluationPlan, Subject, subjects_of
@@ -43,7 +44,6 @@ from engines.evaluation.rivals import (
 )
 from engines.evaluation.statistics import RESAMPLES, paired_difference
 from engines.evaluation.timing import Latency, Timed, measure_latency, timing_pictures
-from engines.export.caps import units_of
 from engines.folders import scan_folder
 from engines.registry import load_engine
 

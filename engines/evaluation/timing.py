@@ -12,7 +12,6 @@ import numpy as np
 from engines.bench.timing import interleave, noise
 from engines.core import Engine, Output, UInt8Array
 from engines.evaluation.points import BoolArray, ForcingEngine, LabelledImages, Say, Trial
-from engines.folders import ImageFolder
 
 MOST_PICTURES = 100
 
@@ -63,12 +62,7 @@ class Timed:
 
 def timing_pictures(images: LabelledImages, sizes: Sequence[int]) -> dict[int, UInt8Array]:
     """At most 100 pictures, evenly from all of them, by image size (n, S, S, 3)."""
-    folder = images.folder
-    count = len(folder.files)
-    places = np.linspace(0, count - 1, min(count, MOST_PICTURES)).round().astype(np.int64)
-    some = ImageFolder(
-        folder.root, folder.classes, tuple(folder.files[i] for i in places), folder.labels[places]
-    )
+    some = images.folder.thinned(MOST_PICTURES)
     chunks = [pixels for _, pixels in LabelledImages(some, images.crop_ratio).chunks(sizes)]
     return {size: np.concatenate([chunk[size] for chunk in chunks]) for size in sizes}
 

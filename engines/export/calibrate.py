@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.architecture import RegNet, ResNet
+from engines.caps import capped
 from engines.core import Engine, OperatingPoint, UInt8Array
-from engines.export.caps import capped
 
 _TOLERANCE = 0.0025
 _NEAR = 0.01

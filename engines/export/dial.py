@@ -12,20 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engines.bench.timing import MOST_DIFFERENCE, interleave, noise
+from engines.bench.timing import MOST_DIFFERENCE, interleave, noise, tolerance
 from engines.bundle import Bundle, Dial, DialCandidate, PointRecord, Quantisation
 from engines.core import Engine, OperatingPoint, UInt8Array
 from engines.errors import BundleError, EngineError
 from engines.evaluation import LabelledImages
 from engines.export.drafts import changed
 from engines.export.front import Candidate, Verdict, front
-from engines.export.pictures import PixelCache, Say, thinned
+from engines.export.pictures import PixelCache, Say
 from engines.latency.identity import this_device
 from engines.registry import load_engine
-
-LEAST_TOLERANCE = 0.02
-"""A difference in latency below this share is none."""
-NOISE_FACTOR = 2.0
 
 _THREADS = 1
 _PICTURES = 24
@@ -49,7 +45,7 @@ class Latencies:
     @property
     def tolerance(self) -> float:
         """The share up to which two latencies are equal."""
-        return max(LEAST_TOLERANCE, NOISE_FACTOR * self.noise_ratio)
+        return tolerance(self.noise_ratio)
 
     @property
     def too_noisy(self) -> bool:
@@ -83,7 +79,7 @@ def dialled(
     except (EngineError, BundleError) as error:
         say(f"latency cannot be measured, so every point is kept: {error}")
         return bundle
-    few = LabelledImages(thinned(pictures.folder, _PICTURES), pictures.crop_ratio)
+    few = LabelledImages(pictures.folder.thinned(_PICTURES), pictures.crop_ratio)
     with engine:
         points = [record.point for record in records]
         found = _quietest(engine, points, PixelCache(few, "validation", say), say, clock)

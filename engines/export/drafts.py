@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from engines.architecture import RegNet, ResNet
 from engines.bundle import Bundle, Manifest, PointRecord
+from engines.caps import macs_bound
 from engines.core import Engine
 from engines.errors import BundleError, EngineError
 from engines.evaluation import PointResult, point_records
-from engines.export.caps import macs_bound
 from engines.export.pictures import Say
 from engines.registry import load_engine
 

@@ -40,14 +40,4 @@ class PixelCache:
 
 def some_pictures(folder: Path) -> ImageFolder:
     """At most MOST_PICTURES pictures, evenly from all class folders; ConfigError for none."""
-    return thinned(scan_folder(folder, min_classes=1), MOST_PICTURES)
-
-
-def thinned(found: ImageFolder, most: int) -> ImageFolder:
-    """At most that many of its pictures, evenly from all class folders."""
-    count = len(found.files)
-    if count <= most:
-        return found
-    places = np.linspace(0, count - 1, most).round().astype(np.int64)
-    files = tuple(found.files[i] for i in places)
-    return ImageFolder(found.root, found.classes, files, found.labels[places])
+    return scan_folder(folder, min_classes=1).thinned(MOST_PICTURES)

@@ -224,7 +224,6 @@ class DynamicTraining:
         by_labels = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         divergence = distillation(logits, taught)
         ratio = self._macs_ratio(small, found)
-        difficulty = difficulty_ranks(taught)
         # A tiny batch may deal a budget no image: its ratio is then on target.
         self._ratios = torch.stack(
             [
@@ -233,9 +232,10 @@ class DynamicTraining:
             ]
         )
         penalty = self.budgets.penalty(self._ratios, self._targets, phase.macs_weight)
-        if phase.difficulty_spread and not bool(everything.all()):
+        if phase.difficulty_spread:
+            ranks = difficulty_ranks(taught)
             wanted = spread_targets(
-                self._targets[budget], difficulty, phase.difficulty_spread, self._fixed
+                self._targets[budget], ranks, phase.difficulty_spread, self._fixed
             )
             error = (ratio - wanted)[~everything]
             penalty = penalty + phase.difficulty_weight * error.square().mean()

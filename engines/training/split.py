@@ -201,8 +201,7 @@ def _divided(source: Path, test: ImageFolder | None) -> Pictures:
 
 
 def _part(folder: ImageFolder, inside: npt.NDArray[np.bool_]) -> ImageFolder:
-    files = tuple(file for file, chosen in zip(folder.files, inside, strict=True) if chosen)
-    return ImageFolder(folder.root, folder.classes, files, folder.labels[inside])
+    return folder.take(np.flatnonzero(inside))
 
 
 def _hash(file: Path) -> bytes:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from engines.architecture import ResNet, Stage
+from engines.caps import macs_bound
 from engines.core import OperatingPoint, Paradigm, static_point
 from engines.evaluation.costs import spread_of
 from engines.evaluation.points import PointResult
-from engines.export.caps import macs_bound
 
 # At 32 px: 2 x 2 patches of its first block, then 2 groups of each of the two others.
 NET = ResNet(

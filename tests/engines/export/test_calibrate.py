@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 
 from engines.architecture import MapSize, ResNet, Stage
 from engines.bundle import Preprocessing
+from engines.caps import capped, macs_bound, units_of
 from engines.core import OperatingPoint, Output, Paradigm, UInt8Array
 from engines.export.calibrate import Calibrated, calibrate, mean_macs, settle
-from engines.export.caps import capped, macs_bound, units_of
 from engines.macs import static_macs
 from engines.models.inputs import normalise
 from engines.models.resnet import LaudResNet

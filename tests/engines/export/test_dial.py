@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.bench.timing import LEAST_TOLERANCE
 from engines.bundle import Accuracy, Bundle, PointRecord
 from engines.core import OperatingPoint, Output, UInt8Array, static_point
 from engines.errors import EngineError
@@ -236,7 +237,7 @@ def test_points_take_turns_one_picture_a_call(pictures: LabelledImages) -> None:
     found = measured(pictures, engine)
     assert found.median_s == pytest.approx((0.010, 0.005, 0.006))
     assert found.noise_ratio == pytest.approx(0.0, abs=1e-9)
-    assert found.tolerance == module.LEAST_TOLERANCE
+    assert found.tolerance == LEAST_TOLERANCE
     order = [name for name, _ in engine.asked]
     # Each run, here and below, follows a warming one of the same point.
     assert order == [name for name in BUDGETS for _ in range(2)] * (found.repeats + 1)

@@ -14,12 +14,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from engines.bundle import Bundle, Quantisation, read_bundle, write_bundle
+from engines.caps import macs_bound
 from engines.core import Engine
 from engines.errors import BundleError, ConfigError, EngineError
 from engines.evaluation import LabelledImages, evaluate_points
 from engines.export import drafts
 from engines.export import pictures as taking
-from engines.export.caps import macs_bound
 from engines.export.int8 import quantise_bundle
 from engines.export.pictures import some_pictures
 from engines.export.ranges import METHODS

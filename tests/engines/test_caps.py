@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.architecture import Block, MapSize, ResNet, Stage
+from engines.caps import capped, macs_bound, units_of
 from engines.core import OperatingPoint, Paradigm, static_point
-from engines.export.caps import capped, macs_bound, units_of
 from engines.macs import BlockRates, executed_macs, static_macs
 
 
