@@ -49,7 +49,7 @@ check: $(CHECK_STAMP) ## The contributor's loop: lint, types and the tests that 
 	$(CHECK_BIN)/ruff check $(SOURCES)
 	$(CHECK_BIN)/ruff format --check $(SOURCES)
 	$(CHECK_BIN)/mypy $(MYPY_FLAGS)
-	$(CHECK_BIN)/pytest -m "not torch and not sanitizer"
+	$(CHECK_BIN)/pytest -m "not torch and not sanitizer" $(CHECK_ARGS)
 
 sanitize: $(CHECK_STAMP) ## The C++ tests under address, undefined-behaviour and thread sanitizers
 	$(CHECK_BIN)/pytest -m sanitizer tests/engines/cpu

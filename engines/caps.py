@@ -48,8 +48,11 @@ def macs_bound(net: ResNet | RegNet, point: OperatingPoint) -> float:
     """What no image can exceed at that point, in multiply-accumulates; maskers included.
 
     Every masker at its cap, the largest patches active, and no two of them sharing a pixel that
-    their first convolution is computed on. A masker without a cap is taken to be all active.
+    their first convolution is computed on. A masker without a cap is taken to be all active. With a
+    glance, both looks.
     """
+    if point.glance is not None:
+        return macs_bound(net, point.first_look) + macs_bound(net, point.second_look)
     image = MapSize(point.image_size, point.image_size)
     if point.skips_nothing:
         return float(static_macs(net, image))

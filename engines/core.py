@@ -60,8 +60,21 @@ class Granularity:
     channel: int | None = None
 
 
+class Glance(FrozenModel):
+    """A first answer, from a smaller copy of the image with nothing skipped, and when it is enough.
+
+    image_size: pixels on a side of the copy. confidence: an image is looked at again, at the
+    point's own size and thresholds, where its most probable class has less; that second answer then
+    holds. At 0 none is looked at again, at 1 every one.
+    """
+
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
+    confidence: Annotated[float, Field(ge=0.0, le=1.0)]
+
+
 class OperatingPoint(FrozenModel):
-    """One selectable trade-off: an image size and, per masker, a threshold and a cap.
+    """One selectable trade-off: an image size and, per masker, a threshold and a cap; with a
+    `glance`, only for images that need it.
 
     A unit (patch or channel group) is active when its logit >= threshold; threshold None leaves
     every unit active. Under a cap, higher logits go first, ties to the lower index.
@@ -71,20 +84,50 @@ class OperatingPoint(FrozenModel):
     image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
     thresholds: tuple[float | None, ...]
     caps: tuple[Annotated[int, Field(ge=0)] | None, ...]
+    glance: Glance | None = None
 
     @model_validator(mode="after")
-    def _same_length(self) -> Self:
+    def _consistent(self) -> Self:
         if len(self.thresholds) != len(self.caps):
             raise ValueError(
                 f"point '{self.name}' has {len(self.thresholds)} thresholds but "
                 f"{len(self.caps)} caps; both need one entry per masker"
             )
+        if self.glance is not None and self.glance.image_size >= self.image_size:
+            raise ValueError(
+                f"point '{self.name}' glances at {self.glance.image_size} px, which must be less "
+                f"than its own {self.image_size}"
+            )
         return self
 
     @property
-    def skips_nothing(self) -> bool:
-        """True when the static network runs: no threshold, no cap."""
+    def asks_no_masker(self) -> bool:
+        """True when no masker has a threshold or a cap."""
         return all(t is None for t in self.thresholds) and all(c is None for c in self.caps)
+
+    @property
+    def skips_nothing(self) -> bool:
+        """True when the static network runs for every image: no threshold, no cap, no glance."""
+        return self.glance is None and self.asks_no_masker
+
+    @property
+    def first_look(self) -> OperatingPoint:
+        """What a point that glances does for every image: the static network on the small copy."""
+        if self.glance is None:
+            raise InvalidInput(f"point '{self.name}' does not glance")
+        return static_point(self.name, self.glance.image_size, len(self.thresholds))
+
+    @property
+    def second_look(self) -> OperatingPoint:
+        """What it does for images that it looks at again; without a glance, the point itself."""
+        return self.model_copy(update={"glance": None})
+
+    def glancing(self, confidence: float) -> OperatingPoint:
+        """The point with another confidence in its glance."""
+        if self.glance is None:
+            raise InvalidInput(f"point '{self.name}' does not glance")
+        glance = Glance(image_size=self.glance.image_size, confidence=confidence)
+        return self.model_copy(update={"glance": glance})
 
 
 def static_point(name: str, image_size: int, num_maskers: int) -> OperatingPoint:
@@ -102,7 +145,9 @@ class Output:
     """What an engine answers for a batch of N images.
 
     arrays: the task's results by name; classification has `probabilities`, float32 (N, classes).
-    Besides, `decisions` may be there: bool (N, units), those of all maskers side by side.
+    Besides, `decisions` may be there: bool (N, units), those of all maskers side by side; and
+    `again`, bool (N,), where a point glances: which images were computed at their point's own size.
+    Of the others activation, decisions and pixels are 0.
     activation: share of active units per image and masker, float32 (N, maskers).
     macs: multiply-accumulates executed per image, maskers included, float64 (N,).
     durations_s: seconds per stage of the engine (`prepare`, `network`), for the whole batch.

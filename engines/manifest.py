@@ -13,6 +13,7 @@ from engines.core import FrozenModel, OperatingPoint
 from engines.errors import BundleError, InvalidInput
 
 PRECISIONS = ("fp32", "bf16", "int8")
+MOST_POINTS = 64
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -47,7 +48,8 @@ class PointRecord(FrozenModel):
     agreement: share of images on which it answers as `full` does. log_loss: mean natural-log loss
     of the right class, on the images of `accuracy`. activation: mean activation rate per masker.
     macs: mean multiply-accumulates per image; macs_ratio: over those of `full`. macs_bound: what no
-    image exceeds (see `engines.caps`). Bundles of older versions lack losses and bounds.
+    image exceeds (see `engines.caps`). again: share of images that a point which glances looked at
+    again; None for others. Bundles of older versions lack losses and bounds.
     """
 
     point: OperatingPoint
@@ -58,6 +60,15 @@ class PointRecord(FrozenModel):
     macs: Annotated[float, Field(gt=0)]
     macs_ratio: Annotated[float, Field(gt=0)]
     macs_bound: Annotated[float, Field(gt=0)] | None = None
+    again: Rate | None = None
+
+    @model_validator(mode="after")
+    def _glances(self) -> Self:
+        if (self.point.glance is None) != (self.again is None):
+            raise ValueError(
+                f"point '{self.point.name}': a glance and the share looked at again go together"
+            )
+        return self
 
 
 class DialCandidate(FrozenModel):
@@ -95,7 +106,7 @@ class Dial(FrozenModel):
     repeats: Annotated[int, Field(ge=1)]
     noise_ratio: Annotated[float, Field(ge=0)]
     tolerance_ratio: Annotated[float, Field(ge=0)]
-    candidates: Annotated[tuple[DialCandidate, ...], Field(min_length=1, max_length=64)]
+    candidates: Annotated[tuple[DialCandidate, ...], Field(min_length=1, max_length=MOST_POINTS)]
 
 
 class BlockScales(FrozenModel):
@@ -171,7 +182,7 @@ class Manifest(FrozenModel):
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
     architecture: Architecture
-    points: Annotated[tuple[PointRecord, ...], Field(min_length=1, max_length=64)]
+    points: Annotated[tuple[PointRecord, ...], Field(min_length=1, max_length=MOST_POINTS)]
     weights: WeightsFile
     quantisation: Quantisation | None = None
     dial: Dial | None = None

@@ -39,8 +39,9 @@ class PointRequest(FrozenModel):
 class Run(FrozenModel):
     """Everything about a run but its tensors. data: the folder with the splits it was trained on.
 
-    points: the candidates that export chooses from, `full` first. last_phase names the phase whose
-    network is to be exported.
+    points: the candidates that export chooses from, `full` first. glances: whether it may add some
+    that glance at one of their sizes first. last_phase names the phase whose network is to be
+    exported.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Run(FrozenModel):
     preprocessing: Preprocessing
     architecture: ResNet
     points: tuple[PointRequest, ...]
+    glances: bool = False
     last_phase: Literal["static", "sizes", "dynamic"]
     data: Path
     config: dict[str, Any]

@@ -8,8 +8,12 @@ LaudError                        (engines.errors)
     ├── UnknownModel             404
     ├── BodyTooLarge             413
     ├── UnsupportedMedia         415  a content type or encoding that is not accepted
+    ├── Unauthorized             401  no API key, or an unknown one
+    ├── RequestTimeout           408  headers or body did not come in time
     ├── ClientGone               499  the client left; nobody reads the answer
+    ├── Expired                  504  taken, then overtaken by its deadline
     └── Unavailable              try again later: has `retry_after_s`
+        ├── Infeasible           429  no allowed point is fast enough, and a refusal was wanted
         ├── QueueFull            429
         └── NotReady             503  starting, draining or broken
 """
@@ -18,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +32,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from engines.errors import ImageTooLarge, InvalidInput, LaudError, UnsupportedImage
-from service.request import Exchange
+
+if TYPE_CHECKING:
+    # A request holds pictures, whose module raises these errors.
+    from service.request import Exchange
 
 
 class ServiceError(LaudError):
@@ -81,6 +88,27 @@ class ClientGone(ServiceError):
     code = "cancelled"
 
 
+class Unauthorized(ServiceError):
+    """No API key was sent, or one that is not in the file."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class RequestTimeout(ServiceError):
+    """The client sent its headers or its body too slowly."""
+
+    status = 408
+    code = "timeout"
+
+
+class Expired(ServiceError):
+    """It was taken, but its deadline passed before it could run."""
+
+    status = 504
+    code = "expired"
+
+
 class Unavailable(ServiceError):
     """Nothing is wrong with the request; the same one may succeed after `retry_after_s`."""
 
@@ -90,6 +118,13 @@ class Unavailable(ServiceError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class Infeasible(Unavailable):
+    """No allowed point can answer before the deadline, and the client prefers a refusal."""
+
+    status = 429
+    code = "rejected_infeasible"
 
 
 class QueueFull(Unavailable):

@@ -1,28 +1,33 @@
-"""The executor owns the engines: one thread loads, warms up, runs and closes them."""
+"""The executor owns the engines: one thread loads, warms up, profiles, runs and closes them."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from engines.bundle import Bundle, Manifest, read_bundle
-from engines.core import Engine, Output
+from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.errors import EngineError, InvalidInput
 from engines.registry import load_engine
-from service.errors import SettingsError, UnknownModel, known_names
-from service.request import Batch, Reply, Request
+from service.errors import ClientGone, SettingsError, UnknownModel, known_names
+from service.profile import BUDGET_S, Tables, profile_points
+from service.request import Batch, Prediction, Reply, Request
 from service.settings import Settings
 
-T = TypeVar("T")
-
 _log = structlog.get_logger("laud")
+
+_EVERY_BATCH = 8
+"""Batches up to this size are all warmed up; of larger ones powers of two, and the largest."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,14 @@ class Model:
 
     @property
     def point_names(self) -> tuple[str, ...]:
-        """Its operating points as the policy sees them, `full` first."""
+        """Its operating points, `full` first."""
         return tuple(record.point.name for record in self.manifest.points)
 
 
 Loader = Callable[[Settings], Iterator[Model]]
+Seconds = Mapping[str, tuple[float, ...]]
+Profiler = Callable[[Model, int, Tables], Seconds]
+"""Seconds of calls of 1, 2, ... images per point name, of a warmed-up model up to that batch."""
 
 
 def load_models(settings: Settings) -> Iterator[Model]:
@@ -79,19 +87,52 @@ def load_models(settings: Settings) -> Iterator[Model]:
         yield Model(bundle.manifest.at(engine.precision), bundle.hash, engine)
 
 
+def profile(model: Model, max_batch: int, tables: Tables) -> Seconds:
+    """What its calls take here: from a table, else measured for about half a second."""
+    return profile_points(model, max_batch, BUDGET_S, tables)
+
+
 class Executor:
     """Runs one batch at a time on a thread of its own."""
 
-    def __init__(self, settings: Settings, loader: Loader = load_models) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        loader: Loader = load_models,
+        profiler: Profiler = profile,
+        *,
+        pool: concurrent.futures.Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """pool: instead of a thread, where a test decides what runs when."""
         self._settings = settings
         self._loader = loader
+        self._profiler = profiler
+        self._clock = clock
         self._models: dict[str, Model] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="laud-engine")
+        self._profiles: dict[str, Seconds] = {}
+        self._warm_up_s: dict[str, float] = {}
+        if pool is None:
+            pool = ThreadPoolExecutor(1, thread_name_prefix="laud-engine")
+        self._thread = pool
+        self._abandoned = threading.Event()
+        self._ended_s = 0.0
+        self._stopped = False
 
     @property
     def models(self) -> Mapping[str, Model]:
         """The served models by name, in the order they were given."""
         return self._models
+
+    @property
+    def profiles(self) -> Mapping[str, Seconds]:
+        """Per model, seconds of calls of 1, 2, ... images at each point."""
+        return self._profiles
+
+    @property
+    def warm_up_s(self) -> Mapping[str, float]:
+        """Per model, seconds from loading it until it was warmed up and profiled."""
+        return self._warm_up_s
 
     def model(self, name: str) -> Model:
         """The model of that name; UnknownModel lists the names there are."""
@@ -101,28 +142,54 @@ class Executor:
             known = known_names(self._models)
             raise UnknownModel(f"unknown model '{name:.100}'; there are: {known}") from None
 
-    async def start(self) -> None:
-        """Load every model and try each of its points. Raises what the loader raises, EngineError
-        when a point does not work."""
-        await self._on_thread(self._load)
+    async def start(self) -> bool:
+        """Load every model, try each of its points at every batch, and measure what they take.
 
-    async def run(self, batch: Batch) -> list[Reply | Exception]:
-        """One outcome per request of the batch, in order.
+        False when it was abandoned before the end. Raises what the loader raises, EngineError when
+        a point does not work, SettingsError for a latency table that cannot be used.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+
+    def abandon(self) -> None:
+        """Let a `start` that runs end soon: nobody waits for it any more."""
+        self._abandoned.set()
+
+    def run(self, batch: Batch) -> asyncio.Future[list[Reply | Exception]]:
+        """One outcome per request of the batch, in order, after the batches before it.
 
         Should the engine refuse the batch, its requests run again one by one, so that one bad
-        image fails alone.
+        image fails alone. Whatever an engine raises is an outcome, and so is what a decoder raises.
+        Nothing runs when every caller has left.
         """
-        return await self._on_thread(lambda: self._run(batch))
+        loop = asyncio.get_running_loop()
+        running: asyncio.Future[list[Reply | Exception]] = loop.create_future()
+
+        def work() -> None:
+            settle: Callable[[], None]
+            try:
+                settle = partial(running.set_result, self._run(batch))
+            except BaseException as error:
+                settle = partial(running.set_exception, error)
+            # A loop that was closed meanwhile has nobody who waits.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle)
+
+        # Not `run_in_executor`: its chain of two futures wakes the loop, and takes another turn.
+        self._thread.submit(work)
+        return running
 
     async def stop(self) -> None:
-        """Close the engines, after the batch that runs."""
-        await self._on_thread(self._close)
+        """Close the engines, after the batches that were handed over. Again: nothing happens."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self.abandon()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
 
-    async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _load(self) -> None:
+    def _load(self) -> bool:
+        tables = Tables.of(self._settings)
+        begin_s = self._clock()
         for model in self._loader(self._settings):
             self._models[model.name] = model
             _log.info(
@@ -133,68 +200,131 @@ class Executor:
                 precision=model.engine.precision,
                 classes=len(model.manifest.labels),
             )
-            self._warm_up(model)
+            if not self._warm_up(model):
+                return False
+            self._profiles[model.name] = self._profiler(model, self._settings.max_batch, tables)
+            end_s = self._clock()
+            self._warm_up_s[model.name], begin_s = end_s - begin_s, end_s
+        tables.require_used()
+        return not self._abandoned.is_set()
 
-    def _warm_up(self, model: Model) -> None:
-        """Run every point at the smallest and the largest batch, and look at what comes out."""
+    def _warm_up(self, model: Model) -> bool:
+        """Run every point at every batch, the largest first, and look at what comes out."""
         for record in model.manifest.points:
             point = record.point
+            if point.glance is not None:
+                # Whatever it makes of grey: its second look has to work too.
+                point = point.glancing(1.0)
             grey = np.full((1, point.image_size, point.image_size, 3), 128, np.uint8)
-            begin_s = time.monotonic()
             try:
-                for size in sorted({1, self._settings.max_batch}):
+                for size in _warmed_batches(self._settings.max_batch):
+                    if self._abandoned.is_set():
+                        return False
                     output = model.engine.infer(np.repeat(grey, size, axis=0), [point] * size)
                     _check_output(output, model, size)
             except Exception as error:
                 raise EngineError(
                     f"point '{point.name}' of '{model.name}' failed its warm-up: {error}"
                 ) from error
-            _log.info(
-                "operating point",
-                model=model.name,
-                point=point.name,
-                image_size=point.image_size,
-                accuracy=record.accuracy.value if record.accuracy else None,
-                macs_ratio=round(record.macs_ratio, 3),
-                warm_up_ms=round((time.monotonic() - begin_s) * 1e3, 1),
-            )
+        return True
 
     def _run(self, batch: Batch) -> list[Reply | Exception]:
+        if not any(request.is_wanted for request in batch.requests):
+            return [ClientGone("the client left before the answer")] * len(batch.requests)
         model = self._models[batch.model]
         try:
             return self._infer(model, batch)
-        except Exception as error:
-            if len(batch.requests) == 1:
-                return [error]
-            _log.warning("batch failed, running its images singly", model=model.name, error=error)
-        singles = (Batch(batch.model, (one,), batch.dispatched_s) for one in batch.requests)
-        return [outcome for single in singles for outcome in self._run(single)]
+        except BaseException as error:
+            # Even what asks a program to end: it was raised about these images.
+            fault = _as_exception(error)
+        finally:
+            self._ended_s = self._clock()
+        if len(batch.requests) == 1:
+            return [fault]
+        _log.warning("batch failed, running its images singly", model=model.name, error=str(fault))
+        return [outcome for single in _singles(batch) for outcome in self._run(single)]
 
     def _infer(self, model: Model, batch: Batch) -> list[Reply | Exception]:
-        output = model.engine.infer(batch.images, batch.points)
+        if batch.images is None:
+            images, begin_s = self._decoded(model, batch), self._clock()
+        else:
+            # One that was handed over while another ran begins when that ends.
+            images, begin_s = batch.images, max(batch.dispatched_s, self._ended_s)
+        output = model.engine.infer(images, batch.points)
+        service_s = self._clock() - begin_s
         return [
             Reply(
                 probabilities=np.asarray(output.arrays["probabilities"][i], np.float32),
                 activation=output.activation[i],
-                point=request.point,
+                point=point,
                 reason=request.reason,
+                accuracy=_accuracy(model, point.name),
                 batch_size=len(batch.requests),
-                phases_s=_phases(request, batch, output),
+                service_s=service_s,
+                predicted=_predicted(request),
+                phases_s={
+                    "decode": request.decode_s,
+                    "queue": begin_s - request.queued_s - request.decode_s,
+                    **output.durations_s,
+                },
+                decisions=_decisions(output, i) if request.explain else None,
+                looked_again=_looked_again(output, point, i),
             )
-            for i, request in enumerate(batch.requests)
+            for i, (request, point) in enumerate(zip(batch.requests, batch.points, strict=True))
         ]
+
+    def _decoded(self, model: Model, batch: Batch) -> UInt8Array:
+        (request,), (point,) = batch.requests, batch.points
+        begin_s = self._clock()
+        crop_ratio = model.manifest.preprocessing.crop_ratio
+        pixels = request.picture.at(point.image_size, crop_ratio=crop_ratio)
+        request.decode_s = self._clock() - begin_s
+        return pixels[np.newaxis]
 
     def _close(self) -> None:
         for model in self._models.values():
             model.engine.close()
 
 
-def _phases(request: Request, batch: Batch, output: Output) -> dict[str, float]:
-    return {
-        "decode": request.decode_s,
-        "queue": batch.dispatched_s - request.queued_s,
-        **output.durations_s,
-    }
+def _warmed_batches(max_batch: int) -> list[int]:
+    every = range(1, max_batch + 1)
+    return [n for n in reversed(every) if n <= _EVERY_BATCH or not n & (n - 1) or n == max_batch]
+
+
+def _singles(batch: Batch) -> Iterator[Batch]:
+    if batch.images is None:
+        raise TypeError("a batch that is decoded here has one request")
+    for i, (request, point) in enumerate(zip(batch.requests, batch.points, strict=True)):
+        images = batch.images[i : i + 1]
+        yield Batch(batch.model, (request,), (point,), images, batch.dispatched_s)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    """Itself, where a future can carry it and a caller would not mistake it for a wish to end."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return EngineError(f"the engine raised {error!r}")
+
+
+def _predicted(request: Request) -> Prediction:
+    if request.predicted is None:
+        raise TypeError("a request is in a batch only once it was chosen")
+    return request.predicted
+
+
+def _accuracy(model: Model, point: str) -> float | None:
+    found = model.manifest.point(point).accuracy
+    return None if found is None else found.value
+
+
+def _decisions(output: Output, i: int) -> npt.NDArray[np.bool_] | None:
+    found = output.arrays.get("decisions")
+    return None if found is None else np.asarray(found[i], np.bool_)
+
+
+def _looked_again(output: Output, point: OperatingPoint, i: int) -> bool | None:
+    found = output.arrays.get("again")
+    return None if point.glance is None or found is None else bool(found[i])
 
 
 def _check_output(output: Output, model: Model, size: int) -> None:

@@ -1,23 +1,23 @@
-"""From an HTTP body to the engine's pixels: bounded reading, form fields, the decode pool."""
+"""From an HTTP body to pictures: bounded reading, form fields, and what a picture is."""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from python_multipart.multipart import parse_options_header
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from engines.core import UInt8Array
-from engines.preprocessing import fit, preprocess, read_header
-from service.errors import BadRequest, BodyTooLarge, ClientGone, UnsupportedMedia
+from engines.preprocessing import ImageHeader, fit, preprocess, read_header
+from service.errors import BadRequest, BodyTooLarge, ClientGone, RequestTimeout, UnsupportedMedia
+from service.inflate import body_encoding, inflate, most_inflated
+from service.memory import Memory, Reservation
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
 FORM_TYPE = "multipart/form-data"
 FORM_FIELD = "image"
-POINT_HEADER = "x-operating-point"
 _MAX_FORM_FIELDS = 16
 _MAX_BOUNDARY = 256
 _MAX_PART_HEAD = 4096
@@ -25,16 +25,19 @@ _MAX_PART_HEAD = 4096
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """One image as it was sent: an encoded file, or pixels (H, W, 3) that are cropped already."""
+    """One image as it was sent: an encoded file, or pixels (H, W, 3) that are cropped already.
+
+    header: of a file; pixels have none.
+    """
 
     source: bytes | UInt8Array
     max_pixels: int
+    header: ImageHeader | None = None
 
     @classmethod
     def encoded(cls, data: bytes, *, max_pixels: int) -> Picture:
         """A file whose header was looked at; raises what `read_header` raises."""
-        read_header(data, max_pixels=max_pixels)
-        return cls(data, max_pixels)
+        return cls(data, max_pixels, read_header(data, max_pixels=max_pixels))
 
     @classmethod
     def of_pixels(cls, pixels: UInt8Array) -> Picture:
@@ -45,6 +48,12 @@ class Picture:
     def num_bytes(self) -> int:
         """Memory that it holds as it was sent."""
         return len(self.source) if isinstance(self.source, bytes) else self.source.nbytes
+
+    def ready_at(self, size: int) -> UInt8Array | None:
+        """The network's input where it is that already, else None: `at` then has work to do."""
+        if isinstance(self.source, bytes) or self.source.shape[:2] != (size, size):
+            return None
+        return self.source
 
     def at(self, size: int, *, crop_ratio: float) -> UInt8Array:
         """The network's input (size, size, 3). Takes milliseconds; safe in any thread.
@@ -58,46 +67,53 @@ class Picture:
         return fit(self.source, size, crop_ratio=1.0)
 
 
-class Decoder:
-    """A pool of threads that turns pictures into pixels, so that the event loop never does."""
+async def read_body(
+    request: HttpRequest,
+    limit: int,
+    *,
+    limit_s: float | None = None,
+    memory: Memory | None = None,
+) -> bytes:
+    """The whole body in one piece, inflated where it came compressed.
 
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="laud-decode")
+    limit: bytes, as sent and inflated. limit_s: for all of it. memory: where it is accounted while
+    it grows; what is returned is accounted no more, so admit it before waiting for anything.
 
-    async def decode(self, picture: Picture, size: int, *, crop_ratio: float) -> UInt8Array:
-        """`picture.at(size)` on one of the threads; cancelling drops it while it waits for one."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._pool, lambda: picture.at(size, crop_ratio=crop_ratio)
-        )
-
-    def close(self) -> None:
-        """Start nothing more; what runs finishes."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-async def read_body(request: HttpRequest, limit: int) -> bytes:
-    """The whole body, in one piece.
-
-    Raises BodyTooLarge once `limit` bytes are announced or passed, UnsupportedMedia for a
-    compressed body, ClientGone when the client leaves before its end.
+    Raises BodyTooLarge once `limit` bytes are announced or passed, RequestTimeout, QueueFull when
+    there is no memory, UnsupportedMedia and BadRequest for a compressed body that is not accepted,
+    ClientGone when the client leaves before its end.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMedia(f"content-encoding '{encoding}' is not accepted; send it as it is")
+    encoding = body_encoding(request.headers.get("content-encoding"))
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
         raise BodyTooLarge(f"the body has {announced[:18]} bytes, the limit is {limit:,}")
+    with nullcontext() if memory is None else memory.reserve() as room:
+        try:
+            async with asyncio.timeout(limit_s):
+                body = await _received(request, limit, room)
+        except TimeoutError:
+            raise RequestTimeout(f"the body took more than {limit_s:g} s to arrive") from None
+        if encoding is None:
+            return body
+        if room is not None:
+            room.grow(most_inflated(len(body), limit))
+        return await inflate(body, encoding, limit)
+
+
+async def _received(request: HttpRequest, limit: int, room: Reservation | None) -> bytes:
     chunks: list[bytes] = []
-    received = 0
-    try:
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > limit:
-                raise BodyTooLarge(f"the body has more than {limit:,} bytes, which is the limit")
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise ClientGone("the client left while it was sending") from None
+    received, more = 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left while it was sending")
+        chunk, more = message.get("body", b""), message.get("more_body", False)
+        received += len(chunk)
+        if received > limit:
+            raise BodyTooLarge(f"the body has more than {limit:,} bytes, which is the limit")
+        if room is not None:
+            room.grow(len(chunk))
+        chunks.append(chunk)
     return b"".join(chunks)
 
 
@@ -108,6 +124,8 @@ def image_of_body(body: bytes, content_type: str | None) -> bytes:
     """
     if not body:
         raise BadRequest("the body is empty; send the bytes of a JPEG, PNG or WebP image")
+    if content_type in IMAGE_TYPES:
+        return body
     kind, options = parse_options_header(content_type or IMAGE_TYPES[-1])
     name = kind.decode("latin-1")
     if name == FORM_TYPE:

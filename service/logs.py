@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import structlog
 
-from service.request import Exchange
+from service.objectives import Objective
+from service.request import Exchange, Prediction
 
 _log = structlog.get_logger("laud")
 
@@ -59,13 +61,15 @@ def configure_logs(style: str, level: str, stream: TextIO = sys.stderr) -> None:
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
 
 
-def log_exchange(exchange: Exchange, scope: dict[str, Any], route: str, duration_s: float) -> None:
-    """The one line of a request."""
+def log_exchange(
+    exchange: Exchange, scope: Mapping[str, Any], route: str, duration_s: float
+) -> None:
+    """The one line of a request, `duration_s` after its first byte: all that is known of it."""
     quiet = route in QUIET_ROUTES and exchange.status < 400
     write = _log.debug if quiet else _log.error if exchange.status >= 500 else _log.info
-    milliseconds = {**exchange.phases_s, "total": duration_s}
     fields: dict[str, Any] = {
         "id": exchange.id,
+        "key": exchange.key,
         "method": scope["method"],
         "path": printable_path(scope),
         "status": exchange.status,
@@ -73,15 +77,47 @@ def log_exchange(exchange: Exchange, scope: dict[str, Any], route: str, duration
         "model": exchange.model or None,
         "point": ",".join(dict.fromkeys(exchange.points)) or None,
         "reason": exchange.reason,
+        **(_objective(exchange.objective, duration_s) if exchange.objective else {}),
         "bytes": exchange.num_bytes or None,
-        "ms": {phase: round(seconds * 1e3, 3) for phase, seconds in milliseconds.items()},
+        "ms": _milliseconds({**exchange.phases_s, "total": duration_s}),
+        "predicted_ms": _predicted(exchange.predicted),
         "error": exchange.error,
     }
     write("request", **{key: value for key, value in fields.items() if value is not None})
 
 
-def printable_path(scope: dict[str, Any]) -> str:
+def _objective(objective: Objective, duration_s: float) -> dict[str, Any]:
+    """What was asked, and what was left of it at the end; negative when late."""
+    return {
+        "slo_class": objective.slo_class,
+        "slo_ms": round(objective.slo_s * 1e3, 3),
+        "slack_ms": round((objective.slo_s - duration_s) * 1e3, 3),
+        "min_accuracy": objective.min_accuracy,
+        "on_infeasible": objective.on_infeasible,
+    }
+
+
+def _predicted(predicted: Prediction | None) -> dict[str, float] | None:
+    if predicted is None:
+        return None
+    return _milliseconds(
+        {
+            "service_p50": predicted.service_p50_s,
+            "service_p95": predicted.service_p95_s,
+            "completion_p50": predicted.completion_p50_s,
+            "completion_p95": predicted.completion_p95_s,
+        }
+    )
+
+
+def _milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value * 1e3, 3) for name, value in seconds.items()}
+
+
+def printable_path(scope: Mapping[str, Any]) -> str:
     """The path as it was sent, still percent-encoded: nobody breaks a log line with it."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     text = raw[:_MAX_PATH].decode("ascii", errors="backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -2,85 +2,129 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Annotated, Any
+from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Query
+import orjson
+from fastapi import APIRouter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 
-from service.errors import ClientGone
-from service.images import (
-    FORM_FIELD,
-    FORM_TYPE,
-    IMAGE_TYPES,
-    POINT_HEADER,
-    Picture,
-    image_of_body,
-    read_body,
+from service.contract import SERVER_TIMING, server_timing, terms_of
+from service.describe import (
+    BODY,
+    EXCHANGE_ERRORS,
+    OBJECTIVE_HEADERS,
+    SUCCESS,
+    TAKING_ERRORS,
+    query_parameters,
 )
-from service.request import Exchange, until_disconnect
-from service.schemas.v1 import Classification, Models, classification, served_model
+from service.errors import ClientGone
+from service.explain import explain as explain_reply
+from service.images import Picture, image_of_body, read_body
+from service.objectives import merge_objective
+from service.request import Exchange, Reply, until_disconnect
+from service.routing import DirectRoute
+from service.schemas.v1 import (
+    Classification,
+    ClassifyQuery,
+    Explanation,
+    Models,
+    classification,
+    served_model,
+)
 from service.service import service_of
 
-router = APIRouter(prefix="/v1", tags=["laudserve"])
+router = APIRouter(prefix="/v1", tags=["laudserve"], route_class=DirectRoute)
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES},
-            FORM_TYPE: {
-                "schema": {
-                    "type": "object",
-                    "required": [FORM_FIELD],
-                    "properties": {FORM_FIELD: {"type": "string", "format": "binary"}},
-                }
-            },
-        },
+
+@router.post(
+    "/classify",
+    response_model=Classification,
+    responses={200: SUCCESS, **EXCHANGE_ERRORS, **TAKING_ERRORS},
+    openapi_extra={
+        "requestBody": BODY,
+        "parameters": [*query_parameters(ClassifyQuery), *OBJECTIVE_HEADERS],
     },
-    "parameters": [
-        {
-            "name": POINT_HEADER,
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string"},
-            "description": "Pin an operating point; GET /v1/models lists them.",
-        }
-    ],
-}
+)
+async def classify(request: HttpRequest) -> Response:
+    """Classify one JPEG, PNG or WebP image: the raw body, or the form field `image`.
 
-
-@router.post("/classify", openapi_extra=_BODY)
-async def classify(
-    request: HttpRequest,
-    model: Annotated[str | None, Query(description="May be left out when one is served.")] = None,
-    top: Annotated[int, Query(ge=1, le=1000, description="How many labels to answer.")] = 5,
-) -> Classification:
-    """Classify one JPEG, PNG or WebP image: the raw body, or the form field `image`."""
+    The answer is as accurate as the request's time allows: `x-slo-ms` or `x-slo-class` say how long
+    it may take from the first byte, and the answer says which operating point that bought, why, and
+    what was predicted and measured.
+    """
     service = service_of(request)
     exchange: Exchange = request.state.exchange
-    found = service.find_model(model)
+    query = _query(request)
+    found = service.find_model(query.model)
     exchange.model = found.name
     service.require_ready()
-    body = await read_body(request, service.settings.max_body_bytes)
+    settings = service.settings
+    name, default = service.default_objective(found)
+    objective = merge_objective(request.headers, {}, settings.slo_classes, default, name)
+    exchange.objective = objective
+    body = await read_body(
+        request,
+        settings.max_body_bytes,
+        limit_s=settings.receive_limit_s,
+        memory=service.memory,
+    )
     exchange.num_bytes = len(body)
     exchange.phases_s["receive"] = time.monotonic() - exchange.arrived_s
     data = image_of_body(body, request.headers.get("content-type"))
-    picture = Picture.encoded(data, max_pixels=service.settings.max_pixels)
-    pinned = request.headers.get(POINT_HEADER)
-    (reply,) = await until_disconnect(
-        request.receive,
-        service.answer(found, [picture], pinned, exchange),
-        ClientGone("the client left before the answer"),
+    picture = Picture.encoded(data, max_pixels=settings.max_pixels)
+
+    async def answered() -> tuple[Reply, Explanation | None]:
+        (reply,) = await service.answer(
+            found, [picture], objective, exchange, explain=query.explain
+        )
+        if not query.explain:
+            return reply, None
+        # Milliseconds of Python: beside the loop, so that nobody else's answer waits for them.
+        return reply, await asyncio.to_thread(explain_reply, found, reply)
+
+    reply, explanation = await until_disconnect(
+        request.receive, answered(), ClientGone("the client left before the answer")
     )
-    exchange.phases_s |= reply.phases_s
-    return classification(found, reply, exchange, top, time.monotonic() - exchange.arrived_s)
+    terms = terms_of((reply,), exchange, time.monotonic() - exchange.arrived_s)
+    answer = classification(found, reply, terms, query.top, exchange.id, explanation)
+    return Response(
+        orjson.dumps(answer, default=Explanation.model_dump),
+        media_type="application/json",
+        headers={SERVER_TIMING: server_timing(terms)},
+    )
 
 
-@router.get("/models")
-async def models(request: HttpRequest) -> Models:
-    """What is served: labels, operating points with their accuracy, bundle hashes."""
+@router.get("/models", response_model=Models, responses=EXCHANGE_ERRORS)
+async def models(request: HttpRequest) -> Response:
+    """What is served: labels, operating points with their accuracy and what they take here, the
+    classes of latency objectives, bundle hashes."""
     service = service_of(request)
-    return Models(
-        models=[served_model(model, service.is_ready) for model in service.executor.models.values()]
+    described = Models(
+        models=[
+            served_model(
+                model,
+                costs := service.costs.get(model.name),
+                service.settings.slo_classes,
+                service.default_objective(model) if costs else None,
+                ready=service.is_ready,
+            )
+            for model in service.executor.models.values()
+        ]
     )
+    return Response(described.model_dump_json(), media_type="application/json")
+
+
+def _query(request: HttpRequest) -> ClassifyQuery:
+    text: bytes = request.scope["query_string"]
+    given = dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True))
+    try:
+        return ClassifyQuery.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
+        ) from None

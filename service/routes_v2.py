@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,133 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request as HttpRequest
 
-from service.errors import BadRequest, ClientGone, UnknownModel
+from service.contract import SERVER_TIMING, answer_terms, server_timing, terms_of
+from service.describe import EXCHANGE_ERRORS, MODEL_NAME, OBJECTIVE_HEADERS, TAKING_ERRORS
+from service.errors import ClientGone, UnknownModel
 from service.executor import Model
-from service.images import POINT_HEADER, Picture, read_body
+from service.explain import explain
+from service.images import Picture, read_body
+from service.objectives import merge_objective
 from service.request import Exchange, Reply, until_disconnect
+from service.routes_control import router as control
+from service.routing import DirectRoute
 from service.schemas import oip
-from service.schemas.v1 import milliseconds
-from service.service import service_of
+from service.schemas.oip_answer import Results, infer_answer
+from service.schemas.oip_model import (
+    MODEL_VERSION,
+    model_config,
+    model_metadata,
+    server_metadata,
+)
+from service.service import Service, service_of
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "JSON; with binary tensors behind it where the header "
+    "`Inference-Header-Content-Length` gives its length. One input: `image` (UINT8, pixels of the "
+    "model's size) or `image_bytes` (BYTES, files; base64 in JSON).",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object"},
+            "example": {
+                "inputs": [
+                    {
+                        "name": oip.IMAGE_BYTES,
+                        "datatype": "BYTES",
+                        "shape": [1],
+                        "data": ["/9j/..."],
+                    }
+                ],
+                "parameters": {"slo_ms": 50},
+            },
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
 
-MODEL_VERSION = "1"
+_TAG = "Open Inference Protocol v2"
+
+taking = APIRouter(
+    prefix="/v2", tags=[_TAG], responses=dict(EXCHANGE_ERRORS), route_class=DirectRoute
+)
+"""What takes images, to be asked first: routes are tried one after another."""
+
+router = APIRouter(prefix="/v2", tags=[_TAG], responses=dict(EXCHANGE_ERRORS))
+router.include_router(control)
+
+
+@taking.post(
+    "/models/{name}/infer",
+    responses=dict(TAKING_ERRORS),
+    openapi_extra={"parameters": [MODEL_NAME, *OBJECTIVE_HEADERS], "requestBody": _BODY},
+)
+@taking.post("/models/{name}/versions/{model_version}/infer", include_in_schema=False)
+async def infer(request: HttpRequest) -> Response:
+    """Run images given as pixels or as encoded files; JSON, or binary data behind JSON.
+
+    Objectives are parameters of the request (`slo_ms`, `timeout` in microseconds, `slo_class`,
+    `min_accuracy`, `operating_point`, `on_infeasible`), or headers where a client cannot set those.
+    The answer's parameters say what was chosen, predicted and measured; `explain: true` adds the
+    output `explanation`, JSON for each image.
+    """
+    service = service_of(request)
+    exchange: Exchange = request.state.exchange
+    model = _model(request, request.path_params["name"])
+    service.require_ready()
+    settings = service.settings
+    body = await read_body(
+        request,
+        settings.max_body_bytes,
+        limit_s=settings.receive_limit_s,
+        memory=service.memory,
+    )
+    exchange.num_bytes = len(body)
+    exchange.phases_s["receive"] = time.monotonic() - exchange.arrived_s
+    form = oip.Form(model.image_size, service.max_images)
+    length_header = request.headers.get(oip.LENGTH_HEADER)
+    if oip.is_slow(body, length_header):
+        with service.memory.reserve(len(body)):
+            parsed = await asyncio.to_thread(oip.parse_infer, body, length_header, form)
+    else:
+        parsed = oip.parse_infer(body, length_header, form)
+    class_name, default = service.default_objective(model)
+    objective = merge_objective(
+        request.headers, parsed.parameters, settings.slo_classes, default, class_name
+    )
+    exchange.objective = objective
+    pictures = [
+        Picture.encoded(image, max_pixels=settings.max_pixels)
+        if isinstance(image, bytes)
+        else Picture.of_pixels(image)
+        for image in parsed.images
+    ]
+
+    async def answered() -> tuple[list[Reply], Sequence[str]]:
+        replies = await service.answer(model, pictures, objective, exchange, explain=parsed.explain)
+        return replies, await _explanations(model, replies) if parsed.explain else ()
+
+    replies, explanations = await until_disconnect(
+        request.receive, answered(), ClientGone("the client left before the answer")
+    )
+    results = Results(
+        probabilities=np.stack([reply.probabilities for reply in replies]),
+        labels=model.manifest.labels,
+        points=[reply.point.name for reply in replies],
+        explanations=explanations,
+    )
+    terms = terms_of(replies, exchange, time.monotonic() - exchange.arrived_s)
+    head = {
+        "model_name": model.name,
+        "model_version": MODEL_VERSION,
+        "id": parsed.id,
+        "parameters": answer_terms(model, terms),
+    }
+    content, length = infer_answer(head, parsed.outputs, results)
+    headers = {SERVER_TIMING: server_timing(terms)}
+    if length is None:
+        return Response(content, headers=headers, media_type="application/json")
+    headers[oip.LENGTH_HEADER] = str(length)
+    return Response(content, headers=headers, media_type="application/octet-stream")
 
 
 def _json(content: Mapping[str, Any]) -> Response:
@@ -33,13 +149,7 @@ def _json(content: Mapping[str, Any]) -> Response:
 @router.get("")
 async def server() -> Response:
     """Name, version and extensions of the server."""
-    return _json(
-        {
-            "name": "laudserve",
-            "version": version("laudserve"),
-            "extensions": ["binary_tensor_data", "classification", "model_configuration"],
-        }
-    )
+    return _json(server_metadata())
 
 
 @router.get("/health/live")
@@ -55,124 +165,62 @@ async def ready(request: HttpRequest) -> Response:
     return _json({"ready": True})
 
 
+@router.get("/models/stats")
+async def all_statistics(request: HttpRequest) -> Response:
+    """What every model did since the start: counts and nanoseconds, as Triton tells them."""
+    return _statistics(service_of(request), list(service_of(request).executor.models))
+
+
+@router.get("/models/{name}/stats")
+@router.get("/models/{name}/versions/{model_version}/stats", include_in_schema=False)
+async def statistics(request: HttpRequest, name: str) -> Response:
+    """The same of one model."""
+    model = _model(request, name)
+    return _statistics(service_of(request), [model.name])
+
+
 @router.get("/models/{name}/ready")
-@router.get("/models/{name}/versions/{model_version}/ready")
-async def model_ready(request: HttpRequest, name: str, model_version: str = "1") -> Response:
+@router.get("/models/{name}/versions/{model_version}/ready", include_in_schema=False)
+async def model_ready(request: HttpRequest, name: str) -> Response:
     """200 when the model takes requests."""
-    model = _model(request, name, model_version)
+    model = _model(request, name)
     service_of(request).require_ready()
     return _json({"name": model.name, "ready": True})
 
 
-@router.get("/models/{name}")
-@router.get("/models/{name}/versions/{model_version}")
-async def metadata(request: HttpRequest, name: str, model_version: str = "1") -> Response:
-    """Inputs and outputs of a model; a request has one of the two inputs."""
-    model = _model(request, name, model_version)
-    size, classes = model.image_size, len(model.manifest.labels)
-    return _json(
-        {
-            "name": model.name,
-            "versions": [MODEL_VERSION],
-            "platform": f"laudserve_{model.engine.name}",
-            "inputs": [
-                {"name": oip.IMAGE, "datatype": "UINT8", "shape": [-1, size, size, 3]},
-                {"name": oip.IMAGE_BYTES, "datatype": "BYTES", "shape": [-1]},
-            ],
-            "outputs": [
-                {"name": oip.PROBABILITIES, "datatype": "FP32", "shape": [-1, classes]},
-                {"name": oip.LABEL, "datatype": "BYTES", "shape": [-1]},
-            ],
-        }
-    )
-
-
 @router.get("/models/{name}/config")
-@router.get("/models/{name}/versions/{model_version}/config")
-async def config(request: HttpRequest, name: str, model_version: str = "1") -> Response:
+@router.get("/models/{name}/versions/{model_version}/config", include_in_schema=False)
+async def config(request: HttpRequest, name: str) -> Response:
     """The part of Triton's model configuration that load generators ask for."""
-    model = _model(request, name, model_version)
-    return _json({"name": model.name, "max_batch_size": service_of(request).max_images})
+    model = _model(request, name)
+    return _json(model_config(model, service_of(request).max_images))
 
 
-@router.post("/models/{name}/infer")
-@router.post("/models/{name}/versions/{model_version}/infer")
-async def infer(request: HttpRequest, name: str, model_version: str = "1") -> Response:
-    """Run images given as pixels or as encoded files; JSON, or binary data behind JSON."""
-    service = service_of(request)
-    exchange: Exchange = request.state.exchange
-    model = _model(request, name, model_version)
-    service.require_ready()
-    body = await read_body(request, service.settings.max_body_bytes)
-    exchange.num_bytes = len(body)
-    exchange.phases_s["receive"] = time.monotonic() - exchange.arrived_s
-    form = oip.Form(model.image_size, service.max_images)
-    parsed = oip.parse_infer(body, request.headers.get(oip.LENGTH_HEADER), form)
-    limit = service.settings.max_pixels
-    pictures = [
-        Picture.encoded(image, max_pixels=limit)
-        if isinstance(image, bytes)
-        else Picture.of_pixels(image)
-        for image in parsed.images
-    ]
-    replies = await until_disconnect(
-        request.receive,
-        service.answer(model, pictures, _pinned(request, parsed.parameters), exchange),
-        ClientGone("the client left before the answer"),
-    )
-    exchange.phases_s |= _longest(replies)
-    probabilities = np.stack([reply.probabilities for reply in replies])
-    content, length = oip.infer_answer(
-        _head(model, parsed, replies, exchange),
-        parsed.outputs,
-        probabilities,
-        model.manifest.labels,
-    )
-    headers = {} if length is None else {oip.LENGTH_HEADER: str(length)}
-    kind = "application/json" if length is None else "application/octet-stream"
-    return Response(content, headers=headers, media_type=kind)
+@router.get("/models/{name}")
+@router.get("/models/{name}/versions/{model_version}", include_in_schema=False)
+async def metadata(request: HttpRequest, name: str) -> Response:
+    """Inputs and outputs of a model; a request has one of the two inputs."""
+    return _json(model_metadata(_model(request, name)))
 
 
-def _model(request: HttpRequest, name: str, model_version: str) -> Model:
+def _model(request: HttpRequest, name: str) -> Model:
     model = service_of(request).executor.model(name)
     request.state.exchange.model = model.name
-    if model_version != MODEL_VERSION:
-        raise UnknownModel(f"'{name}' has version {MODEL_VERSION} only, got '{model_version:.32}'")
+    version: str = request.path_params.get("model_version", MODEL_VERSION)
+    if version != MODEL_VERSION:
+        raise UnknownModel(f"'{name}' has version {MODEL_VERSION} only, got '{version:.32}'")
     return model
 
 
-def _pinned(request: HttpRequest, parameters: Mapping[str, Any]) -> str | None:
-    """The parameter outranks the header, which is for clients that cannot set parameters."""
-    point = parameters.get("operating_point", request.headers.get(POINT_HEADER))
-    if point is not None and not isinstance(point, str):
-        raise BadRequest("parameter 'operating_point' must be the name of a point")
-    return point
-
-
-def _head(
-    model: Model, parsed: oip.InferRequest, replies: list[Reply], exchange: Exchange
-) -> dict[str, Any]:
-    total_s = time.monotonic() - exchange.arrived_s
-    times = milliseconds({**exchange.phases_s, "total": total_s})
-    return {
-        "model_name": model.name,
-        "model_version": MODEL_VERSION,
-        "id": parsed.id,
-        "parameters": {
-            "operating_point": replies[0].point.name,
-            "reason": replies[0].reason,
-            "bundle": model.hash,
-            "engine": model.engine.name,
-            "precision": model.engine.precision,
-            **{f"{phase}_ms": value for phase, value in times.items()},
-        },
-    }
-
-
-def _longest(replies: list[Reply]) -> dict[str, float]:
-    """Per phase, the longest time that any image of the request took."""
-    phases: dict[str, float] = {}
+async def _explanations(model: Model, replies: Sequence[Reply]) -> list[str]:
+    texts: list[str] = []
     for reply in replies:
-        for phase, seconds in reply.phases_s.items():
-            phases[phase] = max(phases.get(phase, 0.0), seconds)
-    return phases
+        texts.append(explain(model, reply).model_dump_json())
+        # Each takes a millisecond or two, and others wait for the event loop.
+        await asyncio.sleep(0)
+    return texts
+
+
+def _statistics(service: Service, models: Sequence[str]) -> Response:
+    entries = [service.statistics.as_triton(name, MODEL_VERSION) for name in models]
+    return _json({"model_stats": entries})

@@ -3,42 +3,101 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from starlette.requests import Request as HttpRequest
 
+from engines.core import OperatingPoint
+from service.admission import Limits
+from service.answer_costs import AnswerCosts
 from service.batcher import Batcher
-from service.errors import BadRequest, NotReady, QueueFull, known_names
-from service.executor import Executor, Loader, Model, load_models
-from service.images import Decoder, Picture
+from service.costs import ModelCosts, costs_of
+from service.deciding import Decider
+from service.decode_costs import DecodeCosts, measure_decoding
+from service.decoding import DecodePool, Preparation
+from service.errors import BadRequest, NotReady, QueueFull, SettingsError, known_names
+from service.executor import Executor, Loader, Model, Profiler, load_models, profile
+from service.images import Picture
+from service.loop_lag import watch_loop
+from service.memory import Memory, Reservation
 from service.metrics import Metrics
-from service.policy import choose_point
+from service.objectives import DEFAULT_CLASS, Objective, SloClass, default_class
+from service.policy import policy_named
+from service.policy.core import Policy
+from service.policy.queue import DeadlineQueue
 from service.request import Exchange, Reply, Request
 from service.settings import Settings
+from service.statistics import ModelStatistics
+from service.world import World
+
+_log = structlog.get_logger("laud")
 
 
 class Service:
-    """Everything behind the routes: executor, batcher, decode pool, metrics and readiness."""
+    """Everything behind the routes: executor, batcher, decode pool, costs, metrics, readiness.
 
-    def __init__(self, settings: Settings, loader: Loader = load_models) -> None:
+    costs: of every model, once started. memory: what bodies and images may hold.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        loader: Loader = load_models,
+        profiler: Profiler = profile,
+        *,
+        policy: Policy | None = None,
+        decode_costs: DecodeCosts | None = None,
+        world: World | None = None,
+    ) -> None:
+        """policy: that of the settings, unless given. decode_costs: measured, unless given.
+        world: time and threads, of tests. Raises SettingsError for an unknown policy."""
+        world = world or World()
         self.settings = settings
-        self.metrics = Metrics()
-        self.executor = Executor(settings, loader)
-        self.decoder = Decoder(settings.decode_threads)
-        self.batcher = Batcher(
-            self.executor,
-            max_batch=settings.max_batch,
-            on_dispatch=self.metrics.observe_batch,
+        self.metrics = Metrics(settings.slo_classes)
+        self.executor = Executor(
+            settings, loader, profiler, pool=world.engine_pool, clock=world.clock
         )
-        self._taking = False
+        self.decoder = DecodePool(
+            settings.decode_threads, pool=world.decode_pool, clock=world.clock
+        )
+        self.costs: dict[str, ModelCosts] = {}
+        self.decode_costs = decode_costs or measure_decoding()
+        self.answer_costs = AnswerCosts()
+        self._clock = world.clock
+        self._points: dict[str, tuple[OperatingPoint, ...]] = {}
+        self._shares: dict[str, tuple[float, ...]] = {}
+        self._defaults: dict[str, tuple[str, SloClass]] = {}
+        self._preparation = Preparation(self.decoder, self.decode_costs, self._crop_ratio)
+        self.statistics = ModelStatistics()
+        self._decider = Decider(
+            policy or _policy(settings.policy),
+            self.costs,
+            on_decision=self.metrics.scheduler_decision.observe,
+            on_failure=self.metrics.scheduler_failures.inc,
+        )
+        self.batcher = Batcher(
+            self.statistics.counting(self.executor),
+            self._preparation,
+            DeadlineQueue(self._fastest_s, self._share_s),
+            self._decider,
+            self.costs,
+            self._points,
+            self.metrics,
+            limits=Limits(settings.max_queue_s, settings.late_limit_s),
+            decode_width=settings.decode_threads,
+            clock=world.clock,
+            call_later=world.call_later,
+        )
+        self.memory = Memory(settings.max_queue_bytes, lambda: self.batcher.backlog_s)
         self._images = 0
-        self._bytes = 0
+        self._taking = False
+        self._draining = False
+        self._lag: asyncio.Task[None] | None = None
         self.metrics.ready.set_function(lambda: float(self.is_ready))
         self.metrics.in_flight.set_function(lambda: float(self._images))
-        self.metrics.in_flight_bytes.set_function(lambda: float(self._bytes))
+        self.metrics.in_flight_bytes.set_function(lambda: float(self.memory.used))
 
     @property
     def is_ready(self) -> bool:
@@ -51,20 +110,46 @@ class Service:
         return min(self.settings.max_images, self.settings.max_queue)
 
     async def start(self) -> None:
-        """Load and warm up every model, then take requests. Raises LaudError."""
-        await self.executor.start()
+        """Load, warm up and profile every model, then take requests; or come back without, when
+        it was drained meanwhile. Raises LaudError."""
+        if not await self.executor.start():
+            return
+        for model in self.executor.models.values():
+            costs = costs_of(model, self.executor.profiles[model.name], clock=self._clock)
+            self.costs[model.name] = costs
+            self._points[model.name] = tuple(
+                model.manifest.point(point.name).point for point in costs.dial.points
+            )
+            self._shares[model.name] = tuple(point.share_s for point in costs.dial.points)
+            self._decider.try_out(model.name)
+            self._defaults[model.name] = self.settings.default_slo or (
+                DEFAULT_CLASS,
+                default_class(costs.predict((costs.full,))[1]),
+            )
+            self.metrics.warm_up.labels(model.name).set(self.executor.warm_up_s[model.name])
+            _log_dial(model, costs, *self._defaults[model.name])
+        self.metrics.watch(
+            models=self.executor.models,
+            depth=self.batcher.depth,
+            costs=self.costs,
+            backlog_s=lambda: self.batcher.backlog_s,
+        )
         self.batcher.start()
-        self.metrics.watch(models=self.executor.models, depth=self.batcher.depth)
-        self._taking = True
+        self._lag = asyncio.create_task(watch_loop(self.metrics.event_loop_lag.observe), name="lag")
+        self._taking = not self._draining
 
     def drain(self) -> None:
-        """Take no new requests; those in flight finish."""
+        """Take no new requests; those in flight finish. A start that runs ends soon."""
+        self._draining = True
         self._taking = False
+        self.executor.abandon()
 
     async def stop(self) -> None:
         """Give up what still waits, and release engines and threads."""
         self.drain()
-        await self.batcher.stop()
+        self.batcher.stop()
+        if self._lag is not None:
+            self._lag.cancel()
         self.decoder.close()
         await self.executor.stop()
 
@@ -82,74 +167,147 @@ class Service:
             raise BadRequest(f"name one with ?model=; there are: {known_names(models)}")
         return next(iter(models.values()))
 
+    def default_objective(self, model: Model) -> tuple[str, SloClass]:
+        """Name and class that hold for requests which ask for nothing: the configured ones, else
+        three times what `full` takes here. Raises NotReady before the start."""
+        try:
+            return self._defaults[model.name]
+        except KeyError:
+            raise NotReady("the service is not ready: it is starting") from None
+
     async def answer(
-        self, model: Model, pictures: Sequence[Picture], pinned: str | None, exchange: Exchange
+        self,
+        model: Model,
+        pictures: Sequence[Picture],
+        objective: Objective,
+        exchange: Exchange,
+        explain: bool = False,
     ) -> list[Reply]:
         """One reply per picture, in order; the first error cancels the others.
 
-        Raises BadRequest for an unknown point, QueueFull, NotReady, ImageError.
+        Notes points, reason, prediction and phases in `exchange`: of several images those of the
+        one that came last. Raises BadRequest for points that do not exist or are not accurate
+        enough, Infeasible, QueueFull, NotReady, Expired, ImageError.
         """
         self.require_ready()
-        try:
-            choice = choose_point(model.point_names, pinned)
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
-        point = model.manifest.point(choice.name).point
-        exchange.reason = choice.reason
-        exchange.points = (point.name,)
-        area = 3 * point.image_size**2
-        with self._admitted(len(pictures), sum(p.num_bytes + area for p in pictures)):
-            tasks = [
-                asyncio.ensure_future(self._one(model, picture, choice.name, choice.reason))
+        exchange.objective = objective
+        costs = self.costs[model.name]
+        allowed = costs.allowed(objective.pinned, objective.min_accuracy)
+        size = max(costs.dial.points[place].image_size for place in allowed)
+        if self._images and self._images + len(pictures) > self.settings.max_queue:
+            raise QueueFull(
+                f"{self._images} images are in flight, the limit is {self.settings.max_queue}",
+                retry_after_s=self.batcher.backlog_s,
+            )
+        num_bytes = sum(picture.num_bytes + 3 * size * size for picture in pictures)
+        with self.memory.reserve(num_bytes) as room:
+            requests = [
+                self._request(model, picture, objective, exchange, allowed, size, room, explain)
                 for picture in pictures
             ]
+            self._images += len(requests)
             try:
-                replies = await asyncio.gather(*tasks)
+                self.batcher.submit(requests)
+                replies = await _all_of(requests)
             finally:
-                for task in tasks:
-                    task.cancel()
-        for reply in replies:
-            self.metrics.observe_reply(model.name, reply)
-        return list(replies)
+                self._images -= len(requests)
+                for request in requests:
+                    self.batcher.discard(request)
+        exchange.explained = explain
+        exchange.engine_end_s = max(request.ended_s for request in requests)
+        _note(replies, exchange)
+        return replies
 
-    async def _one(self, model: Model, picture: Picture, point_name: str, reason: str) -> Reply:
-        point = model.manifest.point(point_name).point
-        begin_s = time.monotonic()
-        pixels = await self.decoder.decode(
-            picture, point.image_size, crop_ratio=model.manifest.preprocessing.crop_ratio
-        )
-        request = Request(
+    def observe_inference(self, exchange: Exchange, duration_s: float) -> None:
+        """An inference request ended so long after its first byte: sent to its last byte, refused,
+        or left by its client."""
+        self.statistics.observe_exchange(exchange, duration_s)
+        for reply in exchange.replies:
+            self.metrics.observe_reply(exchange.model, reply)
+        usual = exchange.status < 400 and not exchange.explained
+        if exchange.engine_end_s is not None and usual:
+            self.answer_costs.observe(exchange.arrived_s + duration_s - exchange.engine_end_s)
+
+    def _request(
+        self,
+        model: Model,
+        picture: Picture,
+        objective: Objective,
+        exchange: Exchange,
+        allowed: tuple[int, ...],
+        size: int,
+        room: Reservation,
+        explain: bool,
+    ) -> Request:
+        answer_s = self.answer_costs.predict()
+        return Request(
             model=model.name,
-            point=point,
-            reason=reason,
-            pixels=pixels,
+            picture=picture,
+            arrived_s=exchange.arrived_s,
+            deadline_s=exchange.arrived_s + objective.slo_s - answer_s[1],
+            allowed=allowed,
+            degrade=objective.on_infeasible == "degrade",
+            prepare_s=self._preparation.predict_s(model.name, picture, size),
             reply=asyncio.get_running_loop().create_future(),
-            decode_s=time.monotonic() - begin_s,
+            room=room,
+            pinned=objective.pinned is not None,
+            explain=explain,
+            answer_s=answer_s,
         )
-        self.batcher.submit(request)
-        try:
-            return await request.reply
-        finally:
-            self.batcher.discard(request)
 
-    @contextmanager
-    def _admitted(self, images: int, num_bytes: int) -> Iterator[None]:
-        """Count images and memory while they are in flight; QueueFull when there is no room."""
-        limit = self.settings
-        if self._images + images > limit.max_queue:
-            raise QueueFull(f"{self._images} images are in flight, the limit is {limit.max_queue}")
-        if self._bytes and self._bytes + num_bytes > limit.max_queue_bytes:
-            raise QueueFull(
-                f"images in flight hold {self._bytes:,} bytes, the limit is "
-                f"{limit.max_queue_bytes:,}"
-            )
-        self._images += images
-        self._bytes += num_bytes
-        try:
-            yield
-        finally:
-            self._images -= images
-            self._bytes -= num_bytes
+    def _crop_ratio(self, model: str) -> float:
+        return self.executor.model(model).manifest.preprocessing.crop_ratio
+
+    def _fastest_s(self, request: Request) -> float:
+        return self.costs[request.model].alone_s(request.allowed)
+
+    def _share_s(self, request: Request) -> float:
+        """What it usually adds to a full batch, at its fastest."""
+        costs = self.costs[request.model]
+        return self._shares[request.model][request.allowed[0]] * costs.usual
+
+
+def _policy(name: str) -> Policy:
+    try:
+        return policy_named(name)
+    except ValueError as error:
+        raise SettingsError(f"'policy': {error}") from None
+
+
+async def _all_of(requests: Sequence[Request]) -> list[Reply]:
+    """Their replies, or the first error."""
+    if len(requests) == 1:
+        return [await requests[0].reply]
+    return list(await asyncio.gather(*(request.reply for request in requests)))
+
+
+def _note(replies: Sequence[Reply], exchange: Exchange) -> None:
+    last = max(replies, key=lambda reply: reply.predicted.completion_p50_s)
+    exchange.replies = replies
+    exchange.points = tuple(reply.point.name for reply in replies)
+    exchange.reason, exchange.predicted = last.reason, last.predicted
+    exchange.phases_s |= last.phases_s
+
+
+def _log_dial(model: Model, costs: ModelCosts, default: str, objective: SloClass) -> None:
+    for place, point in enumerate(costs.dial.points):
+        p50_s, p95_s = costs.predict((place,))
+        _log.info(
+            "operating point",
+            model=model.name,
+            point=point.name,
+            image_size=point.image_size,
+            accuracy=costs.accuracy(place),
+            p50_ms=round(p50_s * 1e3, 2),
+            p95_ms=round(p95_s * 1e3, 2),
+            chosen=place in costs.dial.free,
+        )
+    _log.info(
+        "default objective",
+        model=model.name,
+        slo_class=default,
+        **{**objective.model_dump(exclude_none=True), "slo_ms": round(objective.slo_ms, 2)},
+    )
 
 
 def service_of(request: HttpRequest) -> Service:

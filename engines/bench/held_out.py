@@ -22,6 +22,7 @@ from engines.latency.rates import (
     asked_blocks,
     executed_rates,
     expected_rates,
+    network_sizes,
 )
 from engines.macs import masker_units
 
@@ -82,10 +83,13 @@ class Runs:
 
 
 def demo(precision: str, threads: int) -> Subject:
-    """The bundle that ships: its own masks at every point, and forced ones between its sizes."""
+    """The bundle that ships: its own masks at every point, and forced ones between its sizes.
+
+    Points that glance are two of these.
+    """
     bundle = read_bundle("zoo:clothing")
     points = bundle.manifest.at(precision).points
-    sizes = tuple(sorted({record.point.image_size for record in points}))
+    sizes = network_sizes([record.point for record in points])
     between = [(a + b) // 2 for a, b in pairwise(sizes)]
     own = tuple(
         Held(
@@ -99,6 +103,7 @@ def demo(precision: str, threads: int) -> Subject:
             ),
         )
         for r in points
+        if r.point.glance is None
         for batch in (1, 3)
         # With nothing skipped, one image at a time, is what a table is made of.
         if batch == 3 or not r.point.skips_nothing

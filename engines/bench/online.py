@@ -92,10 +92,12 @@ def _one(
     """One call: the state after it, what it took, and the quantiles that were predicted."""
     point = points[int(rng.integers(len(points)))]
     there = images[point.image_size]
-    predicted = predictor.median(point.name)
-    low, high = (corrected(state, predicted, quantile) for quantile in (_MEDIAN, _TARGET))
     image = there[int(rng.integers(len(there)))][None]
-    seconds, _ = timed(engine, image, [point], None)
+    seconds, output = timed(engine, image, [point], None)
+    # Which images a point looks at again is no matter of this machine.
+    again = float(output.arrays["again"].mean()) if point.glance is not None else 1.0
+    predicted = predictor.known(point.name, again)
+    low, high = (corrected(state, predicted, quantile) for quantile in (_MEDIAN, _TARGET))
     return observe(state, predicted, seconds, time.monotonic()), seconds, low, high
 
 

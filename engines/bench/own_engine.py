@@ -1,4 +1,8 @@
-"""Our engine as a contender: with masks, with everything active, and as its own free rivals."""
+"""Our engine as a contender: with masks, with everything active, and as its own free rivals.
+
+A point that glances is two contenders, one that never looks again and one that always does: what a
+picture happens to show decides nothing, and the share that the bundle records makes one of both.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from engines.core import OperatingPoint, Output, UInt8Array, static_point
 from engines.cpu.engine import CpuEngine
 from engines.macs import static_macs
 
+OURS, FIRST, BOTH = "ours", "first_look", "both_looks"
 SMALLER, FIXED = "smaller image", "fixed mask"
 
 
@@ -57,6 +62,27 @@ class OwnEngine:
         return int(self._inputs[0].shape[1])
 
 
+def own_engines(
+    engine: CpuEngine,
+    subject: Subject,
+    inputs: Sequence[UInt8Array],
+    decisions: Sequence[tuple[BoolArray, ...]] | None = None,
+) -> dict[str, OwnEngine]:
+    """What has to be timed of the subject's point: OURS, or FIRST and BOTH where it glances."""
+    point = subject.point
+    if point.glance is None:
+        return {OURS: OwnEngine(engine, point, inputs, decisions)}
+    return {
+        FIRST: OwnEngine(engine, point.glancing(0.0), inputs),
+        BOTH: OwnEngine(engine, point.glancing(1.0), inputs),
+    }
+
+
+def expected(first: float, both: float, again: float) -> float:
+    """What an image takes on the average, when so large a share of images is looked at again."""
+    return first + again * (both - first)
+
+
 def batches(pixels: UInt8Array, batch: int, draws: int) -> list[UInt8Array]:
     """That many batches of pictures (N, S, S, 3), taken in a ring."""
     ring = np.arange(draws * batch) % len(pixels)
@@ -79,7 +105,7 @@ def free_rivals(
     """What reaches `macs` per image without trained masks.
 
     SMALLER: everything active, on an image of the size whose cost is nearest. FIXED: the same units
-    for every image, their maskers still evaluated (a percent or two).
+    for every image, the maskers that the point asks still evaluated (a percent or two).
     """
     net, batch = subject.net, len(inputs[0])
     size = size_for_macs(net, subject.size, macs)
@@ -88,5 +114,5 @@ def free_rivals(
     rate = rate_for_macs(net, image, [mask], macs / static_macs(net, image))
     return {
         SMALLER: dense(engine, subject, batches(pictures.at(size), batch, len(inputs))),
-        FIXED: OwnEngine(engine, subject.point, inputs, [mask.at(rate)] * len(inputs)),
+        FIXED: OwnEngine(engine, subject.point.second_look, inputs, [mask.at(rate)] * len(inputs)),
     }

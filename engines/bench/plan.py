@@ -27,7 +27,8 @@ class Plan:
 
     rate: share of units that are active or, with rate_of "macs", of the static network's
     multiply-accumulates that are executed; None with trained masks. paradigm, patches, group, mix:
-    of a network by name; None means the default, and is what a bundle takes.
+    of a network by name; None means the default, and is what a bundle takes. against, against_size:
+    the bundle that OpenVINO runs, nothing skipped, and its image size; None: the same.
     """
 
     arch: str
@@ -48,6 +49,8 @@ class Plan:
     seed: int = 0
     rivals: bool = False
     cache: Path | None = None
+    against: str | None = None
+    against_size: int | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidInput for what cannot be measured, whatever the network."""
@@ -58,8 +61,9 @@ class Plan:
         _at_least("threads", self.threads, 1)
         _at_least("repeats", self.repeats, FEWEST_REPEATS)
         _at_least("seed", self.seed, 0)
-        if self.size is not None and not 1 <= self.size <= MAX_IMAGE_SIZE:
-            raise InvalidInput(f"--size must be 1 to {MAX_IMAGE_SIZE} pixels, got {self.size}")
+        for option, pixels in (("size", self.size), ("against-size", self.against_size)):
+            if pixels is not None and not 1 <= pixels <= MAX_IMAGE_SIZE:
+                raise InvalidInput(f"--{option} must be 1 to {MAX_IMAGE_SIZE} pixels, got {pixels}")
         if self.kind is MaskKind.TRAINED:
             self._check_trained()
         elif self.rate is None:
@@ -82,6 +86,11 @@ class Plan:
     def synthetic(self) -> bool:
         """Whether it is a network by name, which nobody trained."""
         return self.arch in DEPTHS
+
+    @property
+    def against_another(self) -> bool:
+        """Whether OpenVINO runs another network or another image size than ours."""
+        return self.against is not None or self.against_size is not None
 
     def _check_trained(self) -> None:
         if self.synthetic:
@@ -108,11 +117,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Subject:
-    """The network to measure, and the point that asks its maskers, at the size to measure at."""
+    """The network to measure, and the point to measure it at.
+
+    again: of a point that glances, the share of images that it looks at again, by the bundle.
+    """
 
     bundle: Bundle
     paradigm: str
     point: OperatingPoint
+    again: float | None = None
 
     @property
     def net(self) -> ResNet:
@@ -167,15 +180,22 @@ def _from_bundle(plan: Plan, bundle: Bundle) -> Subject:
     if plan.kind is not MaskKind.TRAINED:
         size = plan.size or (dynamic or list(records))[0].point.image_size
         return Subject(bundle, paradigm, asking_point("dynamic", size, len(net.maskers)))
+    if plan.point is not None and plan.against_another:
+        dynamic = list(records)
     if not dynamic:
         name = plan.point or "no point of it"
-        raise InvalidInput(f"'{manifest.name}': {name} does not ask a masker, nothing is skipped")
-    point = min(dynamic, key=lambda record: record.macs).point
+        raise InvalidInput(
+            f"'{manifest.name}': {name} does not ask a masker or glance, nothing is skipped; to "
+            "compare a "
+            "smaller image with OpenVINO at a larger one, name --point and --against-size"
+        )
+    record = min(dynamic, key=lambda record: record.macs)
+    point = record.point
     if plan.size not in (None, point.image_size):
         raise InvalidInput(
             f"the thresholds of '{point.name}' are for {point.image_size} pixels: leave out --size"
         )
-    return Subject(bundle, paradigm, point)
+    return Subject(bundle, paradigm, point, record.again)
 
 
 def patch_sizes(text: str) -> tuple[int, ...]:

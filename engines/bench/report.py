@@ -68,9 +68,13 @@ class Report(FrozenModel):
     """The answer of `laud bench engine`.
 
     rate, rate_of: as asked. activation: mean share of active units, over images and maskers. macs:
-    mean multiply-accumulates per image, maskers included; dense_macs: of the static network.
-    ratio_X is X_ms / ours_ms; ideal_ratio is dense_macs / macs. runs: of every contender. noise: of
-    our own runs (A/A).
+    mean multiply-accumulates per image, maskers included; dense_macs: of the static network. Of a
+    point that glances activation is that of second looks; first_size is the size of its first look,
+    first_ms what that takes, worst_ms what both take, and ours_ms the median over turns of first +
+    again * (both - first), where again is the share that the bundle records; macs likewise. These
+    are None for others. against, against_size: the network that OpenVINO ran with nothing skipped,
+    and its image size. ratio_X is X_ms / ours_ms; ideal_ratio is dense_macs / macs. runs: of every
+    contender. noise: of our own runs (A/A).
     """
 
     arch: str
@@ -88,8 +92,14 @@ class Report(FrozenModel):
     precision: str
     isa: str
     images: str
+    against: str
+    against_size: int
     seed: int
     repeats: int
+    first_size: int | None = None
+    again: float | None = None
+    first_ms: float | None = None
+    worst_ms: float | None = None
     ours_ms: float
     openvino_same_ms: float
     openvino_best_ms: float

@@ -11,12 +11,23 @@ import numpy as np
 
 from engines.architecture import MapSize, ResNet
 from engines.bench.masks import BoolArray, MaskKind, draw_masks
-from engines.bench.own_engine import OwnEngine, batches, dense, free_rivals
+from engines.bench.own_engine import (
+    BOTH,
+    FIRST,
+    OURS,
+    OwnEngine,
+    batches,
+    dense,
+    expected,
+    free_rivals,
+    own_engines,
+)
 from engines.bench.pictures import FEWEST_PICTURES, FolderPictures, MadeUpPictures, Pictures
 from engines.bench.plan import Plan, Subject, subject
 from engines.bench.report import Baseline, Machine, Report, Rival
 from engines.bench.timing import Contender, interleave, noise, spread
 from engines.bench.work import rate_for_macs
+from engines.bundle import read_bundle
 from engines.core import Output
 from engines.cpu.engine import CpuEngine
 from engines.errors import EngineError
@@ -26,7 +37,7 @@ from engines.macs import static_macs
 NUM_DRAWS = 8
 """How many masks and batches a measurement goes round: one lucky mask does not decide."""
 
-_OURS, _SAME, _BEST, _DENSE = "ours", "openvino_same", "openvino_best", "own_dense"
+_SAME, _BEST, _DENSE = "openvino_same", "openvino_best", "own_dense"
 _TOOLS = ("openvino", "nncf", "torch")
 
 Say = Callable[[str], None]
@@ -41,29 +52,33 @@ def bench_engine(plan: Plan, say: Say = lambda line: None) -> Report:
     _check_installed()
     load = os.getloadavg()[0]
     of = subject(plan)
+    static = of.bundle if plan.against is None else read_bundle(plan.against)
     pictures = _pictures(plan, of, say)
     if plan.synthetic and plan.precision == "int8":
         from engines.bench.scales import with_scales
 
         of = replace(of, bundle=with_scales(of.bundle, pictures, say))
+        static = of.bundle if plan.against is None else static
     inputs = batches(pictures.at(of.size), plan.batch, NUM_DRAWS)
     # Takes seconds to import: bad input is refused before.
     from engines.bench.openvino_baseline import openvino_at_its_best
 
     with CpuEngine(of.bundle, threads=plan.threads, precision=plan.precision) as engine:
-        ours = OwnEngine(engine, of.point, inputs, _decisions(plan, of))
-        answers = ours.answers()
-        rivals = free_rivals(engine, of, pictures, inputs, _macs(answers)) if plan.rivals else {}
+        ours = own_engines(engine, of, inputs, _decisions(plan, of))
+        answers = {name: each.answers() for name, each in ours.items()}
+        macs = _expected_macs(answers, of.again)
+        rivals = free_rivals(engine, of, pictures, inputs, macs) if plan.rivals else {}
+        size = plan.against_size or of.size
         openvino = openvino_at_its_best(
-            of.bundle,
+            static,
             pictures,
-            inputs,
+            batches(pictures.at(size), plan.batch, NUM_DRAWS),
             precision=plan.precision,
             threads=plan.threads,
             cache=plan.cache,
             say=say,
         )
-        contenders: dict[str, Contender] = {_OURS: ours, _SAME: openvino.same}
+        contenders: dict[str, Contender] = {**ours, _SAME: openvino.same}
         if openvino.best is not openvino.same:
             contenders[_BEST] = openvino.best
         contenders[_DENSE] = dense(engine, of, inputs)
@@ -71,6 +86,9 @@ def bench_engine(plan: Plan, say: Say = lambda line: None) -> Report:
         say(f"measuring {plan.repeats} turns of: {', '.join(contenders)}")
         times = interleave(contenders, repeats=plan.repeats, draws=NUM_DRAWS)
         times.setdefault(_BEST, times[_SAME])
+        if of.again is not None:
+            looks = zip(times[FIRST], times[BOTH], strict=True)
+            times[OURS] = [expected(*each, of.again) for each in looks]
         return _report(plan, of, engine, pictures, answers, rivals, times, openvino.made, load)
 
 
@@ -79,7 +97,7 @@ def _report(
     of: Subject,
     engine: CpuEngine,
     pictures: Pictures,
-    answers: list[Output],
+    answers: Mapping[str, list[Output]],
     rivals: Mapping[str, OwnEngine],
     times: Mapping[str, list[float]],
     made: Baseline,
@@ -87,8 +105,11 @@ def _report(
 ) -> Report:
     runs = {name: spread(taken) for name, taken in times.items()}
     ms = {name: run.median_ms for name, run in runs.items()}
-    split = noise(times[_OURS])
-    macs, dense_macs = _macs(answers), float(static_macs(of.net, MapSize(of.size, of.size)))
+    split = noise(times[OURS])
+    macs, dense_macs = (
+        _expected_macs(answers, of.again),
+        float(static_macs(of.net, MapSize(of.size, of.size))),
+    )
     return Report(
         arch=plan.arch,
         bundle=None if plan.synthetic else of.bundle.hash,
@@ -98,22 +119,30 @@ def _report(
         masks=plan.masks,
         rate=plan.rate,
         rate_of=None if plan.rate is None else plan.rate_of,
-        activation=float(np.mean([answer.activation for answer in answers])),
+        activation=float(
+            np.mean([answer.activation for answer in answers[BOTH if of.point.glance else OURS]])
+        ),
         size=of.size,
         batch=plan.batch,
         threads=engine.threads,
         precision=engine.precision,
         isa=engine.isa,
         images=pictures.source,
+        against=plan.against or plan.arch,
+        against_size=plan.against_size or of.size,
         seed=plan.seed,
         repeats=plan.repeats,
-        ours_ms=ms[_OURS],
+        first_size=None if of.point.glance is None else of.point.glance.image_size,
+        again=of.again,
+        first_ms=ms.get(FIRST),
+        worst_ms=ms.get(BOTH),
+        ours_ms=ms[OURS],
         openvino_same_ms=ms[_SAME],
         openvino_best_ms=ms[_BEST],
         own_dense_ms=ms[_DENSE],
-        ratio_same=ms[_SAME] / ms[_OURS],
-        ratio_best=ms[_BEST] / ms[_OURS],
-        ratio_own_dense=ms[_DENSE] / ms[_OURS],
+        ratio_same=ms[_SAME] / ms[OURS],
+        ratio_best=ms[_BEST] / ms[OURS],
+        ratio_own_dense=ms[_DENSE] / ms[OURS],
         ideal_ratio=dense_macs / macs,
         macs=macs,
         dense_macs=dense_macs,
@@ -124,7 +153,7 @@ def _report(
             Rival(
                 what=name,
                 ms=ms[name],
-                ratio=ms[name] / ms[_OURS],
+                ratio=ms[name] / ms[OURS],
                 size=rival.size,
                 macs=_macs(rival.answers()),
             )
@@ -165,6 +194,13 @@ def _decisions(plan: Plan, of: Subject) -> list[tuple[BoolArray, ...]] | None:
     if plan.rate_of == "macs":
         rate = rate_for_macs(of.net, image, draws, rate)
     return [draw.at(rate) for draw in draws]
+
+
+def _expected_macs(answers: Mapping[str, list[Output]], again: float | None) -> float:
+    """Mean per image, when that share of images is looked at again."""
+    if again is None:
+        return _macs(answers[OURS])
+    return expected(_macs(answers[FIRST]), _macs(answers[BOTH]), again)
 
 
 def _macs(answers: list[Output]) -> float:

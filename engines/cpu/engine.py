@@ -18,6 +18,7 @@ from engines.cpu.counting import Counter, wishes_of
 from engines.cpu.threads import available_cpus
 from engines.cpu.weights import native_tensors
 from engines.errors import BundleError, EngineError, InvalidInput
+from engines.glance import run_glances
 from engines.manifest import PRECISIONS
 from engines.quantisation import stem_border
 
@@ -104,6 +105,11 @@ class CpuEngine:
             raise EngineError("the engine has been closed")
         net = self._net
         check_batch(images, points, len(net.maskers))
+        if any(point.glance for point in points):
+            if decisions is not None:
+                raise InvalidInput("decisions cannot be forced upon points that glance")
+            units = int(self._counter(images.shape[1], images.shape[2]).units.sum())
+            return run_glances(self.infer, images, points, units)
         if not images.flags.c_contiguous:
             raise InvalidInput(
                 "images must be contiguous in C order (see numpy.ascontiguousarray), "
@@ -138,6 +144,10 @@ class CpuEngine:
         except RuntimeError as error:
             raise EngineError(str(error)) from None
         rates = active / count.units
+        if forced is None and not asked.any():
+            macs = np.full(n, count.static)
+        else:
+            macs = count.macs(rates, pixels, asked)
         return Output(
             arrays={
                 "probabilities": probabilities,
@@ -145,7 +155,7 @@ class CpuEngine:
                 "decisions": decided.view(np.bool_),
             },
             activation=rates.astype(np.float32),
-            macs=count.macs(rates, pixels, asked),
+            macs=macs,
             durations_s={"prepare": prepare, "network": network},
             parts_s=parts,
             pixels=pixels,

@@ -76,7 +76,8 @@ def spread_of(result: PointResult, full: PointResult, net: ResNet | RegNet) -> S
 def _bound(net: ResNet | RegNet, point: OperatingPoint) -> float | None:
     capped = [cap is not None for cap in point.caps]
     asked = [t is not None or cap for t, cap in zip(point.thresholds, capped, strict=True)]
-    return macs_bound(net, point) if any(asked) and asked == capped else None
+    bounded = point.glance is not None or any(asked)
+    return macs_bound(net, point) if bounded and asked == capped else None
 
 
 def _variation(result: PointResult, net: ResNet | RegNet) -> _Variation | None:

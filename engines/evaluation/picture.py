@@ -45,7 +45,7 @@ def draw(path: Path, report: Report) -> None:
     left, right = figure.subplots(1, 2)
     for axis, losses in ((left, True), (right, False)):
         _points(axis, rows, losses)
-        axis.set_xlabel("median latency, ms", fontsize=9)
+        axis.set_xlabel("latency of an image, ms", fontsize=9)
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.tick_params(labelsize=8)
         axis.margins(x=0.1, y=0.1)
@@ -170,7 +170,7 @@ def _short(row: Row) -> str:
 
 
 def _latency(row: Row) -> float:
-    return row.latency.p50_ms if row.latency else 0.0
+    return row.latency.mean_ms if row.latency else 0.0
 
 
 def _height(row: Row, losses: bool) -> float:

@@ -34,7 +34,8 @@ class PointResult:
 
     predictions: class per image. losses: natural-log loss of the right class, per image. macs: per
     image. activation: (N, maskers). decisions: (N, units of all maskers), if the engine tells.
-    confidences: probability of the predicted class, per image; None where nobody kept it.
+    confidences: probability of the predicted class, per image; None where nobody kept it. again:
+    which images were looked at again, (N,); None where the point does not glance.
     """
 
     point: OperatingPoint
@@ -44,6 +45,7 @@ class PointResult:
     activation: npt.NDArray[np.float32]
     decisions: BoolArray | None = None
     confidences: Float64Array | None = None
+    again: BoolArray | None = None
 
     def right(self, labels: Int64Array) -> int:
         """How many images it labels as `labels` does."""
@@ -175,7 +177,7 @@ def infer(engine: Engine, trial: Trial, pixels: UInt8Array, images: slice) -> Ou
 def _result(output: Output, point: OperatingPoint, labels: Int64Array) -> PointResult:
     probabilities = np.asarray(output.arrays["probabilities"], np.float64)
     of_label = probabilities[np.arange(len(labels)), labels]
-    decisions = output.arrays.get("decisions")
+    decisions, again = (output.arrays.get(name) for name in ("decisions", "again"))
     return PointResult(
         point=point,
         predictions=probabilities.argmax(axis=1),
@@ -184,6 +186,7 @@ def _result(output: Output, point: OperatingPoint, labels: Int64Array) -> PointR
         activation=output.activation,
         decisions=None if decisions is None else np.asarray(decisions, np.bool_),
         confidences=probabilities.max(axis=1),
+        again=None if again is None else np.asarray(again, np.bool_),
     )
 
 
@@ -208,6 +211,7 @@ def point_records(
             activation=tuple(round(float(rate), 6) for rate in result.activation.mean(axis=0)),
             macs=float(result.macs.mean()),
             macs_ratio=float(result.macs.mean() / full.macs.mean()),
+            again=None if result.again is None else float(result.again.mean()),
         )
         for result in results
     )

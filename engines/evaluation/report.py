@@ -74,8 +74,9 @@ class Row:
     """The figures of one point. What was not measured is None.
 
     of: the point that a fixed mask belongs to. difference: of its log-loss to that of `full`.
-    latency_ratio: of the medians, to `full`. macs_ratio_recorded: what the bundle promises. spread:
-    of points that skip. differs: shares that are not as the reference has them, see `differences`.
+    latency_ratio: of `Latency.mean_ms`, to `full`. again: share of images that a point which
+    glances looked at again. macs_ratio_recorded: what the bundle promises. spread: of points that
+    skip. differs: shares that are not as the reference has them, see `differences`.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Row:
     of: str | None = None
     latency: Latency | None = None
     latency_ratio: float | None = None
+    again: float | None = None
     macs_ratio_recorded: float | None = None
     spread: Spread | None = None
     shuffled: Shuffled | None = None
@@ -98,12 +100,14 @@ class Row:
             "kind": str(self.kind),
             "of": self.of,
             **asdict(self.answers),
+            "again": self.again,
             "macs_ratio_recorded": self.macs_ratio_recorded,
             "log_loss_minus_full": self.difference.mean,
             "log_loss_minus_full_low": self.difference.low,
             "log_loss_minus_full_high": self.difference.high,
             "latency_p50_ms": timed.p50_ms if timed else None,
             "latency_p95_ms": timed.p95_ms if timed else None,
+            "latency_mean_ms": timed.mean_ms if timed else None,
             "latency_ratio": self.latency_ratio,
             "latency_noise": timed.noise if timed else None,
             **{

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from engines.caps import units_of
 from engines.core import Engine, OperatingPoint
 from engines.evaluation.costs import spread_of
+from engines.evaluation.glances import looks_of, mixed, regrouped
 from engines.evaluation.plan import EvaluationPlan, Subject, subjects_of
 from engines.evaluation.points import (
     Int64Array,
@@ -165,8 +166,31 @@ class _Evaluation:
         return replace(result, predictions=numbers[result.predictions])
 
     def _fixed(self, own: Sequence[_Entry]) -> list[_Entry]:
-        """The fixed mask of every point that skips."""
-        skipping = [entry for entry in own if entry.kind is Kind.DIAL]
+        """The fixed mask of every point that skips; of one that glances, second looks at random."""
+        return [*self._fixed_masks(own), *self._looked_at_random(own)]
+
+    def _looked_at_random(self, own: Sequence[_Entry]) -> list[_Entry]:
+        glancing = [entry for entry in own if entry.result.again is not None]
+        return [
+            replace(
+                entry,
+                name=f"{entry.name} (at random)",
+                kind=Kind.FIXED,
+                result=result,
+                of=entry.name,
+            )
+            for entry, result in zip(glancing, self._regrouped(glancing, False), strict=True)
+        ]
+
+    def _regrouped(self, glancing: Sequence[_Entry], shuffle: bool) -> list[PointResult]:
+        if not glancing:
+            return []
+        results = [entry.result for entry in glancing]
+        engine, images = glancing[0].engine, glancing[0].images
+        return regrouped(engine, results, images, self._plan.seed, self._say, shuffle=shuffle)
+
+    def _fixed_masks(self, own: Sequence[_Entry]) -> list[_Entry]:
+        skipping = [entry for entry in own if _is_masked(entry)]
         if not skipping:
             return []
         engine, images = skipping[0].engine, skipping[0].images
@@ -200,13 +224,17 @@ class _Evaluation:
 
     def _shuffled(self, own: Sequence[_Entry]) -> dict[str, Shuffled]:
         """By point that skips, what it answers under the masks of other images."""
-        skipping = [entry for entry in own if entry.kind is Kind.DIAL]
+        masked = [entry for entry in own if _is_masked(entry)]
+        glancing = [entry for entry in own if entry.result.again is not None]
+        skipping, seed = [*masked, *glancing], self._plan.seed
         if not skipping:
             return {}
         self._say("shuffling masks")
-        seed = self._plan.seed
-        trials = [shuffled(entry.result, self._counts(entry), seed) for entry in skipping]
-        results = run_trials(skipping[0].engine, trials, skipping[0].images, self._say)
+        trials = [shuffled(entry.result, self._counts(entry), seed) for entry in masked]
+        results = [
+            *run_trials(skipping[0].engine, trials, skipping[0].images, self._say),
+            *self._regrouped(glancing, True),
+        ]
         return {
             entry.name: Shuffled(
                 accuracy=result.right(self._labels) / len(self._labels),
@@ -233,14 +261,16 @@ class _Evaluation:
             for ratio in {entry.images.crop_ratio for entry in entries}
         }
         contenders = {
-            entry.name: Timed(
+            name: Timed(
                 entry.engine,
-                entry.trial,
-                pictures[entry.images.crop_ratio][entry.trial.point.image_size],
+                replace(entry.trial, point=point),
+                pictures[entry.images.crop_ratio][point.image_size],
             )
             for entry in entries
+            for name, point in _looks(entry).items()
         }
-        return measure_latency(contenders, self._plan.latency_s or 0.0, self._say)
+        found = measure_latency(contenders, self._plan.latency_s or 0.0, self._say)
+        return {entry.name: _latency(entry, found) for entry in entries}
 
     def _rows(
         self,
@@ -263,10 +293,11 @@ class _Evaluation:
                 ),
                 latency=latencies.get(entry.name),
                 latency_ratio=(
-                    latencies[entry.name].p50_ms / latencies[full.name].p50_ms
+                    latencies[entry.name].mean_ms / latencies[full.name].mean_ms
                     if latencies
                     else None
                 ),
+                again=None if entry.result.again is None else float(entry.result.again.mean()),
                 macs_ratio_recorded=recorded.get(entry.name),
                 spread=(
                     spread_of(entry.result, full.result, self._net)
@@ -285,7 +316,7 @@ class _Evaluation:
         candidates = {
             entry.name: Candidate(
                 entry.name,
-                latencies[entry.name].p50_ms if latencies else _mean_macs(entry),
+                latencies[entry.name].mean_ms if latencies else _mean_macs(entry),
                 entry.result.losses,
             )
             for entry in entries
@@ -323,6 +354,23 @@ def _kind(point: OperatingPoint) -> Kind:
     if not point.skips_nothing:
         return Kind.DIAL
     return Kind.FULL if point.name == "full" else Kind.SIZE
+
+
+def _is_masked(entry: _Entry) -> bool:
+    return entry.kind is Kind.DIAL and entry.trial.point.glance is None
+
+
+def _looks(entry: _Entry) -> dict[str, OperatingPoint]:
+    """What is timed for it, by names that no other entry has."""
+    looks = looks_of(entry.trial.point)
+    return {f"{entry.name}: {name}": point for name, point in looks.items()}
+
+
+def _latency(entry: _Entry, found: Mapping[str, Latency]) -> Latency:
+    looks = [found[name] for name in _looks(entry)]
+    if entry.result.again is None:
+        return looks[0]
+    return mixed(looks[0], looks[1], float(entry.result.again.mean()))
 
 
 def _mean_macs(entry: _Entry) -> float:

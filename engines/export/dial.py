@@ -10,8 +10,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
+from engines.architecture import MapSize
 from engines.bench.timing import MOST_DIFFERENCE, interleave, noise, tolerance
 from engines.bundle import Bundle, Dial, DialCandidate, PointRecord, Quantisation
 from engines.core import Engine, OperatingPoint, UInt8Array
@@ -21,6 +23,7 @@ from engines.export.drafts import changed
 from engines.export.front import Candidate, Verdict, front
 from engines.export.pictures import PixelCache, Say
 from engines.latency.identity import this_device
+from engines.macs import static_macs
 from engines.registry import load_engine
 
 _THREADS = 1
@@ -36,11 +39,13 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Latencies:
-    """Seconds a picture per point, medians of `repeats` runs. noise_ratio: see `Dial`."""
+    """Seconds a picture per point, medians of `repeats` runs. noise_ratio: see `Dial`. worst_s: of
+    points that glance, both looks."""
 
     median_s: tuple[float, ...]
     noise_ratio: float
     repeats: int
+    worst_s: tuple[float | None, ...] = ()
 
     @property
     def tolerance(self) -> float:
@@ -81,8 +86,7 @@ def dialled(
         return bundle
     few = LabelledImages(pictures.folder.thinned(_PICTURES), pictures.crop_ratio)
     with engine:
-        points = [record.point for record in records]
-        found = _quietest(engine, points, PixelCache(few, "validation", say), say, clock)
+        found = _quietest(engine, records, PixelCache(few, "validation", say), say, clock)
     if found.too_noisy:
         say(
             f"the machine is not quiet (equal runs differ by {found.noise_ratio:.1%}): every point "
@@ -99,7 +103,7 @@ def dialled(
         noise_ratio=found.noise_ratio,
         tolerance_ratio=found.tolerance,
         candidates=tuple(
-            _evidence(record, budgets[record.point.name], latency_s, found, verdicts)
+            _evidence(record, _budget(bundle, record, budgets), latency_s, found, verdicts)
             for record, latency_s in zip(records, found.median_s, strict=True)
         ),
     )
@@ -107,12 +111,12 @@ def dialled(
 
 
 def _quietest(
-    engine: Engine, points: Sequence[OperatingPoint], pixels: PixelCache, say: Say, clock: Clock
+    engine: Engine, records: Sequence[PointRecord], pixels: PixelCache, say: Say, clock: Clock
 ) -> Latencies:
     """The first measurement that can be believed, or the least noisy of three."""
     found: list[Latencies] = []
     for _ in range(_ATTEMPTS):
-        found.append(measure(engine, points, pixels, say, clock))
+        found.append(measure(engine, records, pixels, say, clock))
         if not found[-1].too_noisy:
             break
         say(f"equal runs differ by {found[-1].noise_ratio:.1%}: the machine is not quiet")
@@ -121,13 +125,18 @@ def _quietest(
 
 def measure(
     engine: Engine,
-    points: Sequence[OperatingPoint],
+    records: Sequence[PointRecord],
     pixels: PixelCache,
     say: Say,
     clock: Clock = time.perf_counter,
 ) -> Latencies:
-    """Latency of one picture at every point, in turns: what disturbs one disturbs all."""
-    runners = {point.name: _Runner(engine, point, pixels.at(point.image_size)) for point in points}
+    """Latency of one picture at every point, in turns: what disturbs one disturbs all.
+
+    Of a point that glances, that of its first look and the share of the second that its record
+    says: a median over pictures would be that of one or the other.
+    """
+    timed = [point for record in records for point, _ in _looks(record)]
+    runners = {point.name: _Runner(engine, point, pixels.at(point.image_size)) for point in timed}
     begin = clock()
     for runner in runners.values():
         # Once for buffers, once to see how long it takes.
@@ -137,15 +146,34 @@ def measure(
     round_s = clock() - begin
     wished = int(_WISHED_S / max(round_s, 1e-9))
     repeats = max(_FEWEST_REPEATS, min(_MOST_REPEATS, wished)) // 2 * 2
-    say(f"measuring the latency of {len(points)} points, about {repeats * round_s:.0f} s")
+    say(f"measuring the latency of {len(records)} points, about {repeats * round_s:.0f} s")
     next(iter(runners.values())).say = _progress(say, 2 * repeats)
-    draws = len(pixels.at(points[0].image_size))
+    draws = len(pixels.at(timed[0].image_size))
     times = interleave(runners, repeats=repeats, draws=draws, clock=clock)
     return Latencies(
-        median_s=tuple(statistics.median(times[point.name]) for point in points),
+        median_s=tuple(
+            sum(part * statistics.median(times[point.name]) for point, part in _looks(record))
+            for record in records
+        ),
         noise_ratio=statistics.median(noise(each).difference for each in times.values()),
         repeats=repeats,
+        worst_s=tuple(
+            None if record.again is None else statistics.median(times[_looks(record)[-1][0].name])
+            for record in records
+        ),
     )
+
+
+def _looks(record: PointRecord) -> list[tuple[OperatingPoint, float]]:
+    """What is timed for a point, and the part of each: one who glances never or always."""
+    point = record.point
+    if record.again is None:
+        return [(point, 1.0)]
+    never, always = (
+        point.glancing(confidence).model_copy(update={"name": f"{point.name}+{confidence:g}"})
+        for confidence in (0.0, 1.0)
+    )
+    return [(never, 1.0 - record.again), (always, record.again)]
 
 
 class _Runner:
@@ -187,9 +215,20 @@ def _candidates(records: Sequence[PointRecord], found: Latencies) -> list[Candid
             log_loss=_loss(record),
             accuracy=_accuracy(record),
             skips=not record.point.skips_nothing,
+            worst_s=worst_s,
         )
-        for record, latency_s in zip(records, found.median_s, strict=True)
+        for record, latency_s, worst_s in zip_longest(records, found.median_s, found.worst_s)
     ]
+
+
+def _budget(
+    bundle: Bundle, record: PointRecord, budgets: Mapping[str, float | None]
+) -> float | None:
+    """What it was calibrated to; of a point that glances, what it takes of its own size's work."""
+    if record.point.glance is None:
+        return budgets[record.point.name]
+    size = MapSize(record.point.image_size, record.point.image_size)
+    return min(record.macs / static_macs(bundle.manifest.architecture, size), 1.0)
 
 
 def _evidence(

@@ -16,8 +16,9 @@ from engines.errors import InvalidInput
 class Candidate:
     """What a point costs and what it is worth.
 
-    latency_s: any unit will do. log_loss decides which of two is better, accuracy where that is
-    equal. skips: whether anything is skipped, so that it competes with mere smaller images.
+    latency_s: of an image, expected; any unit will do. log_loss decides which of two is better,
+    accuracy where that is equal. skips: whether anything is skipped, so that it competes with mere
+    smaller images. worst_s: of an image that a point which glances looks at again; None elsewhere.
     """
 
     name: str
@@ -25,6 +26,12 @@ class Candidate:
     log_loss: float
     accuracy: float
     skips: bool
+    worst_s: float | None = None
+
+    @property
+    def longest_s(self) -> float:
+        """What a deadline has to allow for."""
+        return self.latency_s if self.worst_s is None else self.worst_s
 
     @property
     def quality(self) -> tuple[float, float]:
@@ -43,11 +50,12 @@ class Verdict:
 def dominates(one: Candidate, other: Candidate, tolerance: float) -> bool:
     """Whether nobody who has `one` needs `other`: it is at most as slow and not worse.
 
-    tolerance: share of the latency below which a difference is noise. It counts as no difference,
-    except for a point that skips against one that does not: skipping has to be faster beyond the
-    noise, or not slower and better.
+    As slow in both senses: a deadline that leaves no time to look again needs points that do not
+    glance. tolerance: share of the latency below which a difference is noise. It counts as no
+    difference, except for a point that skips against one that does not: skipping has to be faster
+    beyond the noise, or not slower and better.
     """
-    if one.quality < other.quality:
+    if one.quality < other.quality or one.longest_s > other.longest_s * (1 + tolerance):
         return False
     if one.skips and not other.skips:
         faster = one.latency_s * (1 + tolerance) < other.latency_s

@@ -23,6 +23,7 @@ from engines.errors import BundleError
 from engines.evaluation import LabelledImages, PointResult, evaluate_points
 from engines.export.calibrate import settle
 from engines.export.drafts import changed, measured_records, serving_engine
+from engines.export.glances import settled_glance
 from engines.export.pictures import PixelCache, Say, some_pictures
 from engines.export.ranges import METHODS, Method, observe
 from engines.folders import ImageFolder, find_split, relabel, scan_folder
@@ -74,7 +75,9 @@ def quantised(
         with serving_engine(bundle, "fp32", say) as engine:
             floats = evaluate_points(engine, points, pictures, say=say)
     pixels = PixelCache(LabelledImages(calibration, pictures.crop_ratio), "calibration", say)
-    ranges = observe(model, points, pixels.at, manifest.preprocessing, say)
+    # What a glance looks at is another point's too.
+    looked_at = [point for point in points if point.glance is None]
+    ranges = observe(model, looked_at, pixels.at, manifest.preprocessing, say)
     note: dict[str, Any] = {
         "images": len(calibration.files),
         "split": calibration.root.resolve().name,
@@ -183,6 +186,10 @@ def _calibrated(
     points: list[OperatingPoint] = []
     for result in floats:
         point = result.point
+        if result.again is not None:
+            share = float(result.again.mean())
+            points.append(settled_glance(engine, point, share, pixels.at(point.image_size)))
+            continue
         if all(threshold is None for threshold in point.thresholds):
             points.append(point)
             continue

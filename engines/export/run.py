@@ -30,10 +30,12 @@ from engines.evaluation import LabelledImages, evaluate_points
 from engines.export.calibrate import settle
 from engines.export.dial import dialled
 from engines.export.drafts import NO_HASH, changed, measured_records, serving_engine
+from engines.export.glances import MOST, glancing_points
 from engines.export.int8 import quantised
 from engines.export.pictures import PixelCache, Say, some_pictures
 from engines.folders import find_split, scan_folder
 from engines.macs import static_macs
+from engines.manifest import MOST_POINTS
 from engines.models.checkpoints import load_strictly
 from engines.models.regnet import network_of
 from engines.runs import PointRequest, Run, model_file, read_run
@@ -81,6 +83,12 @@ def export(
         ]
         say("measuring accuracy on the weights that ship")
         results = evaluate_points(engine, points, pictures, say=say)
+        if run.glances:
+            sizes = [result for result in results if result.point.skips_nothing]
+            most = min(MOST, MOST_POINTS - len(points))
+            glancing = glancing_points(engine, sizes, pixels, images.labels, say, most)
+            if glancing:
+                results += evaluate_points(engine, glancing, pictures, say=say)
     records = measured_records(run.architecture, results, images.labels, split.name)
     bundle = changed(draft, points=records)
     if chosen is not None:

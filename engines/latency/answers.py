@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines.architecture import MapSize, ResNet, only_resnet
@@ -32,7 +32,12 @@ from engines.latency.hardware import Gpu
 from engines.latency.identity import this_device
 from engines.latency.predictor import MeasuredPredictor
 from engines.latency.questions import Answer, Question
-from engines.latency.rates import RateVector, block_rates, expected_rates
+from engines.latency.rates import (
+    RateVector,
+    block_rates,
+    expected_rates,
+    second_look_rates,
+)
 from engines.latency.shapes import (
     NETWORK_NAMES,
     shape_of,
@@ -127,9 +132,12 @@ def _measured(question: Question, bundle: Bundle) -> tuple[Answer, ...]:
     net = only_resnet(bundle.manifest.architecture, "latency prediction")
     batch, middle = question.batch, predictor.ratio(0.5)
     found = []
-    for point, size, known in _asked_of_bundle(question, bundle, precision):
-        rates = predictor.rates(point) if point is not None else known
-        median = predictor.median(rates, size=size, batch=batch)
+    for asked in _asked_of_bundle(question, bundle, precision):
+        size, what = asked.size, asked.rates if asked.point is None else asked.point
+        median = predictor.median(what, size=size, batch=batch)
+        quantile_s = median * predictor.ratio(question.quantile)
+        if asked.first is not None:
+            quantile_s = predictor.predict(what, batch=batch, quantile=question.quantile)
         static = predictor.median(_resting(net), size=size, batch=batch)
         found.append(
             answer_of(
@@ -137,16 +145,16 @@ def _measured(question: Question, bundle: Bundle) -> tuple[Answer, ...]:
                 bundle.manifest.name,
                 "measured",
                 table.device.slug,
-                predictor.breakdown(rates, size=size, batch=batch),
+                predictor.breakdown(what, size=size, batch=batch),
                 seconds=median * middle,
                 static_s=static * middle,
-                quantile_s=median * predictor.ratio(question.quantile),
+                quantile_s=quantile_s,
                 scale=middle,
                 noisy=predictor.noisy,
                 precision=precision,
                 threads=threads,
                 size=size,
-                point=point,
+                point=asked.point,
             )
         )
     return tuple(found)
@@ -163,23 +171,65 @@ def _analytic_of_bundle(
     if names_host(device_name):
         _refuse_of_host(question, device_name, precision)
     device = device_named(device_name, mode, say)
-    found = []
-    for point, size, rates in asked_of:
+
+    def look(size: int, rates: RateVector, point: str | None) -> Answer:
         image, per_block = MapSize(size, size), block_rates(rates, net)
         name = bundle.manifest.name
         if isinstance(device, Gpu):
-            shape = shape_of(net, image, name)
-            found.append(on_gpu(question, shape, per_block, device, point=point))
-        else:
-            asked = replace(question, precision=precision)
-            found.append(on_host(asked, name, net, image, per_block, device, point=point))
+            return on_gpu(question, shape_of(net, image, name), per_block, device, point=point)
+        as_asked = replace(question, precision=precision)
+        return on_host(as_asked, name, net, image, per_block, device, point=point)
+
+    found = []
+    for asked in asked_of:
+        whole = look(asked.size, asked.rates, asked.point)
+        if asked.first is not None:
+            whole = _both_looks(look(*asked.first, asked.point), whole, asked.again)
+        found.append(whole)
     return tuple(found)
 
 
-def _asked_of_bundle(
-    question: Question, bundle: Bundle, precision: str
-) -> Iterator[tuple[str | None, int, RateVector]]:
-    """Points with their sizes and expected rates; a rate has no point."""
+def _both_looks(first: Answer, second: Answer, again: float) -> Answer:
+    """What is expected where every image has the first look and that share the second, whose size
+    the answer has."""
+
+    def added(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else a + again * b
+
+    ms = first.ms + again * second.ms
+    parts = tuple(
+        b.model_copy(
+            update={
+                what: added(getattr(a, what), getattr(b, what))
+                for what in ("ms", "compute_ms", "memory_ms", "fixed_ms")
+            }
+        )
+        for a, b in zip(first.parts, second.parts, strict=True)
+    )
+    return second.model_copy(
+        update={
+            "ms": ms,
+            "ms_per_image": ms / second.batch,
+            "ratio": ms / second.static_ms,
+            "parts": parts,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A point, or a rate without one, with its size and expected rates. first: of a point that
+    glances size and rates of its first look; again: share of images that have another."""
+
+    point: str | None
+    size: int
+    rates: RateVector
+    first: tuple[int, RateVector] | None = None
+    again: float = 1.0
+
+
+def _asked_of_bundle(question: Question, bundle: Bundle, precision: str) -> Iterator[_Asked]:
+    """All that is to be predicted."""
     manifest = bundle.manifest
     if precision == "int8":
         manifest = manifest.at(precision)
@@ -194,13 +244,24 @@ def _asked_of_bundle(
             refuse_channel_rate(masker.kind == "channel" for masker in net.maskers)
         asking = asking_point("asking", size, len(net.maskers))
         clustered = not question.scattered
-        yield None, size, expected_rates(net, asking, activation, clustered=clustered)
+        yield _Asked(None, size, expected_rates(net, asking, activation, clustered=clustered))
         return
     records = manifest.points if question.point is None else (manifest.point(question.point),)
     for record in records:
         size = question.size or record.point.image_size
         point = record.point.model_copy(update={"image_size": size})
-        yield point.name, size, expected_rates(net, point, record.activation)
+        rates = expected_rates(net, point, second_look_rates(record))
+        if record.again is None:
+            yield _Asked(point.name, size, rates)
+            continue
+        if question.size is not None:
+            raise InvalidInput(
+                f"point '{point.name}' looks at two sizes of an image; leave the size out, or name "
+                "another point"
+            )
+        first = point.first_look
+        resting = expected_rates(net, first, (1.0,) * len(record.activation))
+        yield _Asked(point.name, size, rates, (first.image_size, resting), record.again)
 
 
 def _resting(net: ResNet) -> RateVector:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,12 @@ from engines.core import MAX_IMAGE_SIZE, MAX_THREADS, UInt8Array
 from engines.cpu.engine import CpuEngine
 from engines.cpu.threads import available_cpus
 from engines.errors import InvalidInput
+from engines.glance import shrunk
 from engines.latency.identity import DeviceIdentity, this_device
 from engines.latency.predictor import MeasuredPredictor
 from engines.latency.profiling import decisions_of, mask_plans, profiles_of, timed
-from engines.latency.rates import asked_blocks, executed_rates
-from engines.latency.tables import LatencyTable, PointRates, Profile, Spread
+from engines.latency.rates import asked_blocks, executed_rates, network_sizes
+from engines.latency.tables import LatencyTable, PointRates, Profile, Shrink, Spread
 from engines.manifest import PRECISIONS
 
 BATCHES = (1, 2, 4)
@@ -35,6 +36,7 @@ MOST_BATCH = 256
 
 _SPREAD_QUANTILES = 201
 _MOST_OBSERVED = 100
+_FEWEST_COPIES = 20
 _SAY_EVERY_S = 5.0
 
 Say = Callable[[str], None]
@@ -42,9 +44,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class MeasurePlan:
-    """What to measure. None: all precisions that bundle and machine have, the sizes of the points,
-    one thread and all CPUs. images: folder of pictures [made-up ones]; only with it the points'
-    rates are observed. repeats: runs of every configuration."""
+    """What to measure. None: all precisions that bundle and machine have, the sizes of the points
+    and of their glances, one thread and all CPUs. images: folder of pictures [made-up ones]; only
+    with it the points' rates are observed. repeats: runs of every configuration."""
 
     precisions: tuple[str, ...] | None = None
     sizes: tuple[int, ...] | None = None
@@ -95,7 +97,7 @@ def measure(bundle: Bundle, plan: MeasurePlan, say: Say = lambda line: None) -> 
     threads = plan.threads or tuple(sorted({1, available_cpus()}))
     if max(threads) > device.cpus:
         raise InvalidInput(f"threads must be 1 to {device.cpus} here, got {max(threads)}")
-    sizes = plan.sizes or tuple(sorted({record.point.image_size for record in manifest.points}))
+    sizes = plan.sizes or network_sizes([record.point for record in manifest.points])
     batches = tuple(sorted(plan.batches))
     for precision in precisions:
         # What cannot run here is refused before anything else was measured for minutes.
@@ -108,6 +110,7 @@ def measure(bundle: Bundle, plan: MeasurePlan, say: Say = lambda line: None) -> 
         f"{manifest.name} on {device.cpu}, {device.cpus} CPUs, load {os.getloadavg()[0]:.2f}: "
         f"{rounds} rounds of {calls} calls; pictures: {pictures.source}"
     )
+    shrinks = _shrinks(bundle, inputs, plan.repeats)
     progress = _Progress(rounds, say)
     profiles: list[Profile] = []
     points: list[PointRates] = []
@@ -137,6 +140,7 @@ def measure(bundle: Bundle, plan: MeasurePlan, say: Say = lambda line: None) -> 
                     profiles=tuple(profiles),
                     points=tuple(points),
                     spreads=(),
+                    shrinks=shrinks,
                 )
                 predictor = MeasuredPredictor(
                     draft, bundle, device=device, precision=precision, threads=count
@@ -185,15 +189,36 @@ class _Progress:
         )
 
 
+def _shrinks(bundle: Bundle, inputs: Mapping[int, UInt8Array], repeats: int) -> tuple[Shrink, ...]:
+    """How long small copies take, of every pair of sizes at which a point glances."""
+    points = [record.point for record in bundle.manifest.points]
+    pairs = {(p.image_size, p.glance.image_size) for p in points if p.glance is not None}
+    found = []
+    for size, small in sorted(pair for pair in pairs if pair[0] in inputs):
+        taken_s = []
+        for turn in range(max(repeats, _FEWEST_COPIES)):
+            image = inputs[size][turn % len(inputs[size])][None]
+            begin_s = time.perf_counter()
+            shrunk(image, small)
+            taken_s.append(time.perf_counter() - begin_s)
+        found.append(Shrink(size=size, small=small, seconds=float(np.median(taken_s))))
+    return tuple(found)
+
+
 def _observed(engine: CpuEngine, bundle: Bundle, pictures: Pictures) -> list[PointRates]:
-    """What every point computes on pictures, one image a call."""
+    """What every point computes on pictures, one image a call; one that glances on those that it
+    looks at again, or where it does at none on all."""
     net, found = only_resnet(bundle.manifest.architecture, "measuring latency"), []
     for record in bundle.manifest.at(engine.precision).points:
         point, size = record.point, record.point.image_size
         image, asked = MapSize(size, size), asked_blocks(net, record.point)
+        shown = pictures.at(size)[:_MOST_OBSERVED]
+        if point.glance is not None:
+            again = [bool(engine.infer(p[None], [point]).arrays["again"][0]) for p in shown]
+            shown = shown[again] if any(again) else shown
         rates = [
-            executed_rates(net, image, engine.infer(pixels[None], [point]), asked)
-            for pixels in pictures.at(size)[:_MOST_OBSERVED]
+            executed_rates(net, image, engine.infer(pixels[None], [point.second_look]), asked)
+            for pixels in shown
         ]
         mean = {
             what: tuple(float(v) for v in np.mean([getattr(r, what) for r in rates], axis=0))
@@ -214,11 +239,18 @@ def _spread(
     """Measured over predicted of calls that mix points, sizes, batches, masks and rates.
 
     Where rates were observed, every call is at one of the bundle's points, and images differ in
-    what they skip; else masks are forced, whose rates are known.
+    what they skip; else masks are forced, whose rates are known. Which images are looked at again
+    is no error of a prediction: it is compared with what is predicted for those.
     """
     net = only_resnet(bundle.manifest.architecture, "measuring latency")
     points = [r.point for r in bundle.manifest.at(engine.precision).points]
-    observed = [p for p in points if p.image_size in inputs and predictor.has_observed(p.name)]
+    observed = [
+        point
+        for point in points
+        if point.image_size in inputs
+        and predictor.has_observed(point.name)
+        and network_sizes([point])[0] >= predictor.sizes[0]
+    ]
     ratios = []
     for _ in range(calls):
         batch = int(rng.choice(predictor.batches))
@@ -226,8 +258,9 @@ def _spread(
             point = observed[int(rng.integers(len(observed)))]
             images = inputs[point.image_size]
             chosen = images[rng.integers(0, len(images), batch)]
-            whole, _ = timed(engine, chosen, [point] * batch, None)
-            ratios.append(whole / predictor.median(point.name, batch=batch))
+            whole, output = timed(engine, chosen, [point] * batch, None)
+            again = float(output.arrays["again"].mean()) if point.glance is not None else 1.0
+            ratios.append(whole / predictor.known(point.name, again, batch=batch))
             continue
         size = int(rng.choice(predictor.sizes))
         chosen = inputs[size][rng.integers(0, len(inputs[size]), batch)]

@@ -1,12 +1,16 @@
 """What a call will take here: a latency table, interpolated and compiled for one way of running.
 
 A prediction is the sum of medians per part; its quantiles are that sum times quantiles of measured
-over predicted for whole networks, because quantiles of parts do not add up.
+over predicted for whole networks, because quantiles of parts do not add up. A point that glances
+is two networks: what it is expected to take is the first and, for the share of images that the
+bundle records, the second; its quantiles are those of both chances, who is looked at again and what
+calls take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 
@@ -16,10 +20,20 @@ from engines.errors import InvalidInput, LatencyError
 from engines.latency.core import HEAD, STEM, PartCost, Prediction
 from engines.latency.grids import Grid, grid_between, grid_of
 from engines.latency.identity import DeviceIdentity
-from engines.latency.rates import BoolArray, FloatArray, RateVector, asked_blocks, expected_rates
+from engines.latency.rates import (
+    BoolArray,
+    FloatArray,
+    RateVector,
+    asked_blocks,
+    expected_rates,
+    second_look_rates,
+)
 from engines.latency.tables import LatencyTable, PointRates, Spread, check_table
+from engines.manifest import PointRecord
 
 MEDIAN = 0.5
+
+_LEVELS = 199
 
 
 class MeasuredPredictor:
@@ -51,6 +65,7 @@ class MeasuredPredictor:
         self.sizes = tuple(sorted({size for size, _ in self._profiles}))
         self.batches = tuple(sorted({batch for _, batch in self._profiles}))
         self._observed = {each.point: each for each in table.points if each.precision == precision}
+        self._shrinks = {(each.size, each.small): each.seconds for each in table.shrinks}
         spread = _spread(table.spreads, precision, threads)
         self._ratios = (1.0, 1.0) if spread is None else spread.ratios
         self._noisy = spread is not None and spread.noisy
@@ -68,20 +83,40 @@ class MeasuredPredictor:
         """Seconds that a call of `batch` images takes, with that probability or less.
 
         what: the name of an operating point, every image at it, or activation rates (then with
-        `size`). Sizes and batches between measured ones are interpolated. Raises InvalidInput for
-        an unknown point, a quantile outside 0 to 1, rates that do not fit, or what lies outside the
-        measured range.
+        `size`). A point that glances may take one of several times, few as likely as others. Sizes
+        and batches between measured ones are interpolated. Raises InvalidInput for an unknown
+        point, a quantile outside 0 to 1, rates that do not fit, or what lies outside the measured
+        range.
         """
+        if isinstance(what, str) and size is None and self._record(what).again is not None:
+            return self.mixed([what] * batch, quantile)
         return self.median(what, size=size, batch=batch) * self.ratio(quantile)
 
     def median(self, what: str | RateVector, *, size: int | None = None, batch: int = 1) -> float:
-        """The sum of medians, see `predict`."""
+        """The sum of medians, see `predict`; of a point that glances what is expected of these."""
         if isinstance(what, str):
             found = self._of_points.get((what, batch))
             if found is None or size is not None:
                 found = self._median_of_point(what, size, batch)
             return found
         return self._grid_for(what, size, batch).seconds(what)
+
+    def looks(self, point: str, *, size: int | None = None, batch: int = 1) -> tuple[float, float]:
+        """Median seconds of a call for the first look at every image, 0 without a glance, and for
+        the second at every image."""
+        record = self._record(point)
+        own = record.point.image_size if size is None else size
+        second_s = self._grid_for(rates := self.rates(point), own, batch).seconds(rates)
+        first = self._first_look(record)
+        if first is None:
+            return 0.0, second_s
+        shrink_s = batch * self._shrinks.get((own, first[1]), 0.0)
+        return self._grid_for(*first, batch).seconds(first[0]) + shrink_s, second_s
+
+    def known(self, point: str, again: float, *, batch: int = 1) -> float:
+        """Seconds of a call of which that share of images is looked at again, the median."""
+        first_s, second_s = self.looks(point, batch=batch)
+        return first_s + again * second_s
 
     def ratio(self, quantile: float) -> float:
         """Quantile of measured over predicted."""
@@ -113,59 +148,109 @@ class MeasuredPredictor:
         if len({self._size_of(point) for point in points}) > 1:
             raise InvalidInput(f"images of one call have one size, those of {list(points)} do not")
         batch = len(points)
-        total = sum(self.median(point, batch=batch) for point in points) / batch
-        return total * self.ratio(quantile)
+        shares = [again for point in points if (again := self._record(point).again) is not None]
+        if not shares:
+            total = sum(self.median(point, batch=batch) for point in points) / batch
+            return total * self.ratio(quantile)
+        self.ratio(quantile)  # refuses what is no quantile
+        least = most = 0.0
+        for point in points:
+            first_s, second_s = self.looks(point, batch=batch)
+            most += (first_s + second_s) / batch
+            least += (first_s if self._record(point).again is not None else second_s) / batch
+        return self._quantile(least, most, shares, quantile)
 
     def has_observed(self, point: str) -> bool:
         """Whether that point's rates were observed on pictures."""
         return point in self._observed
 
     def rates(self, point: str) -> RateVector:
-        """What that point computes on the average: as observed on pictures, else as the bundle
-        records it, with active patches taken to be clustered."""
-        record = self._points.get(point)
-        if record is None:
-            raise InvalidInput(
-                f"no operating point '{point}'; there are: {', '.join(self._points)}"
-            )
+        """What that point computes on the average, of images that it computes at its own size: as
+        observed on pictures, else as the bundle records it, with active patches taken to be
+        clustered."""
+        record = self._record(point)
         asked = asked_blocks(self._net, record.point)
         observed = self._observed.get(point)
         if observed is not None:
             return _from_observed(observed, asked)
-        return expected_rates(self._net, record.point, record.activation)
+        return expected_rates(self._net, record.point, second_look_rates(record))
 
     def breakdown(
         self, what: str | RateVector, *, size: int | None = None, batch: int = 1
     ) -> Prediction:
-        """Medians per part; these carry no compute and memory shares, since they were measured."""
+        """Medians per part, of points that glance expected ones; these carry no compute and memory
+        shares, since they were measured."""
+        first, share = None, 1.0
         if isinstance(what, str):
-            size = self._size_of(what) if size is None else size
+            record = self._record(what)
+            size = record.point.image_size if size is None else size
             what = self.rates(what)
+            first, share = self._first_look(record), 1.0 if record.again is None else record.again
         grid = self._grid_for(what, size, batch)
-        parts = grid.parts(what)
+        parts, overhead_s = share * grid.parts(what), share * grid.overhead_s
+        if first is not None:
+            small = self._grid_for(*first, batch)
+            parts, overhead_s = parts + small.parts(first[0]), overhead_s + small.overhead_s
+            overhead_s += batch * self._shrinks.get((size or 0, first[1]), 0.0)
         names = [STEM, *(block.name for block in self._net.blocks), HEAD]
         return Prediction(
             parts=tuple(
                 PartCost(name, float(part), 0.0, 0.0, 0.0)
                 for name, part in zip(names, parts, strict=True)
             ),
-            overhead_s=grid.overhead_s,
+            overhead_s=overhead_s,
         )
+
+    def _first_look(self, record: PointRecord) -> tuple[RateVector, int] | None:
+        """Its rates and its size; None without a glance."""
+        if record.point.glance is None:
+            return None
+        first = record.point.first_look
+        rates = expected_rates(self._net, first, (1.0,) * len(record.activation))
+        return rates, first.image_size
+
+    def _quantile(
+        self, least_s: float, most_s: float, shares: Sequence[float], quantile: float
+    ) -> float:
+        """Of calls that take from `least_s`, where none of those with `shares` is looked at again,
+        to `most_s`, where all are.
+
+        How many are is binomial; where shares differ their mean stands for all.
+        """
+        count, share = len(shares), sum(shares) / len(shares)
+        again = np.arange(count + 1)
+        chances = [
+            comb(count, k) * share**k * (1.0 - share) ** (count - k) for k in range(count + 1)
+        ]
+        medians = least_s + (most_s - least_s) * again / count
+        levels = np.linspace(0.0, 1.0, _LEVELS + 2)[1:-1]
+        ratios = np.interp(levels, np.linspace(0.0, 1.0, len(self._ratios)), self._ratios)
+        seconds = np.outer(medians, ratios).ravel()
+        order = np.argsort(seconds, kind="stable")
+        reached = np.cumsum(np.repeat(chances, _LEVELS)[order]) / _LEVELS
+        place = min(int(np.searchsorted(reached, quantile)), len(order) - 1)
+        return float(seconds[order[place]])
 
     def _median_of_point(self, point: str, size: int | None, batch: int) -> float:
         own = self._size_of(point)
-        found = self.median(self.rates(point), size=own if size is None else size, batch=batch)
+        first_s, found = self.looks(point, size=size, batch=batch)
+        again = self._record(point).again
+        if again is not None:
+            found = first_s + again * found
         if size is None or size == own:
             self._of_points[point, batch] = found
         return found
 
     def _size_of(self, point: str) -> int:
+        return self._record(point).point.image_size
+
+    def _record(self, point: str) -> PointRecord:
         record = self._points.get(point)
         if record is None:
             raise InvalidInput(
                 f"no operating point '{point}'; there are: {', '.join(self._points)}"
             )
-        return record.point.image_size
+        return record
 
     def _grid_for(self, rates: RateVector, size: int | None, batch: int) -> Grid:
         if size is None:

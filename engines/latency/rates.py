@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from engines.core import OperatingPoint, Output
 from engines.errors import EngineError, InvalidInput
 from engines.latency.core import dilated_share
 from engines.macs import BlockRates, masker_units
+from engines.manifest import PointRecord
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -118,6 +119,23 @@ def executed_rates(net: ResNet, image: MapSize, output: Output, asked: BoolArray
         channel=channel,
         asked=asked,
     )
+
+
+def second_look_rates(record: PointRecord) -> tuple[float, ...]:
+    """Activation rates per masker of the images that a point computes at its own size: those that
+    it looks at again, where it glances; the record's are means over all."""
+    if record.again is None:
+        return record.activation
+    if record.again == 0.0:
+        return (1.0,) * len(record.activation)
+    return tuple(min(1.0, rate / record.again) for rate in record.activation)
+
+
+def network_sizes(points: Collection[OperatingPoint]) -> tuple[int, ...]:
+    """Image sizes at which the network runs for these points, ascending; glances included."""
+    own = {point.image_size for point in points}
+    small = {point.glance.image_size for point in points if point.glance is not None}
+    return tuple(sorted(own | small))
 
 
 def asked_blocks(net: ResNet, point: OperatingPoint) -> BoolArray:

@@ -96,6 +96,15 @@ class PointRates(FrozenModel):
     channel: tuple[Rate, ...]
 
 
+class Shrink(FrozenModel):
+    """Median seconds to make the small copy of one image that points which glance look at first,
+    `small` pixels of `size`."""
+
+    size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
+    small: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
+    seconds: Seconds
+
+
 class Spread(FrozenModel):
     """Measured over predicted of whole networks, `ratios` ascending, their quantiles evenly spaced
     from the least to the largest. calls: of how many calls."""
@@ -125,7 +134,7 @@ class Spread(FrozenModel):
 
 class LatencyTable(FrozenModel):
     """All that was measured of one bundle on one device. pictures: what `points` were observed on;
-    None: on nothing, then the bundle's own activation rates hold."""
+    None: on nothing, then the bundle's own activation rates hold. shrinks: where points glance."""
 
     schema_version: Literal[1] = 1
     bundle: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -137,6 +146,7 @@ class LatencyTable(FrozenModel):
     profiles: Annotated[tuple[Profile, ...], Field(min_length=1)]
     points: tuple[PointRates, ...]
     spreads: tuple[Spread, ...]
+    shrinks: tuple[Shrink, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -163,6 +173,7 @@ def merged(old: LatencyTable, new: LatencyTable) -> LatencyTable:
             "profiles": joined("profiles", lambda p: (p.precision, p.threads, p.size, p.batch)),
             "points": joined("points", lambda p: (p.precision, p.point)),
             "spreads": joined("spreads", lambda s: (s.precision, s.threads)),
+            "shrinks": joined("shrinks", lambda s: (s.size, s.small)),
             "pictures": new.pictures or old.pictures,
         }
     )

@@ -19,6 +19,7 @@ from engines.architecture import MapSize, RegNet, ResNet
 from engines.bundle import Bundle, Preprocessing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.errors import BundleError, CheckpointError, EngineError
+from engines.glance import run_glances
 from engines.macs import masker_units
 from engines.models.checkpoints import load_strictly
 from engines.models.flops import network_macs
@@ -63,11 +64,13 @@ class ReferenceEngine:
         if model is None:
             raise EngineError("the engine has been closed")
         check_batch(images, points, len(model.net.maskers))
+        size = MapSize(images.shape[1], images.shape[2])
+        units = _units(model.net, size)
+        if any(point.glance for point in points):
+            return run_glances(self.infer, images, points, len(units))
         begin = time.perf_counter()
         x = normalise(images, self._preprocessing)
         prepared = time.perf_counter()
-        size = MapSize(images.shape[1], images.shape[2])
-        units = _units(model.net, size)
         probabilities, rates, macs, decisions = [], [], [], []
         for i, point in enumerate(points):
             logits, masks = model(x[i : i + 1], point_decision(point))

@@ -17,8 +17,10 @@ import numpy.typing as npt
 
 from engines.architecture import Block, MapSize, ResNet, only_resnet
 from engines.bundle import BlockScales, Bundle
+from engines.caps import units_of
 from engines.core import Float32Array, OperatingPoint, Output, UInt8Array, check_batch
 from engines.errors import BundleError, CheckpointError, EngineError, InvalidInput
+from engines.glance import run_glances
 from engines.macs import BlockRates, executed_macs, masker_units
 from engines.quantisation import (
     SKIPPED,
@@ -78,6 +80,11 @@ class IntegerReference:
             raise EngineError("the engine has been closed")
         check_batch(images, points, len(self._net.maskers))
         size = MapSize(images.shape[1], images.shape[2])
+        if any(point.glance for point in points):
+            if decisions is not None:
+                raise InvalidInput("decisions cannot be forced upon points that glance")
+            units = int(units_of(self._net, images.shape[1]).sum())
+            return run_glances(self.infer, images, points, units)
         if decisions is not None:
             _check_decisions(decisions, self._net, size, len(points))
         begin = time.perf_counter()

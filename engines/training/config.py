@@ -89,7 +89,8 @@ class DynamicPhase(FrozenModel):
     stay that the teacher is surest of; the least sure exceed it by twice that. 0 asks nothing of
     single images. difficulty_weight: of the squared error of each image's MACs against its share.
     nested: a channel masker ranks its groups alike for all images, which then differ only in how
-    many they take.
+    many they take. start_share: how much of the network that the phase began with is in the one
+    that is kept, by a mean of their weights (arXiv:2203.05482): 0 keeps the trained one.
     """
 
     epochs: Epochs = 10
@@ -108,6 +109,7 @@ class DynamicPhase(FrozenModel):
     difficulty_spread: Share = 0.0
     difficulty_weight: Annotated[float, Field(ge=0.0)] = 10.0
     nested: bool = False
+    start_share: Share = 0.0
     statistics_images: Annotated[int, Field(ge=8)] = 192
 
 
@@ -115,7 +117,8 @@ class TrainConfig(FrozenModel):
     """Everything that determines a training run.
 
     points: what `laud export` may ship, of which it keeps what is worth having. Left out, every
-    image size that is trained, with nothing skipped and at every budget that is trained.
+    image size that is trained, with nothing skipped and at every budget that is trained. glances:
+    whether it may add points that look at a small copy of an image first.
     """
 
     name: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -133,6 +136,7 @@ class TrainConfig(FrozenModel):
     points: Annotated[
         tuple[PointRequest, ...], Field(default=None, validate_default=True, max_length=64)
     ]
+    glances: bool = True
     notices: tuple[str, ...] = ()
 
     @field_validator("points", mode="before")

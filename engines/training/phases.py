@@ -251,6 +251,14 @@ class DynamicTraining:
     def after_step(self) -> None:
         self.budgets.control(self._ratios, self._targets)
 
+    @torch.no_grad()
+    def average(self) -> None:
+        """Mix the network that the phase began with into the trained one; maskers stay."""
+        began = dict(self.teacher.named_parameters())
+        for name, parameter in self.model.named_parameters():
+            if "masker_" not in name:
+                parameter.lerp_(began[name], self.phase.start_share)
+
     def _masker_rate(self, name: str) -> float:
         return self.phase.bias_rate if name.endswith("bias") else self.phase.masker_rate
 

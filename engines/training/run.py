@@ -54,6 +54,7 @@ def train_config(config: TrainConfig, out: Path, say: Say = print) -> Path:
         preprocessing=preprocessing,
         architecture=model.net,
         points=config.points,
+        glances=config.glances,
         last_phase="dynamic" if config.dynamic.budgets else "sizes",
         data=config.data.root.resolve(),
         # It travels with the bundle, so it does not say where files lay.

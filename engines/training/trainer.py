@@ -183,6 +183,7 @@ class Trainer:
             elif now - self._saved_at > _SAVE_EVERY_S:
                 self._save(phase, optimiser)
         if isinstance(phase, DynamicTraining):
+            phase.average()
             self._finish_dynamic(phase)
         # Before the state, which would let a killed run go on without it.
         self.run_folder.save_model(phase.name, self.model)
@@ -289,7 +290,9 @@ def step_seconds(model: LaudResNet, config: TrainConfig) -> float:
     step_s = 0.0
     for _ in range(2):
         started = time.monotonic()
-        model(x, None)[0].sum().backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cpu_has_bf16()):
+            total = model(x, None)[0].sum()
+        total.backward()
         step_s = time.monotonic() - started
     model.zero_grad(set_to_none=True)
     return step_s

@@ -7,15 +7,18 @@ import sys
 import typer
 
 from engines.errors import LaudError
-from service.cli import bench, bench_plan, bench_predictor
+from service.cli import bench, bench_plan, bench_predictor, bench_serve, keys
 from service.cli.evaluate import evaluate
 from service.cli.export import export
 from service.cli.inspect import inspect
+from service.cli.load import load
 from service.cli.measure import measure
 from service.cli.plan import plan
 from service.cli.predict import predict
 from service.cli.serve import serve
+from service.cli.simulate import simulate
 from service.cli.train import train
+from service.cli.whatif import whatif
 
 app = typer.Typer(
     name="laud",
@@ -26,6 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve)
+app.command()(load)
+app.command()(simulate)
+app.command()(whatif)
 app.command()(train)
 app.command()(export)
 app.command()(inspect)
@@ -34,8 +40,10 @@ app.command()(measure)
 app.command()(predict)
 bench.app.command()(bench_predictor.predictor)
 bench.app.command()(bench_plan.plan)
+bench.app.command()(bench_serve.serve)
 app.command()(plan)
 app.add_typer(bench.app, name="bench")
+app.add_typer(keys.app, name="keys")
 
 
 # Which extra of pyproject.toml brings what the base install lacks.
@@ -50,7 +58,8 @@ def main() -> None:
         print(f"laud: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"laud: {error.strerror or error}: '{error.filename}'", file=sys.stderr)
+        where = "" if error.filename is None else f": '{error.filename}'"
+        print(f"laud: {error.strerror or error}{where}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])

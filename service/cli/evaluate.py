@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from service.cli.output import JSON, say
+from service.cli.output import JSON, check_drawable, say
+
+# Of less nothing would be left after five halvings.
+_LEAST_SIZE = 16
 
 
 def evaluate(
@@ -91,7 +94,7 @@ def evaluate(
     if pareto is not None:
         if no_latency:
             raise InvalidInput("--pareto draws latency: it cannot go with --no-latency")
-        _check_drawable(pareto)
+        check_drawable("--pareto", pareto)
     plan = EvaluationPlan(
         folders=tuple(folders),
         points=tuple(point) if point else None,
@@ -128,16 +131,9 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     try:
-        return tuple(int(part) for part in text.split(","))
+        sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InvalidInput(f"--sizes takes pixels, such as 96,88,80, got '{text}'") from None
-
-
-def _check_drawable(png: Path) -> None:
-    from engines.errors import InvalidInput
-
-    if not png.absolute().parent.is_dir():
-        raise InvalidInput(f"--pareto {png}: no such folder")
-    if png.is_dir():
-        raise InvalidInput(f"--pareto {png} is a folder; name a file in it")
-    import matplotlib  # noqa: F401 - missing, it is told before anything is measured
+    if min(sizes) < _LEAST_SIZE:
+        raise InvalidInput(f"--sizes: {_LEAST_SIZE} pixels at least, got {min(sizes)}")
+    return sizes

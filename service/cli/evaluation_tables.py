@@ -63,16 +63,22 @@ def _answers(rows: Sequence[Row]) -> Table:
 
 def _costs(report: Report) -> Table:
     timed = report.timing is not None
-    heads = ["ms p50", "ms p95", "/ full"] if timed else []
-    table = _table("cost", "point", "MACs / full", "active", *heads)
+    heads = ["ms mean", "p50", "p95", "/ full"] if timed else []
+    again = any(row.again is not None for row in report.rows)
+    table = _table("cost", "point", "MACs / full", "again" if again else "active", *heads)
     for row in report.rows:
         latency = row.latency
         table.add_row(
             row.name,
             f"{row.answers.macs_ratio:.3f}",
-            f"{row.answers.activation:.3f}",
+            _share(row.again) if again else f"{row.answers.activation:.3f}",
             *(
-                [f"{latency.p50_ms:.2f}", f"{latency.p95_ms:.2f}", _ratio(row.latency_ratio)]
+                [
+                    f"{latency.mean_ms:.2f}",
+                    f"{latency.p50_ms:.2f}",
+                    f"{latency.p95_ms:.2f}",
+                    _ratio(row.latency_ratio),
+                ]
                 if latency
                 else [_NONE] * len(heads)
             ),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.cli.output import check_drawable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -101,7 +103,7 @@ def plan(
     patches = PATCHES if granularity is None else numbers("granularity", granularity)
     groups = GROUPS if group is None else numbers("group", group)
     if png is not None:
-        _check_drawable(png)
+        check_drawable("--png", png)
     costs = _costs(
         arch,
         device,
@@ -206,14 +208,6 @@ def _costs(
         threads=1 if threads is None else threads,
         clustered=clustered,
     )
-
-
-def _check_drawable(png: Path) -> None:
-    from engines.errors import InvalidInput
-
-    if not png.absolute().parent.is_dir():
-        raise InvalidInput(f"--png {png}: no such folder")
-    import matplotlib  # noqa: F401 - missing, it is told before anything is measured
 
 
 def _print(found: Design) -> None:

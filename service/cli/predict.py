@@ -82,7 +82,7 @@ def predict(
 
         laud predict clothing.laud
 
-        laud predict zoo:clothing --table table.json --point skip-128 --json
+        laud predict zoo:clothing --table table.json --point size-112 --json
 
     A network that nobody built yet, on this machine's native engine:
 

@@ -44,7 +44,7 @@ def train(
     ] = None,
     sizes: Annotated[
         str | None,
-        typer.Option(help="Smaller image sizes to train, or none [.8 to .5 of the full one]."),
+        typer.Option(help="Smaller image sizes to train, or none [.9 to .4 of the full one]."),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Full image size in pixels [that of --arch].")

@@ -1,8 +1,12 @@
-"""The Open Inference Protocol v2: parsing of infer requests and writing of answers.
+"""The Open Inference Protocol v2: parsing of infer requests.
 
 JSON, with tensors in it or as binary data behind it (the binary extension): then the header
 `Inference-Header-Content-Length` gives the length of the JSON. Everything here is a pure function;
 whatever a client sends gives a value or a BadRequest that says what was wrong.
+
+What is asked by parameters is for others to read (service.objectives), but for those about the form
+of the answer: `binary_data_output`, and `explain`. Parameters that nobody knows are no fault: those
+of other servers come here too.
 """
 
 from __future__ import annotations
@@ -17,10 +21,9 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
-from engines.core import Float32Array, UInt8Array
+from engines.core import UInt8Array
 from engines.errors import ImageError, UnsupportedImage
 from engines.preprocessing import read_header
 from service.errors import BadRequest
@@ -29,9 +32,16 @@ IMAGE = "image"
 IMAGE_BYTES = "image_bytes"
 PROBABILITIES = "probabilities"
 LABEL = "label"
+POINT = "point"
+EXPLANATION = "explanation"
+EXPLAIN = "explain"
 LENGTH_HEADER = "inference-header-content-length"
 
+_OUTPUTS = (PROBABILITIES, LABEL, POINT)
+"""What is answered where no outputs are named."""
+
 _MAX_JSON_BYTES_BEFORE_BINARY = 64 * 1024
+_MUCH_JSON_BYTES = 64 * 1024
 _MAX_DIMENSION = 2**31
 _MAX_TENSORS = 16
 _MAX_ID = 128
@@ -72,6 +82,11 @@ class InferRequest:
     outputs: tuple[WantedOutput, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def explain(self) -> bool:
+        """Whether the answer tells what was computed of each image."""
+        return any(output.name == EXPLANATION for output in self.outputs)
+
 
 def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequest:
     """The request in `body`; `header_length` is the value of its length header, if any.
@@ -79,7 +94,7 @@ def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequ
     Raises BadRequest.
     """
     if header_length is None:
-        return _parse(body, b"", form)
+        return _parse(body, memoryview(b""), form)
     if not header_length.isascii() or not header_length.isdecimal() or len(header_length) > 12:
         raise BadRequest(f"{LENGTH_HEADER} must be a number of bytes, got '{header_length[:32]}'")
     length = int(header_length)
@@ -94,7 +109,12 @@ def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequ
             f"the JSON before binary data may have {_MAX_JSON_BYTES_BEFORE_BINARY} bytes, "
             f"got {length}"
         )
-    return _parse(body[:length], body[length:], form)
+    return _parse(body[:length], memoryview(body)[length:], form)
+
+
+def is_slow(body: bytes, header_length: str | None) -> bool:
+    """Whether parsing takes an event loop's milliseconds: much JSON, as tensors in it are."""
+    return len(body) > _MUCH_JSON_BYTES and header_length in (None, str(len(body)))
 
 
 def _raw(body: bytes, form: Form) -> UInt8Array | bytes:
@@ -111,7 +131,7 @@ def _raw(body: bytes, form: Form) -> UInt8Array | bytes:
     return body
 
 
-def _parse(header: bytes, binary: bytes, form: Form) -> InferRequest:
+def _parse(header: bytes, binary: memoryview, form: Form) -> InferRequest:
     try:
         content = orjson.loads(header)
     except orjson.JSONDecodeError as error:
@@ -149,7 +169,7 @@ def _tensors(value: Any, name: str) -> list[dict[str, Any]]:
 
 
 def _images(
-    inputs: list[dict[str, Any]], binary: bytes, form: Form
+    inputs: list[dict[str, Any]], binary: memoryview, form: Form
 ) -> Sequence[UInt8Array | bytes]:
     names = [item["name"] for item in inputs]
     if len(inputs) != 1 or names[0] not in (IMAGE, IMAGE_BYTES):
@@ -185,9 +205,9 @@ def _shape(item: dict[str, Any], form: Form) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _binary_part(item: dict[str, Any], binary: bytes) -> bytes | None:
+def _binary_part(item: dict[str, Any], binary: memoryview) -> memoryview | None:
     """The tensor's binary data, None where its values stand in the JSON."""
-    size = _mapping(item.get("parameters"), "parameters").get("binary_data_size")
+    size = _own_parameters(item).get("binary_data_size")
     if size is None:
         if binary:
             raise BadRequest(
@@ -206,7 +226,17 @@ def _binary_part(item: dict[str, Any], binary: bytes) -> bytes | None:
     return binary
 
 
-def _pixels(item: dict[str, Any], data: bytes | None, shape: tuple[int, ...]) -> UInt8Array:
+def _own_parameters(item: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of an input or output."""
+    own = _mapping(item.get("parameters"), "parameters")
+    if "shared_memory_region" in own:
+        raise BadRequest(
+            f"'{item['name']:.80}': shared memory is not supported; tensors travel in the body"
+        )
+    return own
+
+
+def _pixels(item: dict[str, Any], data: memoryview | None, shape: tuple[int, ...]) -> UInt8Array:
     count = math.prod(shape)
     if data is not None:
         if len(data) != count:
@@ -236,11 +266,14 @@ def _flat(data: Any, depth: int) -> list[Any]:
 
 def _shown(value: Any) -> str:
     """A wrong value as an error message quotes it: never longer than a line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested too deeply"
     return text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]}..."
 
 
-def _files(item: dict[str, Any], data: bytes | None, count: int) -> list[bytes]:
+def _files(item: dict[str, Any], data: memoryview | None, count: int) -> list[bytes]:
     if data is not None:
         return _split_bytes(data, count)
     values = item["data"]
@@ -258,7 +291,7 @@ def _files(item: dict[str, Any], data: bytes | None, count: int) -> list[bytes]:
     return files
 
 
-def _split_bytes(data: bytes, count: int) -> list[bytes]:
+def _split_bytes(data: memoryview, count: int) -> list[bytes]:
     """Elements of a BYTES tensor: each a little-endian length of 4 bytes, then the bytes."""
     elements: list[bytes] = []
     at = 0
@@ -272,7 +305,7 @@ def _split_bytes(data: bytes, count: int) -> list[bytes]:
                 f"input '{IMAGE_BYTES}': element {len(elements)} claims {length} bytes, "
                 f"{len(data) - at} are left"
             )
-        elements.append(data[at : at + length])
+        elements.append(bytes(data[at : at + length]))
         at += length
     if len(elements) != count or at != len(data):
         raise BadRequest(
@@ -283,29 +316,34 @@ def _split_bytes(data: bytes, count: int) -> list[bytes]:
 
 
 def _default_outputs(binary: bool) -> tuple[WantedOutput, ...]:
-    return (WantedOutput(PROBABILITIES, binary), WantedOutput(LABEL, binary))
+    return tuple(WantedOutput(name, binary) for name in _OUTPUTS)
 
 
 def _outputs(content: dict[str, Any], parameters: dict[str, Any]) -> tuple[WantedOutput, ...]:
     default = _flag(parameters, "binary_data_output", False)
+    explain = _flag(parameters, EXPLAIN, False)
     wanted = _tensors(content.get("outputs"), "outputs")
-    if not wanted:
-        return _default_outputs(default)
-    outputs: list[WantedOutput] = []
-    for item in wanted:
-        name = item["name"]
-        if name not in (PROBABILITIES, LABEL):
-            raise BadRequest(f"no output '{name:.80}'; there are: {PROBABILITIES}, {LABEL}")
-        own = _mapping(item.get("parameters"), "parameters")
-        top = own.get("classification", 0)
-        if type(top) is not int or top < 0 or (top and name != PROBABILITIES):
-            raise BadRequest(
-                f"'classification' must be a number of classes, for output '{PROBABILITIES}'"
-            )
-        outputs.append(WantedOutput(name, _flag(own, "binary_data", default), top))
-    if len({output.name for output in outputs}) != len(outputs):
+    outputs = [_output(item, default) for item in wanted] or [*_default_outputs(default)]
+    names = {output.name for output in outputs}
+    if len(names) != len(outputs):
         raise BadRequest("an output is asked for twice")
+    if explain and EXPLANATION not in names:
+        outputs.append(WantedOutput(EXPLANATION, default))
     return tuple(outputs)
+
+
+def _output(item: dict[str, Any], default: bool) -> WantedOutput:
+    name = item["name"]
+    if name not in (*_OUTPUTS, EXPLANATION):
+        known = ", ".join((*_OUTPUTS, EXPLANATION))
+        raise BadRequest(f"no output '{name:.80}'; there are: {known}")
+    own = _own_parameters(item)
+    top = own.get("classification", 0)
+    if type(top) is not int or top < 0 or (top and name != PROBABILITIES):
+        raise BadRequest(
+            f"'classification' must be a number of classes, for output '{PROBABILITIES}'"
+        )
+    return WantedOutput(name, _flag(own, "binary_data", default), top)
 
 
 def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
@@ -313,54 +351,3 @@ def _flag(parameters: dict[str, Any], name: str, default: bool) -> bool:
     if not isinstance(value, bool):
         raise BadRequest(f"parameter '{name}' must be true or false")
     return value
-
-
-def infer_answer(
-    head: Mapping[str, Any],
-    outputs: Sequence[WantedOutput],
-    probabilities: Float32Array,
-    labels: Sequence[str],
-) -> tuple[bytes, int | None]:
-    """The body for probabilities (N, classes), and its JSON length where binary data follows.
-
-    head: the fields before `outputs`.
-    """
-    described: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
-    for output in outputs:
-        datatype, values = _values(output, probabilities, labels)
-        entry: dict[str, Any] = {
-            "name": output.name,
-            "datatype": datatype,
-            "shape": list(values.shape),
-        }
-        if output.binary:
-            blob = values.tobytes() if datatype == "FP32" else _joined_bytes(values)
-            entry["parameters"] = {"binary_data_size": len(blob)}
-            blobs.append(blob)
-        else:
-            entry["data"] = values.ravel().tolist()
-        described.append(entry)
-    text = orjson.dumps({**head, "outputs": described})
-    return b"".join([text, *blobs]), len(text) if blobs else None
-
-
-def _values(
-    output: WantedOutput, probabilities: Float32Array, labels: Sequence[str]
-) -> tuple[str, npt.NDArray[Any]]:
-    if output.name == PROBABILITIES and not output.classification:
-        return "FP32", np.ascontiguousarray(probabilities, "<f4")
-    order = (-probabilities).argsort(axis=1, kind="stable")
-    if output.name == LABEL:
-        return "BYTES", np.array([labels[i] for i in order[:, 0]], object)
-    top = order[:, : output.classification]
-    texts = [
-        [f"{float(row[i]):f}:{i}:{labels[i]}" for i in best]
-        for row, best in zip(probabilities, top, strict=True)
-    ]
-    return "BYTES", np.array(texts, object)
-
-
-def _joined_bytes(values: npt.NDArray[Any]) -> bytes:
-    encoded = [str(value).encode() for value in values.ravel()]
-    return b"".join(struct.pack("<I", len(item)) + item for item in encoded)

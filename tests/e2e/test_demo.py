@@ -27,7 +27,11 @@ MEMORY_LIMIT_BYTES = 300e6
 
 @pytest.mark.parametrize("name", sample_names())
 def test_samples_are_classified_correctly_at_full(demo: Server, name: str) -> None:
-    answer = httpx.post(f"{demo.url}/v1/classify", content=sample_path(name).read_bytes())
+    answer = httpx.post(
+        f"{demo.url}/v1/classify",
+        content=sample_path(name).read_bytes(),
+        headers={"x-operating-point": "full"},
+    )
     assert answer.status_code == 200
     assert answer.json()["point"] == "full"
     assert answer.json()["labels"][0]["label"] == name
@@ -78,8 +82,9 @@ def test_evaluate_prints_what_the_issue_promises(shared: Path) -> None:
         assert point["accuracy_low"] < point["accuracy"] < point["accuracy_high"]
     assert points["full"]["accuracy"] >= 0.90
     photo = 1 / 234 + 1e-9
-    by_size = [p for p in points.values() if p["name"].startswith("size-")]
-    dynamic = [p for p in points.values() if p["name"].startswith("skip-")]
+    shipped = {record.point.name for record in read_bundle("zoo:clothing").manifest.points}
+    by_size = [p for p in points.values() if p["name"] in shipped and p["kind"] == "size"]
+    dynamic = [p for p in points.values() if p["name"].startswith(("skip-", "glance-"))]
     assert any(p["macs_ratio"] <= 0.645 for p in by_size)
     assert len(by_size) >= 2
     for point in by_size:
@@ -95,10 +100,12 @@ def test_http_and_evaluate_give_identical_classes_on_the_test_split(
     demo: Server, shared: Path
 ) -> None:
     bundle = read_bundle("zoo:clothing")
-    manifest = bundle.manifest
-    folder = relabel(scan_folder(shared / "data/clothing/test"), manifest.labels)
-    names = ("full", *(r.point.name for r in manifest.points if r.point.name.startswith("skip-")))
+    folder = relabel(scan_folder(shared / "data/clothing/test"), bundle.manifest.labels)
     with load_engine(bundle) as engine:
+        manifest = bundle.manifest.at(engine.precision)
+        dynamic = [r.point.name for r in manifest.points if not r.point.skips_nothing]
+        # A mask and a glance beside what skips nothing.
+        names = ("full", dynamic[0], dynamic[-1])
         results = evaluate_points(
             engine,
             [manifest.point(name).point for name in names],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
@@ -11,16 +13,19 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from engines import registry
 from service.app import create_app
 from service.cli import main
 from service.executor import Model
+from service.policy.core import Policy
 from service.service import Service
 from service.settings import Settings
 from tests.service.commands import Done, Laud
-from tests.service.scripted import ScriptedEngine, loader_of, model
+from tests.service.manual import Manual, ManualService
+from tests.service.scripted import ScriptedEngine, loader_of, model, profile
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class Running:
     engine: ScriptedEngine
 
     async def metric(self, name: str, **labels: str) -> float:
-        """A sample of /metrics; 0 where there is none."""
+        """A sample of /metrics; 0 where there is none. As for who asks over a connection, the event
+        loop has had its turn since the last answer."""
+        await asyncio.sleep(0)
         value = self.service.metrics.registry.get_sample_value(name, labels)
         return value or 0.0
 
@@ -53,7 +60,17 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def logged() -> Iterator[list[MutableMapping[str, Any]]]:
+def logging_as_before() -> Iterator[None]:
+    """A command that sets up logs does so for the process; it ends with the test."""
+    root = logging.getLogger()
+    before = (structlog.get_config(), root.handlers[:], root.level)
+    yield
+    structlog.configure(**before[0])
+    root.handlers[:], root.level = before[1:]
+
+
+@pytest.fixture(autouse=True)
+def logged(logging_as_before: None) -> Iterator[list[MutableMapping[str, Any]]]:
     """What is logged during the test, one mapping a line."""
     with capture_logs() as lines:
         yield lines
@@ -61,12 +78,16 @@ def logged() -> Iterator[list[MutableMapping[str, Any]]]:
 
 @pytest.fixture
 def serving() -> Serving:
-    """`async with serving(*models, **settings) as running`; one model `colours` unless given."""
+    """`async with serving(*models, **settings) as running`; one model `colours` unless given.
+
+    Unless there are classes in the settings, a minute is enough for everything.
+    """
 
     @asynccontextmanager
     async def serve(*models: Model, start: bool = True, **options: Any) -> AsyncIterator[Running]:
         served = models or (model(),)
-        service = Service(Settings(**options), loader_of(*served))
+        options.setdefault("slo_classes", {"default": {"slo_ms": 60_000.0}})
+        service = Service(Settings(**options), loader_of(*served), profile)
         if start:
             await service.start()
         transport = httpx.ASGITransport(create_app(service))
@@ -82,6 +103,21 @@ def serving() -> Serving:
                 await service.stop()
 
     return serve
+
+
+@pytest.fixture
+def manual() -> Iterator[Manual]:
+    """`manual(policy=None, **settings)`: a service whose time and threads are the test's."""
+    made: list[ManualService] = []
+
+    def make(policy: Policy | None = None, **settings: Any) -> ManualService:
+        made.append(ManualService(policy, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+        assert each.complaints == []
 
 
 @pytest.fixture

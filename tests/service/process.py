@@ -49,11 +49,16 @@ class PipedEngine(ScriptedEngine):
 
 @dataclass(frozen=True)
 class Served:
-    """A started server: where it is, and its log from here on."""
+    """A started server: what it said when it was ready, and its log from here on."""
 
     process: subprocess.Popen[bytes]
-    url: str
+    ready: dict[str, object]
     pipe: Path
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return str(self.ready["url"])
 
     def log_until(self, event: str) -> dict[str, object]:
         """Read the log up to a line of that event."""
@@ -96,7 +101,7 @@ def served(folder: Path, *options: str) -> Iterator[Served]:
         stderr=subprocess.PIPE,
     )
     try:
-        yield Served(process, str(_read_until(process, "ready")["url"]), pipe)
+        yield Served(process, _read_until(process, "ready"), pipe)
     finally:
         process.kill()
         process.communicate(timeout=PATIENCE_S)

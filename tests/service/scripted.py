@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +28,7 @@ from engines.bundle import (
     WeightsFile,
 )
 from engines.core import (
+    Glance,
     OperatingPoint,
     Output,
     Paradigm,
@@ -45,6 +46,8 @@ HASH = "0123456789abcdef" * 4
 NUM_MASKERS = 2
 # No wait in these tests is expected to last; this only ends a hanging one.
 PATIENCE_S = 30.0
+# Seconds of a call of one image at each point; two take twice as long.
+SECONDS = {"full": 0.010, "skip": 0.007, "small": 0.004}
 
 
 def manifest(name: str = "colours") -> Manifest:
@@ -70,6 +73,15 @@ def manifest(name: str = "colours") -> Manifest:
         provenance=Provenance(config={}),
         versions={"laudserve": "0"},
     )
+
+
+def glancing(again: float = 0.25) -> Manifest:
+    """The same points, of which `skip` looks at 24 pixels first."""
+    of = manifest()
+    full, small, skip = of.points
+    point = skip.point.model_copy(update={"glance": Glance(image_size=SMALL, confidence=0.8)})
+    changed = skip.model_copy(update={"point": point, "again": again})
+    return of.model_copy(update={"points": (full, small, changed)})
 
 
 def quantised(name: str = "colours") -> Manifest:
@@ -120,7 +132,8 @@ class ScriptedEngine:
 
     batches: the points' names of every batch after the warm-up; points: those of the last one.
     While held, `infer` waits inside, and `entered` says that it does. `fault` may raise for a
-    batch.
+    batch. `spend` is told how long a call takes, `pace` times what `SECONDS` says. looks_again:
+    whether images are, at points that glance; the first look takes as long as `small`.
     """
 
     name = "scripted"
@@ -131,6 +144,9 @@ class ScriptedEngine:
         self.points: tuple[OperatingPoint, ...] = ()
         self.entered = threading.Event()
         self.fault: Callable[[UInt8Array], None] = lambda images: None
+        self.spend: Callable[[float], None] = lambda seconds: None
+        self.pace = 1.0
+        self.looks_again = True
         self.is_closed = False
         self._open = threading.Event()
         self._open.set()
@@ -154,15 +170,25 @@ class ScriptedEngine:
         self.entered.set()
         if not self._open.wait(PATIENCE_S):
             raise EngineError("the test never released the engine")
+        self.spend(self.pace * sum(map(self._seconds, points)))
         self.fault(images)
         shares = images.mean(axis=(1, 2)) + 1.0
         rates = [1.0 if point.skips_nothing else 0.5 for point in points]
+        arrays = {"probabilities": (shares / shares.sum(axis=1, keepdims=True)).astype("f4")}
+        if any(point.glance for point in points):
+            arrays["again"] = np.array([self.looks_again or not point.glance for point in points])
         return Output(
-            arrays={"probabilities": (shares / shares.sum(axis=1, keepdims=True)).astype("f4")},
+            arrays=arrays,
             activation=np.repeat(np.array(rates, np.float32)[:, None], NUM_MASKERS, axis=1),
             macs=np.array(rates) * 1e6,
             durations_s={"prepare": 0.001, "network": 0.002},
         )
+
+    def _seconds(self, point: OperatingPoint) -> float:
+        own_s = SECONDS.get(point.name, 0.0)
+        if point.glance is None:
+            return own_s
+        return SECONDS["small"] + own_s * self.looks_again
 
     def close(self) -> None:
         """See `engines.core.Engine`."""
@@ -192,6 +218,16 @@ def loader_of(*models: Model) -> Loader:
 def model(name: str = "colours", engine: ScriptedEngine | None = None) -> Model:
     """A model on a scripted engine."""
     return Model(manifest(name), HASH, engine or ScriptedEngine())
+
+
+def profile(
+    served: Model, max_batch: int, tables: object = None
+) -> Mapping[str, tuple[float, ...]]:
+    """What the calls of a scripted model take, without measuring."""
+    return {
+        point: tuple(SECONDS[point] * n for n in range(1, max_batch + 1))
+        for point in served.point_names
+    }
 
 
 def pixels(colour: str = "red", size: int = SIZE) -> UInt8Array:

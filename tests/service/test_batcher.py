@@ -1,262 +1,341 @@
-"""Which requests run together, what becomes of cancelled ones, and what a failure leaves behind."""
+"""When the next batch is decided, what becomes of who leaves, and what a failure leaves behind."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from itertools import count
-
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from engines.core import static_point
-from service.batcher import Batcher
-from service.errors import NotReady
-from service.request import Batch, Reply, Request
-
-pytestmark = pytest.mark.anyio
-
-Run = Callable[[Batch], Awaitable[list[Reply | Exception]]]
+from engines.errors import ImageError
+from service.errors import Expired, NotReady
+from service.request import Exchange
+from tests.service.manual import Crowd, Manual, ManualService, picture, reply, small_pixels
+from tests.service.scripted import SECONDS
 
 
-def reply_to(request: Request) -> Reply:
-    zeros = np.zeros(1, np.float32)
-    return Reply(zeros, zeros, request.point, request.reason, 1, {})
+def ran(service: ManualService) -> list[tuple[str, ...]]:
+    """The points of every batch."""
+    return service.engine.batches
 
 
-class Gate:
-    """A runner whose batches wait until the test lets each of them pass."""
-
-    def __init__(self) -> None:
-        self.batches: list[Batch] = []
-        self.entered = asyncio.Event()
-        self._passes = asyncio.Semaphore(0)
-        self.answer: Run = self._echo
-
-    async def run(self, batch: Batch) -> list[Reply | Exception]:
-        self.batches.append(batch)
-        self.entered.set()
-        await self._passes.acquire()
-        return await self.answer(batch)
-
-    async def busy(self) -> None:
-        """Wait until a batch is inside."""
-        await self.entered.wait()
-        self.entered.clear()
-
-    def let_pass(self, batches: int = 1) -> None:
-        for _ in range(batches):
-            self._passes.release()
-
-    async def _echo(self, batch: Batch) -> list[Reply | Exception]:
-        return [reply_to(request) for request in batch.requests]
+def depth(service: ManualService) -> int:
+    return service.service.batcher.depth("colours")
 
 
-def request(model: str = "a", size: int = 8) -> Request:
-    return Request(
-        model=model,
-        point=static_point("full", size, 0),
-        reason="full",
-        pixels=np.zeros((size, size, 3), np.uint8),
-        reply=asyncio.get_running_loop().create_future(),
-    )
+def test_an_idle_engine_gets_an_image_at_once_at_the_best_point(manual: Manual) -> None:
+    laud = manual()
+    answer = laud.ask()
+    assert len(laud.engines) == 1
+    laud.run_engine()
+    assert (reply(answer).point.name, reply(answer).reason) == ("full", "best")
+    assert reply(answer).service_s == pytest.approx(SECONDS["full"])
+    assert reply(answer).phases_s["queue"] == 0.0
 
 
-@asynccontextmanager
-async def batching(max_batch: int = 2) -> AsyncIterator[tuple[Batcher, Gate]]:
-    gate = Gate()
-    ticks = count()
-    batcher = Batcher(gate, max_batch=max_batch, clock=lambda: float(next(ticks)))
-    batcher.start()
-    yield batcher, gate
-    await batcher.stop()
+def test_the_next_batch_is_decided_when_the_engine_is_about_to_be_free(manual: Manual) -> None:
+    laud = manual()
+    laud.ask()
+    second = laud.ask()
+    laud.advance(0.008)
+    assert (depth(laud), len(laud.engines)) == (1, 1)
+    laud.advance(0.002)
+    assert (depth(laud), len(laud.engines)) == (0, 2)
+    laud.finish()
+    assert reply(second).phases_s["queue"] == pytest.approx(0.010 + SECONDS["full"])
 
 
-async def submit(batcher: Batcher, *requests: Request) -> list[Request]:
-    for one in requests:
-        batcher.submit(one)
-    return list(requests)
+def test_points_are_bound_one_batch_ahead_at_most_however_short_the_calls(manual: Manual) -> None:
+    laud = manual()
+    laud.engine.pace = 0.01
+    for _ in range(200):
+        laud.ask()
+        laud.run_engine()
+    for _ in range(5):
+        laud.ask()
+    assert (len(laud.engines), depth(laud)) == (2, 3)
+    laud.finish()
 
 
-def members(gate: Gate) -> list[tuple[Request, ...]]:
-    return [batch.requests for batch in gate.batches]
+def test_who_comes_before_the_decision_with_an_earlier_deadline_runs_first(manual: Manual) -> None:
+    laud = manual()
+    laud.ask()
+    patient = laud.ask(0.500)
+    laud.advance(0.005)
+    hurried = laud.ask(0.050)
+    laud.advance(0.005)
+    laud.run_engine()
+    laud.run_engine()
+    assert hurried.done()
+    assert not patient.done()
+    laud.finish()
 
 
-async def test_an_idle_executor_gets_a_request_at_once() -> None:
-    async with batching() as (batcher, gate):
-        (only,) = await submit(batcher, request())
-        await gate.busy()
-        assert members(gate) == [(only,)]
-        gate.let_pass()
-        assert (await only.reply).point is only.point
+def test_a_batch_that_was_decided_stays_so(manual: Manual) -> None:
+    laud = manual()
+    laud.ask()
+    decided = laud.ask(0.500)
+    laud.advance(0.010)
+    hurried = laud.ask(0.050)
+    laud.run_engine()
+    laud.run_engine()
+    assert decided.done()
+    assert not hurried.done()
+    laud.finish()
 
 
-async def test_the_next_batch_gathers_while_one_runs() -> None:
-    async with batching(max_batch=3) as (batcher, gate):
-        first = await submit(batcher, request())
-        await gate.busy()
-        later = await submit(batcher, *(request() for _ in range(4)))
-        assert batcher.depth("a") == 4
-        gate.let_pass(3)
-        await asyncio.gather(*(one.reply for one in first + later))
-        assert members(gate) == [tuple(first), tuple(later[:3]), tuple(later[3:])]
-        assert batcher.depth("a") == 0
-
-
-async def test_a_batch_has_one_model_and_one_size_and_the_oldest_goes_first() -> None:
-    async with batching(max_batch=2) as (batcher, gate):
-        first = await submit(batcher, request())
-        await gate.busy()
-        a, b, small, a2, b2 = await submit(
-            batcher, request("a"), request("b"), request("a", 4), request("a"), request("b")
-        )
-        assert (batcher.depth("a"), batcher.depth("b")) == (3, 2)
-        gate.let_pass(4)
-        await asyncio.gather(*(one.reply for one in (a, b, small, a2, b2)))
-        assert members(gate)[1:] == [(a, a2), (b, b2), (small,)]
-        assert gate.batches[0].requests == tuple(first)
-        assert [batch.model for batch in gate.batches] == ["a", "a", "b", "a"]
-
-
-@given(
-    st.integers(1, 4),
-    st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from([4, 8]), st.booleans()), max_size=20),
-)
-async def test_every_crowd_is_served_once_and_in_order(
-    max_batch: int, crowd: list[tuple[str, int, bool]]
+def test_decoding_overlaps_with_the_batch_before_and_begins_no_earlier_than_needed(
+    manual: Manual,
 ) -> None:
-    """The oldest who waits leads each batch; its mates are the oldest of its model and size."""
-    async with batching(max_batch) as (batcher, gate):
-        (first,) = await submit(batcher, request())
-        await gate.busy()
-        waiting = await submit(batcher, *(request(model, size) for model, size, _ in crowd))
-        for one, (_, _, leaves) in zip(list(waiting), crowd, strict=True):
-            if leaves:
-                batcher.discard(one)
-                waiting.remove(one)
-        gate.let_pass(1 + len(crowd))
-        await asyncio.gather(first.reply, *(one.reply for one in waiting))
-        for batch in gate.batches[1:]:
-            lead = waiting[0]
-            mates = [
-                one
-                for one in waiting
-                if (one.model, one.point.image_size) == (lead.model, lead.point.image_size)
-            ]
-            assert batch.requests == tuple(mates[:max_batch])
-            waiting = [one for one in waiting if one not in batch.requests]
-        assert waiting == []
+    laud = manual()
+    laud.ask()
+    second = laud.ask(pictures=[picture()])
+    prepare_s = next(iter(laud.service.batcher._queue)).prepare_s
+    assert 0.0 < prepare_s < 0.005
+    laud.advance(SECONDS["full"] - prepare_s - 0.002)
+    assert len(laud.decodes) == 0
+    laud.advance(0.002)
+    assert (len(laud.decodes), len(laud.engines)) == (1, 1)
+    laud.decode()
+    assert len(laud.engines) == 2
+    laud.finish()
+    assert reply(second).point.name == "full"
 
 
-async def test_who_left_before_dispatch_does_not_run() -> None:
-    async with batching() as (batcher, gate):
-        (first,) = await submit(batcher, request())
-        await gate.busy()
-        left, cancelled, stays = await submit(batcher, request(), request(), request())
-        batcher.discard(left)
-        cancelled.reply.cancel()
-        assert batcher.depth("a") == 2
-        gate.let_pass(2)
-        await asyncio.gather(first.reply, stays.reply)
-        assert members(gate) == [(first,), (stays,)]
+def test_pixels_of_the_right_size_are_not_decoded_and_others_are(manual: Manual) -> None:
+    laud = manual()
+    laud.ask()
+    laud.ask(pinned="full")
+    other = laud.ask(pinned="full", pictures=[small_pixels()])
+    laud.advance(0.010)
+    assert len(laud.decodes) == 0
+    laud.run_engine()
+    laud.advance(0.010)
+    assert len(laud.decodes) == 1
+    laud.finish()
+    assert reply(other).point.name == "full"
 
 
-async def test_who_leaves_while_running_harms_nobody() -> None:
-    async with batching() as (batcher, gate):
-        blocker = await submit(batcher, request())
-        await gate.busy()
-        left, mate = await submit(batcher, request(), request())
-        gate.let_pass()
-        await gate.busy()
-        batcher.discard(left)
-        gate.let_pass()
-        await asyncio.gather(*(one.reply for one in blocker), mate.reply)
-        assert left.reply.cancelled()
-        assert batcher.is_alive
+def test_an_idle_engine_decodes_a_small_picture_itself(manual: Manual) -> None:
+    laud = manual()
+    only = laud.ask(pictures=[picture("blue")])
+    assert (len(laud.decodes), len(laud.engines)) == (0, 1)
+    laud.finish()
+    assert reply(only).probabilities.argmax() == 2
+    bad = laud.ask(pictures=[picture(damaged=True)])
+    laud.finish()
+    with pytest.raises(ImageError):
+        bad.result()
 
 
-async def test_everybody_leaving_leaves_an_idle_batcher() -> None:
-    async with batching() as (batcher, gate):
-        (first,) = await submit(batcher, request())
-        await gate.busy()
-        for one in await submit(batcher, *(request() for _ in range(1000))):
-            batcher.discard(one)
-        gate.let_pass()
-        await first.reply
-        assert batcher.depth("a") == 0
-        (last,) = await submit(batcher, request())
-        gate.let_pass()
-        await last.reply
-        assert members(gate) == [(first,), (last,)]
+def test_a_picture_that_takes_long_is_decoded_elsewhere_and_does_not_hold_up_the_engine(
+    manual: Manual,
+) -> None:
+    laud = manual()
+    slow_to_decode(laud)
+    slow = laud.ask(pictures=[picture()])
+    quick = laud.ask()
+    assert (len(laud.decodes), len(laud.engines)) == (1, 1)
+    laud.run_engine()
+    assert quick.done()
+    assert not slow.done()
+    laud.finish()
 
 
-async def test_an_error_of_one_request_is_its_own() -> None:
-    async with batching() as (batcher, gate):
-
-        async def first_fails(batch: Batch) -> list[Reply | Exception]:
-            return [RuntimeError("mine"), *(reply_to(one) for one in batch.requests[1:])]
-
-        blocker = await submit(batcher, request())
-        await gate.busy()
-        gate.answer = first_fails
-        bad, good = await submit(batcher, request(), request())
-        gate.let_pass(2)
-        with pytest.raises(RuntimeError, match="mine"):
-            await blocker[0].reply
-        with pytest.raises(RuntimeError, match="mine"):
-            await bad.reply
-        assert (await good.reply).point is good.point
-        assert batcher.is_alive
-
-
-async def test_times_come_from_the_clock() -> None:
-    async with batching() as (batcher, gate):
-        (only,) = await submit(batcher, request())
-        await gate.busy()
-        assert (only.queued_s, gate.batches[0].dispatched_s) == (0.0, 1.0)
-        gate.let_pass()
-        await only.reply
+def test_a_decode_that_takes_longer_than_predicted_does_not_hold_up_the_engine_for_ever(
+    manual: Manual,
+) -> None:
+    laud = manual()
+    laud.ask()
+    stuck = laud.ask(pictures=[picture()])
+    laud.advance(0.010)
+    laud.run_engine()
+    quick = laud.ask()
+    assert (len(laud.decodes), len(laud.engines)) == (1, 0)
+    laud.advance(3 * SECONDS["full"])
+    laud.run_engine()
+    assert quick.done()
+    assert not stuck.done()
+    laud.finish()
+    assert stuck.done()
 
 
-@pytest.mark.parametrize("failure", ["raises", "forgets"])
-async def test_its_death_fails_all_and_refuses_more(failure: str) -> None:
-    async with batching() as (batcher, gate):
+def slow_to_decode(laud: ManualService) -> None:
+    """Files have taken a tenth of a second, lately."""
+    header = picture().header
+    assert header is not None
+    for _ in range(4):
+        laud.service.decode_costs.observe(header, 32, 0.1)
 
-        async def broken(batch: Batch) -> list[Reply | Exception]:
-            if failure == "raises":
-                raise RuntimeError("the executor is broken")
-            return []
 
-        gate.answer = broken
-        (inside,) = await submit(batcher, request())
-        await gate.busy()
-        waiting = await submit(batcher, request(), request("b"))
-        gate.let_pass()
-        for one in (inside, *waiting):
-            with pytest.raises(NotReady):
-                await one.reply
-        assert not batcher.is_alive
+def test_both_decode_threads_are_used_when_decoding_takes_longer_than_running(
+    manual: Manual,
+) -> None:
+    laud = manual(decode_threads=2)
+    slow_to_decode(laud)
+    laud.ask(pictures=[picture()])
+    laud.ask(pictures=[picture()])
+    laud.ask(pictures=[picture()])
+    laud.advance(0.05)
+    assert (len(laud.decodes), depth(laud)) == (2, 1)
+    laud.finish()
+
+
+def test_an_idle_service_runs_images_of_one_request_together_where_the_policy_says_so(
+    manual: Manual,
+) -> None:
+    laud = manual(Crowd(), max_batch=2)
+    three = laud.ask(pictures=[picture(colour) for colour in ("red", "green", "blue")])
+    laud.finish()
+    assert ran(laud) == [("full", "full"), ("full",)]
+    assert [reply.probabilities.argmax() for reply in three.result()] == [0, 1, 2]
+    assert [reply.batch_size for reply in three.result()] == [2, 2, 1]
+
+
+def test_a_damaged_file_fails_alone(manual: Manual) -> None:
+    laud = manual(Crowd())
+    laud.ask()
+    bad = laud.ask(pictures=[picture(damaged=True)])
+    good = laud.ask(pictures=[picture("blue")])
+    laud.finish()
+    with pytest.raises(ImageError):
+        bad.result()
+    assert reply(good).probabilities.argmax() == 2
+    assert ran(laud) == [("full",), ("full",)]
+
+
+def test_a_batch_of_damaged_files_does_not_hold_up_the_next(manual: Manual) -> None:
+    laud = manual(decode_threads=1)
+    slow_to_decode(laud)
+    laud.ask(pictures=[picture(damaged=True)])
+    good = laud.ask(pictures=[picture()])
+    laud.decode()
+    assert len(laud.decodes) == 1
+    laud.finish()
+    assert good.done()
+
+
+def test_one_damaged_file_ends_its_whole_request(manual: Manual) -> None:
+    laud = manual()
+    both = laud.ask(pictures=[picture(damaged=True), picture()])
+    laud.finish()
+    with pytest.raises(ImageError):
+        both.result()
+    assert laud.service.batcher.is_idle
+
+
+def test_who_leaves_while_waiting_is_gone_at_once(manual: Manual) -> None:
+    laud = manual()
+    laud.ask()
+    leaves, stays = laud.ask(), laud.ask()
+    leaves.cancel()
+    laud.settle()
+    assert depth(laud) == 1
+    laud.finish()
+    assert len(ran(laud)) == 2
+    assert stays.done()
+
+
+def test_who_leaves_while_being_decoded_does_not_run(manual: Manual) -> None:
+    laud = manual()
+    slow_to_decode(laud)
+    leaves = laud.ask(pictures=[picture()])
+    assert len(laud.decodes) == 1
+    leaves.cancel()
+    laud.settle()
+    assert len(laud.decodes) == 0
+    assert laud.service.batcher.is_idle
+    assert laud.service.memory.used == 0
+    assert ran(laud) == []
+
+
+def test_who_leaves_once_decoded_does_not_hold_up_its_mates(manual: Manual) -> None:
+    laud = manual(Crowd())
+    laud.ask()
+    leaves, stays = laud.ask(pictures=[picture()]), laud.ask(pictures=[picture()])
+    laud.advance(0.010)
+    laud.decode()
+    leaves.cancel()
+    laud.settle()
+    laud.decode()
+    laud.finish()
+    assert ran(laud) == [("full",), ("full",)]
+    assert stays.done()
+
+
+def test_who_leaves_once_it_was_handed_over_does_not_run_alone(manual: Manual) -> None:
+    laud = manual()
+    leaves = laud.ask()
+    assert len(laud.engines) == 1
+    leaves.cancel()
+    laud.finish()
+    assert ran(laud) == []
+    assert laud.service.batcher.is_idle
+
+
+def test_a_mate_of_who_left_runs(manual: Manual) -> None:
+    laud = manual(Crowd())
+    laud.ask()
+    leaves, stays = laud.ask(), laud.ask()
+    laud.advance(0.010)
+    leaves.cancel()
+    laud.finish()
+    assert ran(laud) == [("full",), ("full", "full")]
+    assert stays.done()
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a bug"), KeyboardInterrupt()])
+def test_its_death_fails_all_at_once_and_ends_readiness(
+    manual: Manual, fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laud = manual()
+    running, waiting = laud.ask(), laud.ask()
+    decoding = laud.ask(pictures=[picture()])
+    laud.advance(0.010)
+
+    def broken(*args: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(laud.service.batcher._queue, "sweep", broken)
+    laud.run_engine()
+    laud.advance(0.010)
+    for task in (waiting, decoding):
         with pytest.raises(NotReady):
-            batcher.submit(request())
-
-
-async def test_stopping_answers_those_who_wait() -> None:
-    async with batching() as (batcher, gate):
-        (inside,) = await submit(batcher, request())
-        await gate.busy()
-        waiting = await submit(batcher, request(), request())
-        await batcher.stop()
-        for one in (inside, *waiting):
-            with pytest.raises(NotReady, match="the service stopped"):
-                await one.reply
-        assert not batcher.is_alive
-
-
-async def test_nothing_is_taken_before_the_start() -> None:
-    batcher = Batcher(Gate(), max_batch=1)
+            task.result()
+    assert running.done()
+    assert not laud.service.is_ready
     with pytest.raises(NotReady):
-        batcher.submit(request())
-    await batcher.stop()
+        laud.ask().result()
+    assert laud.service.memory.used == 0
+
+
+def test_stopping_answers_those_who_wait(manual: Manual) -> None:
+    laud = manual()
+    tasks = [laud.ask(), laud.ask(), laud.ask(pictures=[picture()])]
+    laud.service.batcher.stop()
+    laud.settle()
+    for task in tasks:
+        with pytest.raises(NotReady, match="the service stopped"):
+            task.result()
+
+
+def test_who_wants_no_late_answer_costs_no_engine_time_once_decoding_overtook_him(
+    manual: Manual,
+) -> None:
+    laud = manual()
+    slow_to_decode(laud)
+    refused = laud.ask(0.200, on_infeasible="reject", pictures=[picture()])
+    agreed = laud.ask(0.200, pictures=[picture()])
+    assert len(laud.decodes) == 2
+    laud.advance(0.300)
+    laud.finish()
+    with pytest.raises(Expired, match="decoding took too long"):
+        refused.result()
+    assert reply(agreed).point.name
+    assert sum(map(len, laud.engine.batches)) == 1
+
+
+def test_an_explained_answer_shortens_nobodys_deadline(manual: Manual) -> None:
+    laud = manual()
+    exchange = Exchange("explained", laud.time(), status=200, explained=True, engine_end_s=1.0)
+    before = laud.service.answer_costs.predict()
+    for _ in range(200):
+        laud.service.observe_inference(exchange, 5.0)
+    assert laud.service.answer_costs.predict() == before

@@ -57,6 +57,8 @@ def report(**changes: Any) -> Report:
         "precision": "fp32",
         "isa": "avx2",
         "images": "8 of 9 pictures",
+        "against": "resnet50",
+        "against_size": 224,
         "seed": 0,
         "repeats": 4,
         "ours_ms": 10.0,
@@ -111,6 +113,7 @@ def test_options_make_the_plan(laud: Laud, measured: list[Plan], tmp_path: Path)
     options = "--arch resnet101 --precision int8 --rate 0.4 --rate-of macs --masks clustered"
     more = "--paradigm mix --mix channel --granularity 4-2-1-1 --group 32 --size 192 --batch 8"
     rest = "--threads 2 --repeats 6 --seed 3 --rivals --json"
+    rest += " --against zoo:clothing --against-size 160"
     folders = ["--images", tmp_path, "--cache", tmp_path / "cache"]
     done = laud("bench", "engine", *f"{options} {more} {rest}".split(), *folders)
     assert done.status == 0, done.err
@@ -133,6 +136,8 @@ def test_options_make_the_plan(laud: Laud, measured: list[Plan], tmp_path: Path)
             seed=3,
             rivals=True,
             cache=tmp_path / "cache",
+            against="zoo:clothing",
+            against_size=160,
         )
     ]
 
@@ -152,6 +157,24 @@ def test_table_has_every_ratio_beside_its_rival(laud: Laud, measured: list[Plan]
         assert ratio in row
     for fact in ("Abacus 3000, load 0.25", "8 of 9 pictures", "NUM_STREAMS=1", "int8 mixed"):
         assert fact in done.out
+
+
+def test_says_what_a_point_that_glances_takes_at_first_and_in_all(
+    laud: Laud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = report(point="glance", first_size=112, again=0.3, first_ms=2.0, worst_ms=7.5)
+    monkeypatch.setattr(engines.bench.run, "bench_engine", lambda plan, say: of)
+    done = laud("bench", "engine", "--arch", "resnet50", "--rate", 0.5)
+    assert "at 112 px first (2.00 ms), 30.0% of them again (7.50 ms in all)" in done.out
+
+
+def test_says_what_openvino_ran_where_that_is_something_else(
+    laud: Laud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = report(against="static.laud", against_size=160)
+    monkeypatch.setattr(engines.bench.run, "bench_engine", lambda plan, say: other)
+    done = laud("bench", "engine", "--arch", "resnet50", "--rate", 0.5)
+    assert "OpenVINO runs static.laud at 160 px" in done.out
 
 
 def test_a_noisy_measurement_is_printed_and_fails(
@@ -205,8 +228,11 @@ def test_a_tiny_network_is_really_measured(laud: Laud, tmp_path: Path) -> None:
     pictures.mkdir()
     for i in range(8):
         (pictures / f"{i}.jpg").write_bytes(jpeg(size=40 + i))
-    options = "--rate 0.5 --size 32 --batch 2 --repeats 4 --rivals --json"
-    done = laud("bench", "engine", "--arch", tiny, "--images", pictures, *options.split())
+    options = f"--rate 0.5 --size 32 --batch 2 --repeats 4 --rivals --json --against {tiny}"
+    done = laud(
+        *("bench", "engine", "--arch", tiny, "--images", pictures, *options.split()),
+        *("--against-size", 48),
+    )
     assert done.status in (0, 3), done.err
     found = json.loads(done.out)
     assert found.keys() >= KEYS
@@ -220,6 +246,8 @@ def test_a_tiny_network_is_really_measured(laud: Laud, tmp_path: Path) -> None:
     assert found["ideal_ratio"] == pytest.approx(found["dense_macs"] / found["macs"])
     assert found["ideal_ratio"] > 1
     assert (found["precision"], found["threads"], found["batch"]) == ("fp32", 1, 2)
+    assert (found["against"], found["against_size"]) == (str(tiny), 48)
+    assert "[2, 48, 48, 3]" in found["baseline"]["input"]
     assert found["images"] == f"8 of 8 pictures below {pictures}"
     assert [rival["what"] for rival in found["rivals"]] == ["smaller image", "fixed mask"]
     presets = {form["preset"] for form in found["baseline"]["candidates"]}

@@ -10,7 +10,7 @@ import pytest
 from engines.bundle import Dial, DialCandidate, read_bundle
 from tests.service.commands import Laud, assert_one_line
 from tests.service.process import bundle_in
-from tests.service.scripted import manifest, quantised
+from tests.service.scripted import glancing, manifest, quantised
 
 
 @pytest.mark.parametrize("name", ["zoo:nothing", "nowhere.laud"])
@@ -35,6 +35,15 @@ def test_inspect_prints_a_summary(laud: Laud, tmp_path: Path) -> None:
     assert "1x4 spatial S=2" in done.out
     for name in ("full", "small", "skip"):
         assert name in done.out
+
+
+def test_inspect_says_what_a_point_that_glances_does(laud: Laud, tmp_path: Path) -> None:
+    done = laud("inspect", bundle_in(tmp_path, glancing(0.25)))
+    (line,) = [line for line in done.out.splitlines() if "first" in line]
+    assert line.strip() == (
+        "skip: every image at 24 px first, where that is less sure than 0.8 at 32 px too: 25.0% of "
+        "them"
+    )
 
 
 def test_inspect_prints_points_and_calibration_of_int8_too(laud: Laud, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ EXAMPLES: dict[str, list[str]] = {
     ],
     "predict": [
         "laud predict clothing.laud",
-        "laud predict zoo:clothing --table table.json --point skip-128 --json",
+        "laud predict zoo:clothing --table table.json --point size-112 --json",
         "laud predict resnet101 --device here.json --paradigm layer --rate 0.4",
         "laud predict resnet101 --device v100 --batch 128 --rate 0.5 --parts",
         "laud predict check-paper --json",

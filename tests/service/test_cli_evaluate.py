@@ -243,6 +243,8 @@ def test_a_noisy_machine_is_told(
         (["--latency-seconds", "0"], "seconds of timing must be above 0, got 0"),
         (["--fixed-from", "."], "--fixed-from makes fixed masks: it goes with --fixed-masks"),
         (["--pareto", "nowhere/x.png"], "--pareto nowhere/x.png: no such folder"),
+        (["--sizes", "96,7"], "--sizes: 16 pixels at least, got 7"),
+        (["--pareto", "x.txt"], "--pareto writes a PNG picture; name it so, such as x.png"),
         (["--pareto", "."], "--pareto . is a folder; name a file in it"),
         (["--pareto", "x.png", "--no-latency"], "--pareto draws latency"),
         (["--baseline", "nowhere.laud"], "'nowhere.laud' is not a bundle directory"),

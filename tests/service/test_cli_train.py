@@ -117,7 +117,8 @@ def test_a_folder_is_enough(laud: Laud, asked: Asked, mine: Path) -> None:
     (config,) = asked.configs
     run = Path("runs/my-pictures")
     assert (config.name, config.seed, config.image_size) == ("my-pictures", 0, 160)
-    assert (config.sizes.sizes, config.dynamic.budgets) == ((128, 112, 96, 80), (0.8, 0.65))
+    assert config.sizes.sizes == (144, 128, 112, 96, 80, 64)
+    assert config.dynamic.budgets == (0.8, 0.65)
     links = (run / "pictures").resolve()
     assert config.data.root == links
     assert asked.exports == [(run, run / "my-pictures.laud", links / "train")]
@@ -129,7 +130,7 @@ def test_a_folder_is_enough(laud: Laud, asked: Asked, mine: Path) -> None:
 
 def test_points_are_printed_beside_their_rivals(laud: Laud, asked: Asked, mine: Path) -> None:
     done = laud("train", "--data", mine, "--sizes", "96", "--budgets", ".7")
-    for row in ("full", "skip-128", "skip-128 (fixed mask)", "size-112", "size-96"):
+    for row in ("full", "skip-64-65", "skip-64-65 (fixed mask)", "size-112", "size-96"):
         assert row in done.out
     assert "on the validation pictures, which the points were chosen on" in done.err
     (plan,) = asked.plans
@@ -148,7 +149,7 @@ def test_the_last_table_is_of_test_pictures_where_there_are_any(
     printed = json.loads(done.out)
     assert printed["images"] == 4
     assert printed["path"] == "else/where/mine.laud"
-    assert {"full", "skip-128"} <= {row["name"] for row in printed["points"]}
+    assert {"full", "skip-64-65"} <= {row["name"] for row in printed["points"]}
     assert asked.exports == [(Path("else/where"), Path("else/where/mine.laud"), None)]
     (config,) = asked.configs
     assert config.data.root == root.resolve()
@@ -173,7 +174,7 @@ def test_minutes_choose_epochs_once(laud: Laud, asked: Asked, mine: Path) -> Non
         assert laud("train", "--data", mine, "--minutes", minutes).status == 0
     first, again = asked.configs
     # Three minutes are what the default's three phases take here.
-    assert (first.static.epochs, first.dynamic.epochs) == (32, 40)
+    assert (first.static.epochs, first.dynamic.epochs) == (32, 48)
     assert again == first
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +12,30 @@ import pytest
 
 from engines import registry
 from engines.bundle import Bundle, Manifest, write_bundle
-from engines.core import Engine, Output, UInt8Array
-from engines.errors import BundleError, EngineError, InvalidInput
-from service.errors import SettingsError, UnknownModel
+from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.errors import BundleError, EngineError, ImageError, InvalidInput
+from service.errors import ClientGone, SettingsError, UnknownModel
 from service.executor import Executor, load_models
-from service.request import Batch, Reply, Request
+from service.images import Picture
+from service.request import Batch, Prediction, Reply, Request
 from service.settings import Settings
 from tests.service.scripted import (
+    PATIENCE_S,
+    SECONDS,
     ScriptedEngine,
+    jpeg,
     loader_of,
     manifest,
     model,
     pixels,
+    profile,
     quantised,
 )
 
 pytestmark = pytest.mark.anyio
+
+
+PREDICTED = Prediction(0.01, 0.02, 0.03, 0.04)
 
 
 def bundle_in(folder: Path, name: str = "colours", of: Manifest | None = None) -> Path:
@@ -48,10 +58,34 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def batch_of(*colours: str) -> Batch:
-    point = manifest().full.point
-    create = asyncio.get_running_loop().create_future
-    requests = (Request("colours", point, "full", pixels(each), create()) for each in colours)
-    return Batch("colours", tuple(requests), dispatched_s=0.0)
+    return Batch(
+        model="colours",
+        requests=tuple(request_for(each) for each in colours),
+        points=(manifest().full.point,) * len(colours),
+        images=np.stack([pixels(each) for each in colours]),
+        dispatched_s=1.0,
+    )
+
+
+def request_for(colour: str) -> Request:
+    return Request(
+        model="colours",
+        picture=Picture.of_pixels(pixels(colour)),
+        arrived_s=0.0,
+        deadline_s=1.0,
+        allowed=(0,),
+        degrade=True,
+        prepare_s=0.0,
+        reply=asyncio.get_running_loop().create_future(),
+        queued_s=0.25,
+        decode_s=0.5,
+        reason="best",
+        predicted=PREDICTED,
+    )
+
+
+def started(engine: ScriptedEngine, **settings: int) -> Executor:
+    return Executor(Settings(**settings), loader_of(model(engine=engine)), profile)  # type: ignore[arg-type]
 
 
 def best(outcome: Reply | Exception) -> str:
@@ -64,7 +98,7 @@ async def test_bundles_load_in_order_with_threads_and_precision_of_the_settings(
 ) -> None:
     refs = (str(bundle_in(tmp_path, "b")), str(bundle_in(tmp_path, "a")))
     settings = Settings(bundles=refs, engine="scripted", threads=3, precision="bf16")
-    executor = Executor(settings)
+    executor = Executor(settings, profiler=profile)
     await executor.start()
     assert [*executor.models] == ["b", "a"]
     assert loaded == ["b/3/bf16", "a/3/bf16"]
@@ -126,17 +160,35 @@ def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
         list(load_models(settings))
 
 
-@pytest.mark.parametrize(("max_batch", "sizes"), [(1, [1]), (2, [1, 2]), (8, [1, 8])])
-async def test_every_point_is_warmed_up_alone_and_in_the_largest_batch(
-    max_batch: int, sizes: list[int]
-) -> None:
+@pytest.mark.parametrize(
+    ("max_batch", "sizes"),
+    [(1, [1]), (2, [2, 1]), (8, [8, 7, 6, 5, 4, 3, 2, 1]), (12, [12, 8, 7, 6, 5, 4, 3, 2, 1])],
+)
+async def test_every_point_is_warmed_up_at_every_batch(max_batch: int, sizes: list[int]) -> None:
     engine = ScriptedEngine()
-    executor = Executor(Settings(max_batch=max_batch), loader_of(model(engine=engine)))
-    await executor.start()
+    executor = started(engine, max_batch=max_batch)
+    assert await executor.start()
     points = ("full", "small", "skip")
     assert engine.batches == [(point,) * size for point in points for size in sizes]
+    assert executor.profiles["colours"]["full"] == tuple(
+        SECONDS["full"] * n for n in range(1, max_batch + 1)
+    )
+    assert executor.warm_up_s["colours"] >= 0.0
     await executor.stop()
     assert engine.is_closed
+
+
+async def test_a_start_that_nobody_waits_for_ends_soon() -> None:
+    engine = ScriptedEngine()
+    executor = started(engine, max_batch=64)
+    engine.hold()
+    starting = asyncio.ensure_future(executor.start())
+    await asyncio.to_thread(engine.entered.wait, PATIENCE_S)
+    executor.abandon()
+    engine.release()
+    assert not await starting
+    assert len(engine.batches) == 1
+    await executor.stop()
 
 
 class BrokenEngine(ScriptedEngine):
@@ -163,7 +215,7 @@ class BrokenEngine(ScriptedEngine):
     ],
 )
 async def test_a_point_that_does_not_work_is_named(wrong: list[float], reason: str) -> None:
-    executor = Executor(Settings(), loader_of(model(engine=BrokenEngine(wrong))))
+    executor = started(BrokenEngine(wrong))
     with pytest.raises(
         EngineError, match=f"point 'small' of 'colours' failed its warm-up: .*{reason}"
     ):
@@ -173,7 +225,7 @@ async def test_a_point_that_does_not_work_is_named(wrong: list[float], reason: s
 
 async def test_one_bad_image_fails_alone() -> None:
     engine = ScriptedEngine()
-    executor = Executor(Settings(), loader_of(model(engine=engine)))
+    executor = started(engine)
     await executor.start()
 
     def refuse_green(images: UInt8Array) -> None:
@@ -189,20 +241,128 @@ async def test_one_bad_image_fails_alone() -> None:
     await executor.stop()
 
 
-async def test_replies_are_in_order_and_carry_the_phases() -> None:
-    executor = Executor(Settings(), loader_of(model()))
+async def test_replies_are_in_order_and_say_how_they_came_about() -> None:
+    executor = ticking(ScriptedEngine())
     await executor.start()
     outcomes = await executor.run(batch_of("blue", "red"))
     assert [best(outcome) for outcome in outcomes] == ["blue", "red"]
     for outcome in outcomes:
         assert isinstance(outcome, Reply)
         assert outcome.batch_size == 2
-        assert outcome.phases_s == {"decode": 0.0, "queue": 0.0, "prepare": 0.001, "network": 0.002}
+        assert outcome.phases_s == {
+            "decode": 0.5,
+            "queue": 0.25,
+            "prepare": 0.001,
+            "network": 0.002,
+        }
+        assert outcome.service_s == 9.0
+        assert (outcome.point.name, outcome.reason, outcome.accuracy) == ("full", "best", 0.9)
+        assert outcome.predicted is PREDICTED
+        assert outcome.decisions is None
+    await executor.stop()
+
+
+def ticking(engine: ScriptedEngine) -> Executor:
+    """Its clock says 10 s whenever it is asked."""
+    served = loader_of(model(engine=engine))
+    return Executor(Settings(), served, profile, clock=lambda: 10.0)
+
+
+async def test_service_time_begins_where_the_batch_before_ends() -> None:
+    executor = ticking(ScriptedEngine())
+    await executor.start()
+    await executor.run(batch_of("red"))
+    (second,) = await executor.run(batch_of("red"))
+    assert isinstance(second, Reply)
+    assert second.service_s == 0.0
+    assert second.phases_s["queue"] == 10.0 - 0.25 - 0.5
+    await executor.stop()
+
+
+async def test_a_picture_without_pixels_is_decoded_before_its_service_begins() -> None:
+    ticks = iter([0.0, 0.0, 9.0, 12.0, 13.0, 15.0])
+    served = loader_of(model())
+    executor = Executor(Settings(), served, profile, clock=lambda: next(ticks, 20.0))
+    # Which asks for the time twice.
+    await executor.start()
+    (request,) = batch_of("blue").requests
+    request.picture = Picture.encoded(jpeg("blue"), max_pixels=10_000)
+    batch = Batch("colours", (request,), (manifest().full.point,), None, dispatched_s=8.0)
+    (outcome,) = await executor.run(batch)
+    assert best(outcome) == "blue"
+    assert isinstance(outcome, Reply)
+    # Decoded from 9 to 12, begun at 13, done at 15.
+    assert (outcome.phases_s["decode"], outcome.service_s) == (3.0, 2.0)
+    assert outcome.phases_s["queue"] == 13.0 - request.queued_s - 3.0
+    request.picture = Picture.encoded(jpeg()[:-40], max_pixels=10_000)
+    (damaged,) = await executor.run(batch)
+    assert isinstance(damaged, ImageError)
+    await executor.stop()
+
+
+async def test_decisions_come_with_the_replies_that_ask_for_them() -> None:
+    class Deciding(ScriptedEngine):
+        def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+            output = super().infer(images, points)
+            decisions = np.arange(len(images))[:, None] == np.arange(3)
+            return replace(output, arrays={**output.arrays, "decisions": decisions})
+
+    executor = started(Deciding())
+    await executor.start()
+    batch = batch_of("red", "green")
+    batch.requests[1].explain = True
+    first, second = await executor.run(batch)
+    assert isinstance(first, Reply)
+    assert isinstance(second, Reply)
+    assert first.decisions is None
+    assert second.decisions is not None
+    assert second.decisions.tolist() == [False, True, False]
+    await executor.stop()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (StopIteration(), "the engine raised StopIteration()"),
+        (KeyboardInterrupt(), "the engine raised KeyboardInterrupt()"),
+        (SystemExit(1), "the engine raised SystemExit(1)"),
+        (MemoryError("no room"), "no room"),
+    ],
+)
+async def test_whatever_an_engine_raises_fails_its_images_and_nothing_else(
+    fault: BaseException, message: str
+) -> None:
+    engine = ScriptedEngine()
+    executor = started(engine)
+    await executor.start()
+
+    def refuse_green(images: UInt8Array) -> None:
+        if (images.mean(axis=(1, 2)).argmax(axis=1) == 1).any():
+            raise fault
+
+    engine.fault = refuse_green
+    green, red = await executor.run(batch_of("green", "red"))
+    assert isinstance(green, Exception)
+    assert str(green) == message
+    assert best(red) == "red"
+    await executor.stop()
+
+
+async def test_nothing_runs_for_those_who_all_left() -> None:
+    engine = ScriptedEngine()
+    executor = started(engine)
+    await executor.start()
+    engine.batches.clear()
+    batch = batch_of("red", "red")
+    for request in batch.requests:
+        request.reply.cancel()
+    assert all(isinstance(outcome, ClientGone) for outcome in await executor.run(batch))
+    assert engine.batches == []
     await executor.stop()
 
 
 async def test_an_engine_that_was_closed_is_an_error_and_no_hang() -> None:
-    executor = Executor(Settings(), loader_of(model()))
+    executor = started(ScriptedEngine())
     await executor.start()
     executor.model("colours").engine.close()
     (outcome,) = await executor.run(batch_of("red"))

@@ -1,22 +1,19 @@
-"""From an HTTP body to pixels: forms taken apart, pictures at any size, and the decode pool."""
+"""From an HTTP body to pixels: forms taken apart, and pictures at any size."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.core import UInt8Array
 from engines.errors import ImageError, ImageTooLarge, UnsupportedImage
 from engines.preprocessing import preprocess
 from service.errors import BadRequest, UnsupportedMedia
-from service.images import Decoder, Picture, image_of_body
-from tests.service.scripted import PATIENCE_S, jpeg, pixels
+from service.images import Picture, image_of_body
+from tests.service.scripted import jpeg, pixels
 
 BOUNDARY = b"edge"
 FORM = "multipart/form-data; boundary=edge"
@@ -136,47 +133,3 @@ def test_pixels_are_cropped_already_and_only_scaled() -> None:
     small = Picture.of_pixels(array).at(16, crop_ratio=0.5)
     assert small.shape == (16, 16, 3)
     assert small[0].mean() > 200
-
-
-async def _decode_behind_a_held_one(decoder: Decoder) -> list[str]:
-    """Which pictures were decoded when the second of three was cancelled while it waited."""
-    entered, gate = threading.Event(), threading.Event()
-    done: list[str] = []
-
-    class Held(Picture):
-        def at(self, size: int, *, crop_ratio: float) -> UInt8Array:
-            entered.set()
-            gate.wait(PATIENCE_S)
-            done.append(str(self.max_pixels))
-            return pixels(size=size)
-
-    tasks = [
-        asyncio.ensure_future(decoder.decode(Held(b"", number), 8, crop_ratio=1.0))
-        for number in range(3)
-    ]
-    await asyncio.to_thread(entered.wait, PATIENCE_S)
-    tasks[1].cancel()
-    await asyncio.wait([tasks[1]])
-    gate.set()
-    await asyncio.gather(tasks[0], tasks[2])
-    return done
-
-
-@pytest.mark.anyio
-async def test_a_cancelled_picture_is_not_decoded() -> None:
-    decoder = Decoder(threads=1)
-    try:
-        assert await _decode_behind_a_held_one(decoder) == ["0", "2"]
-    finally:
-        decoder.close()
-
-
-@pytest.mark.anyio
-async def test_decoding_leaves_the_event_loop_alone() -> None:
-    decoder = Decoder(threads=1)
-    picture = Picture.encoded(jpeg(), max_pixels=10_000)
-    try:
-        array = await decoder.decode(picture, 24, crop_ratio=1.0)
-    finally:
-        decoder.close()
-    np.testing.assert_array_equal(array, picture.at(24, crop_ratio=1.0))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
 import structlog
 
-from service.logs import configure_logs, printable_path
+from service.logs import configure_logs, log_exchange, printable_path
+from service.objectives import Objective
+from service.request import Exchange
 from tests.service.conftest import Running, Serving
 from tests.service.scripted import jpeg, model
 
@@ -19,13 +21,9 @@ Lines = list[MutableMapping[str, Any]]
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
+def stream() -> io.StringIO:
     """For `configure_logs`, whose effects on the process end with the test."""
-    root = logging.getLogger()
-    before = (structlog.get_config(), root.handlers[:], root.level)
-    yield io.StringIO()
-    structlog.configure(**before[0])
-    root.handlers[:], root.level = before[1:]
+    return io.StringIO()
 
 
 def requests_in(lines: Lines) -> Lines:
@@ -37,8 +35,12 @@ async def test_a_request_is_one_line_with_all_about_it(running: Running, logged:
     headers = {"x-request-id": "mine", "x-operating-point": "small"}
     await running.client.post("/v1/classify?top=1", content=jpeg(), headers=headers)
     (line,) = requests_in(logged)
-    phases = line.pop("ms")
+    phases, predicted = line.pop("ms"), line.pop("predicted_ms")
     assert phases.keys() == {"receive", "decode", "queue", "prepare", "network", "total"}
+    assert predicted["service_p50"] == pytest.approx(4.0, rel=0.01)
+    assert predicted["service_p50"] <= predicted["service_p95"]
+    assert predicted["completion_p50"] <= predicted["completion_p95"]
+    assert line.pop("slack_ms") == pytest.approx(60_000.0 - phases["total"], abs=0.002)
     assert line == {
         "event": "request",
         "log_level": "info",
@@ -46,12 +48,27 @@ async def test_a_request_is_one_line_with_all_about_it(running: Running, logged:
         "method": "POST",
         "path": "/v1/classify",
         "status": 200,
-        "outcome": "ok",
+        "outcome": "met",
         "model": "colours",
         "point": "small",
         "reason": "pinned",
+        "slo_class": "default",
+        "slo_ms": 60_000.0,
+        "on_infeasible": "degrade",
         "bytes": len(jpeg()),
     }
+
+
+def test_a_line_has_what_was_asked_and_which_key_asked(logged: Lines) -> None:
+    exchange = Exchange("mine", 0.0, status=200, outcome="late", key="camera")
+    exchange.objective = Objective(0.050, "gold", min_accuracy=0.9, on_infeasible="reject")
+    scope = {"method": "POST", "path": "/v1/classify"}
+    log_exchange(exchange, scope, "/v1/classify", 0.0625)
+    (line,) = logged
+    assert line["key"] == "camera"
+    assert (line["slo_class"], line["slo_ms"], line["slack_ms"]) == ("gold", 50.0, -12.5)
+    assert (line["min_accuracy"], line["on_infeasible"]) == (0.9, "reject")
+    assert "predicted_ms" not in line
 
 
 @pytest.mark.anyio
@@ -93,15 +110,16 @@ async def test_probes_that_succeed_are_quiet(running: Running, logged: Lines) ->
 async def test_the_start_is_told(serving: Serving, logged: Lines) -> None:
     async with serving(model("b"), model("a")):
         pass
-    (loaded, *points), rest = logged[:4], logged[4:]
-    assert (loaded["event"], loaded["model"], loaded["engine"]) == (
-        "bundle loaded",
-        "b",
-        "scripted",
-    )
-    assert [line["point"] for line in points] == ["full", "small", "skip"]
-    assert (points[0]["accuracy"], points[0]["image_size"]) == (0.9, 32)
-    assert {line["model"] for line in rest} == {"a"}
+    loaded = [line for line in logged if line["event"] == "bundle loaded"]
+    assert [(line["model"], line["engine"]) for line in loaded] == [
+        ("b", "scripted"),
+        ("a", "scripted"),
+    ]
+    points = [line for line in logged if line["event"] == "operating point"]
+    assert [line["model"] for line in points] == ["b"] * 3 + ["a"] * 3
+    assert [line["point"] for line in points[:3]] == ["small", "skip", "full"]
+    assert (points[2]["accuracy"], points[2]["image_size"]) == (0.9, 32)
+    assert points[2]["p50_ms"] == pytest.approx(10.0, rel=0.01)
 
 
 def test_json_is_one_object_a_line_from_us_and_from_libraries(stream: io.StringIO) -> None:

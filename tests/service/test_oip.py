@@ -17,6 +17,7 @@ from service.schemas.oip import (
     Form,
     InferRequest,
     WantedOutput,
+    is_slow,
     parse_infer,
 )
 
@@ -24,7 +25,7 @@ SIZE = 2
 FORM = Form(size=SIZE, max_images=3)
 PIXELS = np.arange(2 * SIZE * SIZE * 3, dtype=np.uint8).reshape(2, SIZE, SIZE, 3)
 LABELS = ("a", "b", "ü")
-BOTH = (WantedOutput("probabilities", False), WantedOutput("label", False))
+OUTPUTS = ("probabilities", "label", "point")
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
@@ -76,7 +77,8 @@ def test_pixels_in_json(nested: bool) -> None:
     data = PIXELS.tolist() if nested else PIXELS.ravel().tolist()
     parsed = parse_infer(body(tensor(data=data), id="mine"), None, FORM)
     np.testing.assert_array_equal(np.stack(pixels_of(parsed)), PIXELS)
-    assert (parsed.id, parsed.outputs, parsed.parameters) == ("mine", BOTH, {})
+    assert (parsed.id, parsed.parameters, parsed.explain) == ("mine", {}, False)
+    assert parsed.outputs == tuple(WantedOutput(name, binary=False) for name in OUTPUTS)
 
 
 def test_pixels_behind_the_json() -> None:
@@ -98,7 +100,7 @@ def test_files_behind_the_json_have_their_lengths(files: list[bytes]) -> None:
 def test_a_header_length_of_zero_makes_the_body_one_file() -> None:
     parsed = parse_infer(b"\xff\xd8raw", "0", FORM)
     assert list(parsed.images) == [b"\xff\xd8raw"]
-    assert parsed.outputs == (WantedOutput("probabilities", True), WantedOutput("label", True))
+    assert parsed.outputs == tuple(WantedOutput(name, binary=True) for name in OUTPUTS)
 
 
 def test_a_header_length_of_zero_makes_the_body_one_image_of_pixels_by_its_size() -> None:
@@ -137,7 +139,33 @@ def test_binary_output_is_asked_for_each_or_for_all(default: bool) -> None:
         WantedOutput("probabilities", True, classification=2),
     )
     everything = parse_infer(body(tensor(), parameters=parameters), None, FORM).outputs
-    assert [output.binary for output in everything] == [default, default]
+    assert everything == tuple(WantedOutput(name, default) for name in OUTPUTS)
+
+
+@pytest.mark.parametrize("default", [False, True])
+def test_an_explanation_is_asked_for_by_parameter_or_as_an_output(default: bool) -> None:
+    asked = {"explain": True, "binary_data_output": default}
+    by_parameter = parse_infer(body(tensor(), parameters=asked), None, FORM)
+    assert by_parameter.explain
+    names = [output.name for output in by_parameter.outputs]
+    assert names == [*OUTPUTS, "explanation"]
+    assert by_parameter.outputs[-1].binary is default
+    by_name = parse_infer(body(tensor(), outputs=[{"name": "explanation"}]), None, FORM)
+    assert by_name.explain
+    assert by_name.outputs == (WantedOutput("explanation", binary=False),)
+    both = parse_infer(
+        body(tensor(), outputs=[{"name": "explanation"}], parameters={"explain": True}), None, FORM
+    )
+    assert both.outputs == by_name.outputs
+    neither = parse_infer(body(tensor(), parameters={"explain": False}), None, FORM)
+    assert not neither.explain
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"sequence_id": 1, "priority": 2}, {"triton_x": "y"}, {"headers": {}}]
+)
+def test_parameters_of_other_servers_are_no_fault(parameters: dict[str, Any]) -> None:
+    assert parse_infer(body(tensor(), parameters=parameters), None, FORM).parameters == parameters
 
 
 DEEP = "[" * 900 + "]" * 900
@@ -206,11 +234,29 @@ LONG = "x" * 100_000
             "'binary_data' must be true or false",
         ),
         (body(tensor(), parameters={"binary_data_output": "yes"}), "must be true or false"),
+        (body(tensor(), parameters={"explain": 1}), "'explain' must be true or false"),
+        (
+            body(tensor(data=None, parameters={"shared_memory_region": "r"})),
+            "'image': shared memory is not supported; tensors travel in the body",
+        ),
+        (
+            body(tensor(), outputs=[{"name": "point", "parameters": {"shared_memory_region": 1}}]),
+            "'point': shared memory is not supported",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(text: bytes, reason: str) -> None:
     with pytest.raises(BadRequest, match=reason):
         parse_infer(text, None, FORM)
+
+
+@pytest.mark.parametrize("where", ["shape", "datatype"])
+def test_what_is_nested_too_deeply_to_be_quoted_is_refused_all_the_same(where: str) -> None:
+    deep = b"[" * 1010 + b"]" * 1010
+    sent = {"shape": b"[1]", "datatype": b'"BYTES"', where: deep}
+    text = b'{"inputs":[{"name":"image_bytes","datatype":%b,"shape":%b,"data":[]}]}'
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        parse_infer(text % (sent["datatype"], sent["shape"]), None, FORM)
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP16", "FP64", "BF16"])
@@ -238,6 +284,16 @@ def test_floats_are_refused_by_naming_both_forms(datatype: str) -> None:
 def test_a_wrong_header_length_is_refused(length: str, reason: str) -> None:
     with pytest.raises(BadRequest, match=reason):
         parse_infer(body(tensor()), length, FORM)
+
+
+def test_what_an_event_loop_should_not_parse() -> None:
+    """Much JSON, whether its length is announced or not; binary data behind it costs nothing."""
+    long = bytes(100_000)
+    assert is_slow(long, None)
+    assert is_slow(long, "100000")
+    assert not is_slow(long, "300")
+    assert not is_slow(long, "0")
+    assert not is_slow(b"{}", None)
 
 
 def test_raw_binary_needs_a_body() -> None:

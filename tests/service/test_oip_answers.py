@@ -12,16 +12,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.errors import BadRequest
-from service.schemas.oip import Form, InferRequest, WantedOutput, infer_answer, parse_infer
+from service.schemas.oip import Form, InferRequest, WantedOutput, parse_infer
+from service.schemas.oip_answer import Results, infer_answer
 
 FORM = Form(size=2, max_images=3)
 LABELS = ("a", "b", "ü")
 PROBABILITIES = np.array([[0.25, 0.5, 0.25], [0.25, 0.25, 0.5]], np.float32)
+RESULTS = Results(PROBABILITIES, LABELS, ("full", "skip"), ('{"a": 1}', "{}"))
 
 
 def answer(*outputs: WantedOutput) -> tuple[dict[str, Any], bytes, int | None]:
     """JSON, what follows it, and the announced length of the JSON."""
-    content, length = infer_answer({"id": "mine"}, outputs, PROBABILITIES, LABELS)
+    content, length = infer_answer({"id": "mine"}, outputs, RESULTS)
     return orjson.loads(content[:length]), content[length:] if length else b"", length
 
 
@@ -85,6 +87,23 @@ def test_classification_is_score_index_and_label(binary: bool, k: int, shown: in
         assert texts[1:3] == ["0.250000:0:a", "0.250000:2:ü"]
 
 
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize(
+    ("name", "texts"), [("point", ["full", "skip"]), ("explanation", ['{"a": 1}', "{}"])]
+)
+def test_texts_are_one_for_each_image(binary: bool, name: str, texts: list[str]) -> None:
+    content, blob, _ = answer(WantedOutput(name, binary))
+    (output,) = content["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [2])
+    assert (split(blob) if binary else output["data"]) == texts
+
+
+def test_the_label_of_a_tie_is_the_first() -> None:
+    even = Results(np.full((1, 3), 1 / 3, np.float32), LABELS, ["full"])
+    content, _ = infer_answer({}, [WantedOutput("label", False)], even)
+    assert orjson.loads(content)["outputs"][0]["data"] == ["a"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
@@ -107,9 +126,11 @@ INPUTS = st.fixed_dictionaries(
 OUTPUTS = st.fixed_dictionaries(
     {},
     optional={
-        "name": st.sampled_from(["probabilities", "label"]) | JSON,
+        "name": st.sampled_from(["probabilities", "label", "point", "explanation"]) | JSON,
         "parameters": st.dictionaries(
-            st.sampled_from(["binary_data", "classification"]), JSON, max_size=2
+            st.sampled_from(["binary_data", "classification", "shared_memory_region"]),
+            JSON,
+            max_size=2,
         )
         | JSON,
     },
@@ -120,7 +141,10 @@ REQUESTS = st.fixed_dictionaries(
         "id": JSON,
         "inputs": st.lists(INPUTS, max_size=2) | JSON,
         "outputs": st.lists(OUTPUTS, max_size=2) | JSON,
-        "parameters": st.fixed_dictionaries({"binary_data_output": JSON}) | JSON,
+        "parameters": st.dictionaries(
+            st.sampled_from(["binary_data_output", "explain"]), st.booleans() | JSON, max_size=2
+        )
+        | JSON,
     },
 )
 
@@ -133,7 +157,10 @@ def parse(body: bytes, length: str | None) -> InferRequest | None:
         return None
     images = len(parsed.images)
     assert 1 <= images <= FORM.max_images
-    content, _ = infer_answer({}, parsed.outputs, np.repeat(PROBABILITIES, 2, 0)[:images], LABELS)
+    few = np.repeat(PROBABILITIES, 2, 0)[:images]
+    content, _ = infer_answer(
+        {}, parsed.outputs, Results(few, LABELS, ["full"] * images, ["{}"] * images)
+    )
     assert content
     return parsed
 

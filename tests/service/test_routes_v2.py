@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import struct
+import gzip
+import zlib
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import numpy as np
 import orjson
 import pytest
@@ -13,57 +14,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.service.conftest import Running, Serving
-from tests.service.scripted import HASH, SIZE, encoded, jpeg, model, pixels
+from tests.service.oip_requests import (
+    INFER,
+    LENGTH,
+    MODEL,
+    assert_refused,
+    binary_request,
+    image_input,
+    infer,
+    output,
+)
+from tests.service.scripted import SIZE, encoded, jpeg, model, pixels
 
 pytestmark = pytest.mark.anyio
-
-MODEL = "/v2/models/colours"
-INFER = f"{MODEL}/infer"
-LENGTH = "inference-header-content-length"
-
-
-def image_input(*colours: str, **changes: Any) -> dict[str, Any]:
-    """Pixels in JSON."""
-    data = np.stack([pixels(colour) for colour in colours])
-    return {
-        "name": "image",
-        "datatype": "UINT8",
-        "shape": list(data.shape),
-        "data": data.ravel().tolist(),
-        **changes,
-    }
-
-
-def binary_request(*files: bytes, **rest: Any) -> tuple[bytes, dict[str, str]]:
-    """Files behind JSON, as tritonclient sends them: without a content type."""
-    blob = b"".join(struct.pack("<I", len(file)) + file for file in files)
-    entry = {
-        "name": "image_bytes",
-        "datatype": "BYTES",
-        "shape": [len(files)],
-        "parameters": {"binary_data_size": len(blob)},
-    }
-    head = orjson.dumps({"inputs": [entry], **rest})
-    return head + blob, {LENGTH: str(len(head))}
-
-
-async def infer(client: httpx.AsyncClient, *inputs: dict[str, Any], **rest: Any) -> httpx.Response:
-    return await client.post(INFER, content=orjson.dumps({"inputs": list(inputs), **rest}))
-
-
-def output(answer: httpx.Response, name: str) -> Any:
-    assert answer.status_code == 200, answer.text
-    (found,) = [each for each in answer.json()["outputs"] if each["name"] == name]
-    return found["data"]
-
-
-async def assert_refused(running: Running, answer: httpx.Response, status: int) -> str:
-    """Refused with a reason, which is returned; the next request is answered."""
-    assert answer.status_code == status, answer.text
-    assert answer.json().keys() == {"error"}
-    after = await infer(running.client, image_input("blue"))
-    assert output(after, "label") == ["blue"]
-    return str(answer.json()["error"])
 
 
 async def test_the_server_describes_itself(running: Running) -> None:
@@ -78,16 +41,28 @@ async def test_the_server_describes_itself(running: Running) -> None:
 async def test_a_model_describes_itself(running: Running, version: str) -> None:
     body = (await running.client.get(MODEL + version)).json()
     assert (body["name"], body["versions"]) == ("colours", ["1"])
-    assert {"name": "image", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]} in body["inputs"]
-    assert {"name": "image_bytes", "datatype": "BYTES", "shape": [-1]} in body["inputs"]
+    # Load generators send every input that is named, so only the one they can make up is.
+    assert body["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]}]
     assert body["outputs"] == [
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]},
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        {"name": "point", "datatype": "BYTES", "shape": [-1]},
     ]
-    config = (await running.client.get(f"{MODEL}{version}/config")).json()
-    assert config == {"name": "colours", "max_batch_size": 32}
     ready = (await running.client.get(f"{MODEL}{version}/ready")).json()
     assert ready == {"name": "colours", "ready": True}
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+async def test_a_model_tells_its_configuration(running: Running, version: str) -> None:
+    config = (await running.client.get(f"{MODEL}{version}/config")).json()
+    assert (config["name"], config["max_batch_size"]) == ("colours", 32)
+    metadata = (await running.client.get(MODEL)).json()
+    for kind in ("input", "output"):
+        names = [tensor["name"] for tensor in metadata[f"{kind}s"]]
+        assert [tensor["name"] for tensor in config[kind]] == names
+    told = {name: entry["string_value"] for name, entry in config["parameters"].items()}
+    assert "'image_bytes' BYTES [-1] (JPEG, PNG or WebP files)" in told["inputs"]
+    assert told["operating_points"] == "full, small, skip"
 
 
 @pytest.mark.parametrize("version", ["", "/versions/1"])
@@ -100,13 +75,16 @@ async def test_images_as_pixels_in_json(running: Running, version: str) -> None:
     assert np.array(output(answer, "probabilities")).reshape(2, 3).argmax(axis=1).tolist() == [1, 2]
     body = answer.json()
     assert (body["model_name"], body["model_version"], body["id"]) == ("colours", "1", "mine")
-    parameters = body["parameters"]
-    assert parameters["operating_point"] == "full"
-    assert parameters["reason"] == "full"
-    assert (parameters["bundle"], parameters["engine"]) == (HASH, "scripted")
-    assert parameters["precision"] == "fp32"
-    phases = ("receive", "decode", "queue", "prepare", "network", "total")
-    assert all(parameters[f"{phase}_ms"] >= 0 for phase in phases)
+    assert output(answer, "point") == ["full", "full"]
+
+
+async def test_much_json_is_parsed_beside_the_event_loop(running: Running) -> None:
+    colours = ("red", "green", "blue") * 3
+    answer = await infer(running.client, image_input(*colours), padding="x" * 70_000)
+    assert output(answer, "label") == list(colours)
+    wrong = await infer(running.client, image_input("red", data=[0]), padding="x" * 70_000)
+    assert "must be 3072 whole numbers" in await assert_refused(running, wrong, 400)
+    assert running.service.memory.used == 0
 
 
 async def test_every_image_is_an_entry_of_the_queue(running: Running) -> None:
@@ -121,13 +99,14 @@ async def test_files_behind_the_json_and_binary_answers(running: Running) -> Non
     answer = await running.client.post(INFER, content=content, headers=headers)
     assert answer.headers["content-type"] == "application/octet-stream"
     length = int(answer.headers[LENGTH])
-    first, second = orjson.loads(answer.content[:length])["outputs"]
+    first, second, third = orjson.loads(answer.content[:length])["outputs"]
     assert (first["name"], first["shape"]) == ("probabilities", [2, 3])
     size = first["parameters"]["binary_data_size"]
     found = np.frombuffer(answer.content[length : length + size], "<f4").reshape(2, 3)
     assert found.argmax(axis=1).tolist() == [0, 1]
-    assert second["name"] == "label"
-    assert answer.content[length + size :] == b"\3\0\0\0red\5\0\0\0green"
+    assert (second["name"], third["name"]) == ("label", "point")
+    labels, points = b"\3\0\0\0red\5\0\0\0green", b"\4\0\0\0full\4\0\0\0full"
+    assert answer.content[length + size :] == labels + points
 
 
 async def test_pixels_and_their_file_give_the_same_answer(running: Running) -> None:
@@ -142,7 +121,7 @@ async def test_pixels_and_their_file_give_the_same_answer(running: Running) -> N
 async def test_a_body_without_json(running: Running, body: bytes) -> None:
     answer = await running.client.post(INFER, content=body, headers={LENGTH: "0"})
     assert answer.status_code == 200
-    assert answer.content.endswith(b"\5\0\0\0green")
+    assert answer.content.endswith(b"\5\0\0\0green" + b"\4\0\0\0full")
 
 
 @pytest.mark.parametrize(
@@ -164,30 +143,6 @@ async def test_classification_gives_the_best_as_text(running: Running) -> None:
     assert first.endswith(":2:blue")
     assert second.endswith(":0:red")
     assert float(first.split(":")[0]) == pytest.approx(201 / 243, abs=1e-5)
-
-
-@pytest.mark.parametrize("point", ["full", "small", "skip"])
-async def test_a_point_is_pinned_by_parameter_or_header(running: Running, point: str) -> None:
-    by_parameter = await infer(
-        running.client, image_input("red"), parameters={"operating_point": point}
-    )
-    by_header = await running.client.post(
-        INFER,
-        content=orjson.dumps({"inputs": [image_input("red")]}),
-        headers={"x-operating-point": point},
-    )
-    for answer in (by_parameter, by_header):
-        assert answer.json()["parameters"]["operating_point"] == point
-        assert answer.json()["parameters"]["reason"] == "pinned"
-    assert running.engine.batches == [(point,), (point,)]
-
-
-async def test_the_parameter_outranks_the_header(running: Running) -> None:
-    content = {"inputs": [image_input("red")], "parameters": {"operating_point": "skip"}}
-    answer = await running.client.post(
-        INFER, content=orjson.dumps(content), headers={"x-operating-point": "small"}
-    )
-    assert answer.json()["parameters"]["operating_point"] == "skip"
 
 
 @pytest.mark.parametrize(
@@ -252,23 +207,70 @@ async def test_one_bad_file_among_good_ones(
     assert await running.metric("laud_images_in_flight") == 0
 
 
-@pytest.mark.parametrize("point", ["tiny", 3, None, ["full"], "x" * 100_000])
-async def test_an_unknown_point(running: Running, point: Any) -> None:
-    answer = await infer(running.client, image_input("red"), parameters={"operating_point": point})
-    if point is None:
-        assert answer.status_code == 200
-        return
-    assert len(await assert_refused(running, answer, 400)) < 200
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+async def test_compressed_bodies(
+    running: Running, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    """The length header is that of the JSON as it was, as tritonclient sends it."""
+    content, headers = binary_request(jpeg("green"))
+    headers["content-encoding"] = encoding
+    answer = await running.client.post(INFER, content=compress(content), headers=headers)
+    assert output(answer, "label") == ["green"]
 
 
-async def test_compressed_and_large_bodies(serving: Serving) -> None:
+async def test_bodies_that_are_too_large_or_compressed_otherwise(serving: Serving) -> None:
     async with serving(max_body_bytes=50_000) as running:
-        zipped = await running.client.post(
-            INFER, content=b"\x1f\x8b", headers={"content-encoding": "gzip"}
-        )
-        assert "content-encoding 'gzip'" in await assert_refused(running, zipped, 415)
         large = await running.client.post(INFER, content=bytes(50_001))
         assert "the limit is 50,000" in await assert_refused(running, large, 413)
+        headers = {"content-encoding": "gzip"}
+        bomb = await running.client.post(
+            INFER, content=gzip.compress(bytes(10**6)), headers=headers
+        )
+        assert "inflates to more than" in await assert_refused(running, bomb, 413)
+        headers = {"content-encoding": "br"}
+        other = await running.client.post(INFER, content=b"x", headers=headers)
+        assert "content-encoding 'br' is not accepted" in await assert_refused(running, other, 415)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/nothing", 404),
+        ("POST", "/v2/models/colours/nothing", 404),
+        ("GET", "/v2/tpusharedmemory/status", 404),
+        ("GET", INFER, 405),
+        ("POST", "/v2", 405),
+    ],
+)
+async def test_paths_and_methods_that_there_are_not(
+    running: Running, method: str, path: str, status: int
+) -> None:
+    """A body other than `error` ends the C++ client."""
+    assert await assert_refused(running, await running.client.request(method, path), status)
+
+
+async def test_the_description_says_what_infer_takes(running: Running) -> None:
+    paths = (await running.client.get("/openapi.json")).json()["paths"]
+    described = paths["/v2/models/{name}/infer"]["post"]
+    assert set(described["requestBody"]["content"]) == {
+        "application/json",
+        "application/octet-stream",
+    }
+    names = {parameter["name"] for parameter in described["parameters"]}
+    assert {"name", "x-slo-ms", "x-operating-point"} <= names
+    assert "model_version" not in names
+    assert {"400", "404", "429", "503", "504"} <= set(described["responses"])
+
+
+async def test_nothing_is_answered_before_the_start(serving: Serving) -> None:
+    async with serving(start=False) as running:
+        for path in ("/v2/health/ready", MODEL, f"{MODEL}/ready"):
+            answer = await running.client.get(path)
+            assert answer.status_code in (404, 503)
+            assert answer.json().keys() == {"error"}
+        assert (await running.client.get("/v2/health/live")).status_code == 200
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1e3", "99999999", "9" * 5000])

@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import SettingsError
+from service.objectives import SloClass
 from service.settings import Settings, load_settings
 
 
@@ -131,6 +132,94 @@ def test_wrong_values_are_named_with_where_they_stand(
 def test_impossible_values_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)  # type: ignore[arg-type]
+
+
+def test_classes_come_from_the_file(tmp_path: Path) -> None:
+    text = """
+slo_classes:
+  fast: {slo_ms: 25, min_accuracy: 0.8, on_infeasible: reject}
+  batch: {slo_ms: 5000}
+default_class: batch
+"""
+    settings = load_settings(yaml_file(tmp_path, text))
+    assert settings.slo_classes == {
+        "fast": SloClass(slo_ms=25.0, min_accuracy=0.8, on_infeasible="reject"),
+        "batch": SloClass(slo_ms=5000.0),
+    }
+    assert settings.default_slo == ("batch", SloClass(slo_ms=5000.0))
+
+
+def test_classes_are_json_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAUD_SLO_CLASSES", '{"fast": {"slo_ms": 25}}')
+    assert load_settings().slo_classes == {"fast": SloClass(slo_ms=25.0)}
+
+
+def test_a_class_named_default_is_the_default_unless_another_is_named() -> None:
+    classes = {"default": SloClass(slo_ms=50.0), "fast": SloClass(slo_ms=10.0)}
+    assert Settings(slo_classes=classes).default_slo == ("default", classes["default"])
+    named = Settings(slo_classes=classes, default_class="fast")
+    assert named.default_slo == ("fast", classes["fast"])
+
+
+def test_without_a_default_class_the_machine_decides() -> None:
+    assert Settings().default_slo is None
+    assert Settings(slo_classes={"fast": SloClass(slo_ms=10.0)}).default_slo is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("slo_classes: {fast: {slo_ms: 0}}", ": fast.slo_ms: Input should be greater than or eq"),
+        ("slo_classes: {fast: {slo_ms: .nan}}", ": fast.slo_ms: Input should be a finite number"),
+        ("slo_classes: {fast: {slo_ms: '5'}}", ": fast.slo_ms: Input should be a valid number, go"),
+        ("slo_classes: {fast: {}}", ": fast.slo_ms: Field required"),
+        ("slo_classes: {fast: 25}", ": fast: Input should be a valid dictionary"),
+        ("slo_classes: {fast: {slo_ms: 5, slo: 1}}", ": fast.slo: Extra inputs are not permitted"),
+        ("slo_classes: {Fast: {slo_ms: 5}}", ": Fast: String should match pattern"),
+        ("slo_classes: {custom: {slo_ms: 5}}", ": 'custom' is what requests with a time of their"),
+        ("slo_classes: [fast]", ": Input should be a valid dictionary"),
+    ],
+)
+def test_a_class_that_is_wrong_is_named_by_its_key(tmp_path: Path, text: str, message: str) -> None:
+    path = yaml_file(tmp_path, text)
+    with pytest.raises(SettingsError) as refused:
+        load_settings(path)
+    assert f"'slo_classes' in {path}{message}" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_too_many_classes_are_refused() -> None:
+    classes = {f"class-{i}": SloClass(slo_ms=5.0) for i in range(17)}
+    with pytest.raises(ValidationError, match="at most 16"):
+        Settings(slo_classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ('{"fast": {"slo_ms": 5}}', "LAUD_DEFAULT_CLASS in the environment: there are: fast, got"),
+        ("{}", "LAUD_DEFAULT_CLASS in the environment: there are no slo_classes to name one of"),
+    ],
+)
+def test_a_default_class_that_there_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch, classes: str, message: str
+) -> None:
+    monkeypatch.setenv("LAUD_SLO_CLASSES", classes)
+    monkeypatch.setenv("LAUD_DEFAULT_CLASS", "slow")
+    with pytest.raises(SettingsError, match=message):
+        load_settings()
+
+
+@pytest.mark.parametrize("text", ['{"fast":', "fast=25", "", "[" * 100_000], ids=range(4))
+def test_classes_that_are_no_json_are_refused_with_an_example(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("LAUD_SLO_CLASSES", text)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert str(refused.value).startswith(
+        'LAUD_SLO_CLASSES in the environment: must be JSON, for example {"fast": {"slo_ms": 50}}'
+    )
 
 
 def test_settings_do_not_change() -> None:

@@ -104,7 +104,8 @@ def test_masks_are_clustered_and_random_in_turns(subject: Subject) -> None:
 
 
 def test_the_demo_is_judged_at_every_point_by_its_own_masks() -> None:
-    points = [r.point for r in DEMO.bundle.manifest.at("int8").points]
+    # What a glance takes depends on the picture: no prediction is held against it.
+    points = [r.point for r in DEMO.bundle.manifest.at("int8").points if r.again is None]
     own = [case for case in DEMO.cases if case.point is not None]
     assert {case.point for case in own} == {point.name for point in points}
     assert all(case.size == point_of(DEMO, case).image_size for case in own)
@@ -136,8 +137,8 @@ def test_a_point_has_the_rates_of_the_bundle() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_point_has_the_rates_of_its_precision(precision: str) -> None:
     subject = demo(precision, 1)
-    case = next(c for c in subject.cases if c.point == "skip-128")
-    record = subject.bundle.manifest.at(precision).point("skip-128")
+    case = next(c for c in subject.cases if c.point == "skip-64-65")
+    record = subject.bundle.manifest.at(precision).point("skip-64-65")
     found = rates_before(subject, case)
     shares = [found.spatial[b] for b in range(7)] + [found.channel[b] for b in range(7, 16)]
     assert shares == list(record.activation)

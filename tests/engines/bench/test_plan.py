@@ -112,6 +112,20 @@ def test_trained_masks_need_a_point_that_has_some(
         subject(asked)
 
 
+def test_point_that_skips_nothing_is_measured_against_another_size(
+    bundle: str, tmp_path: Path
+) -> None:
+    asked = plan(
+        arch=bundle, masks="trained", rate=None, images=tmp_path, point="full", against_size=48
+    )
+    assert subject(asked).point.name == "full"
+
+
+def test_size_of_the_other_network_is_checked() -> None:
+    with pytest.raises(InvalidInput, match="--against-size must be 1 to 4096 pixels, got 0"):
+        plan(against_size=0)
+
+
 def test_trained_masks_in_int8_need_scales(bundle: str, tmp_path: Path) -> None:
     asked = plan(arch=bundle, masks="trained", rate=None, images=tmp_path, precision="int8")
     with pytest.raises(BundleError, match="no int8 scales"):

@@ -50,7 +50,7 @@ def test_both_panels_name_every_point(tmp_path: Path, figures: list[Any]) -> Non
     names = {"full", "size-144", "size-112", "skip-128", "skip-128 fixed", "clothing-static/full"}
     for axis in figure.axes[:2]:
         assert {text.get_text() for text in axis.texts} == names
-        assert axis.get_xlabel() == "median latency, ms"
+        assert axis.get_xlabel() == "latency of an image, ms"
     left, right = figure.axes[:2]
     assert "log-loss" in left.get_ylabel()
     assert "accuracy" in right.get_ylabel()

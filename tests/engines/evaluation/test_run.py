@@ -24,7 +24,7 @@ from engines.registry import load_engine
 
 DEMO = "zoo:clothing"
 CLASSES = ("dress", "hat", "pants")
-SKIP = "skip-128"
+SKIP = "skip-64-65"
 
 
 def write_pictures(root: Path, seed: int) -> Path:
@@ -51,7 +51,7 @@ def everything(folders: tuple[Path, Path]) -> Report:
     plan = EvaluationPlan(
         folders,
         points=(SKIP,),
-        sizes=(64, 112, 160),
+        sizes=(72, 112, 160),
         threads=1,
         latency_s=0.01,
         shuffled=True,
@@ -66,10 +66,10 @@ def test_rows_are_the_asked_points_their_rivals_and_the_baselines(everything: Re
     found = [(row.name, row.kind) for row in everything.rows]
     assert found == [
         (SKIP, Kind.DIAL),
-        ("size-64", Kind.SIZE),
+        ("size-72", Kind.SIZE),
         ("size-112", Kind.SIZE),
         (f"{SKIP} (fixed mask)", Kind.FIXED),
-        *((f"clothing/{name}", Kind.BASELINE) for name in [*baseline, "size-64"]),
+        *((f"clothing/{name}", Kind.BASELINE) for name in [*baseline, "size-72"]),
     ]
     assert everything.images == 12
     assert "size-160" not in {row.name for row in everything.rows}, "full has that size"
@@ -246,7 +246,7 @@ def test_sizes_that_the_dial_dropped_are_met_again(folders: tuple[Path, Path]) -
             log_loss=0.4, accuracy=0.9, macs_ratio=0.5, kept=False, dominated_by="full",
         )
         for name, size, budget in (
-            ("size-96", 96, None), ("size-128", 128, None), ("skip-96-80", 96, 0.8),
+            ("size-104", 104, None), ("size-128", 128, None), ("skip-96-80", 96, 0.8),
         )
     )  # fmt: skip
     dial = Dial(
@@ -257,9 +257,9 @@ def test_sizes_that_the_dial_dropped_are_met_again(folders: tuple[Path, Path]) -
     plan = EvaluationPlan(folders=folders)
     images = scan_folder(folders[0])
     names = [point.name for point in Subject(changed, images).points_in("fp32", plan)]
-    assert names == [*(record.point.name for record in kept), "size-96"]
+    assert names == [*(record.point.name for record in kept), "size-104"]
     assert Subject(changed, images).points_in("fp32", plan)[-1] == static_point(
-        "size-96", 96, maskers
+        "size-104", 104, maskers
     )
     few = Subject(changed, images).points_in("fp32", replace(plan, points=("full",)))
     assert [point.name for point in few] == ["full"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from engines.bench.timing import LEAST_TOLERANCE
 from engines.bundle import Accuracy, Bundle, PointRecord
-from engines.core import OperatingPoint, Output, UInt8Array, static_point
+from engines.core import Glance, OperatingPoint, Output, UInt8Array, static_point
 from engines.errors import EngineError
 from engines.evaluation import LabelledImages
 from engines.export import dial as module
@@ -46,7 +46,9 @@ def pictures(tmp_path: Path) -> LabelledImages:
     return LabelledImages(scan_folder(tmp_path / "validation"), 1.0)
 
 
-def record(point: OperatingPoint, log_loss: float, macs: float) -> PointRecord:
+def record(
+    point: OperatingPoint, log_loss: float, macs: float, again: float | None = None
+) -> PointRecord:
     return PointRecord(
         point=point,
         accuracy=Accuracy(value=0.9, low=0.8, high=0.95, images=6, split="validation"),
@@ -55,6 +57,7 @@ def record(point: OperatingPoint, log_loss: float, macs: float) -> PointRecord:
         activation=(1.0,) * len(NET.maskers),
         macs=macs,
         macs_ratio=macs / 100,
+        again=again,
     )
 
 
@@ -227,9 +230,8 @@ def test_where_nothing_can_be_measured_everything_is_shipped(
 
 
 def measured(pictures: LabelledImages, engine: TimedEngine, say: Any = quiet) -> Latencies:
-    points = [record.point for record in records()]
     cache = PixelCache(pictures, "validation", quiet)
-    return measure(engine, points, cache, say, engine.clock)
+    return measure(engine, records(), cache, say, engine.clock)
 
 
 def test_points_take_turns_one_picture_a_call(pictures: LabelledImages) -> None:
@@ -256,6 +258,21 @@ def test_what_disturbs_equal_runs_is_the_noise(pictures: LabelledImages) -> None
     found = measured(pictures, engine)
     assert found.noise_ratio == pytest.approx(0.04)
     assert found.tolerance == pytest.approx(0.08)
+
+
+def test_a_glance_costs_its_first_look_and_its_share_of_the_second(
+    pictures: LabelledImages,
+) -> None:
+    """A median over pictures would be that of one look or of both, whatever the share."""
+    glance = Glance(image_size=24, confidence=0.5)
+    point = full(NET, 32).point.model_copy(update={"name": "glance", "glance": glance})
+    glancing = record(point, 0.3, 60, again=0.25)
+    engine = timed(full=always(0.010), **{"glance+0": always(0.004), "glance+1": always(0.014)})
+    cache = PixelCache(pictures, "validation", quiet)
+    found = measure(
+        engine, [record(full(NET, 32).point, 0.3, 100), glancing], cache, quiet, engine.clock
+    )
+    assert found.median_s == pytest.approx((0.010, 0.75 * 0.004 + 0.25 * 0.014))
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *noise_ratios: float) -> list[Latencies]:

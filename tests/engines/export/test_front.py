@@ -167,3 +167,15 @@ def test_full_is_kept_and_told_what_dominates_it() -> None:
 def test_nonsense_is_refused(candidates: list[Candidate], tolerance: float) -> None:
     with pytest.raises(InvalidInput, match="no front of"):
         front(candidates, tolerance)
+
+
+def test_a_glance_leaves_sizes_for_deadlines_that_it_cannot_promise() -> None:
+    """Faster and better on the average, but some images take longer than any of `small`."""
+    glance = Candidate("glance", 0.5, 0.2, 0.9, skips=True, worst_s=1.2)
+    assert kept([FULL, size("small", 0.6, 0.25), glance]) == ["full", "small", "glance"]
+
+
+def test_of_two_glances_the_one_that_is_slower_in_both_senses_goes() -> None:
+    good = Candidate("good", 0.5, 0.2, 0.9, skips=True, worst_s=1.2)
+    slow = Candidate("slow", 0.6, 0.2, 0.9, skips=True, worst_s=1.3)
+    assert kept([FULL, good, slow]) == ["full", "good"]

@@ -21,7 +21,7 @@ from engines.latency.predictor import MeasuredPredictor
 from engines.latency.profiling import timed
 from engines.latency.tables import LatencyTable, check_table, read_table, write_table
 from tests.engines.cpu.cases import NET, SIZE, bundle, net_of, pictures, stage
-from tests.engines.latency.cases import of_net
+from tests.engines.latency.cases import glancing, of_net
 
 BUNDLE = of_net(NET, size=SIZE)
 QUICK = MeasurePlan(precisions=("fp32",), sizes=(16, SIZE), batches=(1, 2), threads=(1,), repeats=3)
@@ -118,6 +118,32 @@ def test_the_spread_is_at_points_whose_rates_were_observed(
     assert len(called) == 40
     assert len(forced) == (0 if observing else 40)
     assert set(own) == ({"full", "half"} if observing else set()), "`small` was not measured"
+
+
+def test_the_first_looks_of_points_are_measured_too(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def noted(engine: Any, images: Any, points: Any, decisions: Any) -> Any:
+        asked.append([point.name for point in points])
+        return timed(engine, images, points, decisions)
+
+    monkeypatch.setattr(measuring, "timed", noted)
+    source = glancing(BUNDLE)
+    of = source.manifest.points[-1].point
+    plan = replace(QUICK, sizes=None, batches=(1,), images=photos, calls=40)
+    found = measure(source, plan)
+    assert sorted({p.size for p in found.profiles}) == [SIZE // 2, SIZE]
+    (shrink,) = found.shrinks
+    assert (shrink.size, shrink.small) == (SIZE, SIZE // 2)
+    assert shrink.seconds > 0.0
+    assert ["glance"] in asked, "its calls are part of the spread"
+    half, glance = (p for p in found.points if p.point in ("half", "glance"))
+    assert min(glance.channel) > 0.0, "rates of images that are looked at again, not of all"
+    predictor = MeasuredPredictor(found, source, device=this_device(), precision="fp32", threads=1)
+    assert predictor.median(of.name) < predictor.known(of.name, 1.0)
+    assert half.spatial != glance.spatial or half == glance.model_copy(update={"point": "half"})
 
 
 def test_without_pictures_nothing_is_observed() -> None:

@@ -45,10 +45,12 @@ def test_as_many_pictures_as_the_demo_had_get_the_recipe_of_the_demo(demo: Bundl
     ours = config_of(demo)
     assert epochs_of(ours) == epochs_of(theirs)
     assert (ours.stages, ours.image_size) == (theirs.stages, theirs.image_size)
-    assert ours.sizes.sizes == (128, 112, 96, 80)
+    assert ours.sizes.sizes == theirs.sizes.sizes == (144, 128, 112, 96, 80, 64)
     assert (ours.data.crop_ratio, ours.batch_size) == (theirs.data.crop_ratio, theirs.batch_size)
     assert (ours.init.source, str(ours.init.path)) == ("bundle", "zoo:clothing")
     assert ours.dynamic.budgets == theirs.dynamic.budgets == (0.8, 0.65)
+    for key in ("full_share", "difficulty_spread", "difficulty_weight", "start_share"):
+        assert getattr(ours.dynamic, key) == getattr(theirs.dynamic, key)
 
 
 def test_every_size_and_budget_becomes_a_point(demo: Bundle) -> None:
@@ -68,10 +70,10 @@ def test_without_budgets_or_sizes_their_phases_do_nothing(demo: Bundle) -> None:
 @pytest.mark.parametrize(
     ("size", "smaller"),
     [
-        (160, (128, 112, 96, 80)),
-        (224, (176, 160, 128, 112)),
-        (256, (208, 176, 160, 128)),
-        (64, (48, 40, 32)),
+        (160, (144, 128, 112, 96, 80, 64)),
+        (224, (208, 176, 160, 128, 112, 96)),
+        (256, (224, 208, 176, 160, 128, 96)),
+        (64, (56, 48, 40, 32, 24)),
         (40, (32, 24, 16)),
         (16, ()),
     ],
@@ -91,7 +93,7 @@ def test_minutes_scale_every_phase_alike(demo: Bundle) -> None:
     config = config_of(demo)
     seconds = {"static": 400.0, "sizes": 200.0, "dynamic": 600.0}
     doubled = with_minutes(config, seconds, 40.0)
-    assert epochs_of(doubled) == {"static": 16, "sizes": 6, "dynamic": 20}
+    assert epochs_of(doubled) == {"static": 16, "sizes": 16, "dynamic": 24}
     assert with_epochs(doubled, epochs_of(config)) == config
     assert set(epochs_of(with_minutes(config, seconds, 0.001)).values()) == {1}
     assert epochs_of(with_minutes(config_of(demo, budgets=()), seconds, 1e9))["dynamic"] == 0

@@ -329,3 +329,19 @@ def test_realised_macs_are_logged_per_budget(
     _, logged = dynamic(model, config, x).loss(x, LABELS, 1.0, np.random.default_rng(0))
     assert list(logged) == ["distillation", "macs_0.8", "macs_0.6"]
     assert 0.2 < logged["macs_0.6"] < logged["macs_0.8"] < 1.1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_share_of_the_network_that_it_began_with_is_kept(
+    configure: Callable[..., TrainConfig], model: LaudResNet, x: Tensor, share: float
+) -> None:
+    """Of the weights; maskers, which began as nothing, stay as they were trained."""
+    phase = dynamic(model, configure(start_share=share), x)
+    began = {name: value.clone() for name, value in model.named_parameters()}
+    step(phase, x)
+    trained = {name: value.clone() for name, value in model.named_parameters()}
+    phase.average()
+    for name, value in model.named_parameters():
+        kept = 0.0 if "masker_" in name else share
+        wanted = (1 - kept) * trained[name] + kept * began[name]
+        assert torch.allclose(value, wanted, atol=1e-6)

@@ -1,0 +1,166 @@
+"""From the picture of a request to the engine's pixels: at once, or on a thread of the decode pool.
+
+A picture is decoded once, for the size of the point it was given, and never on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from engines.core import UInt8Array
+from service.decode_costs import DecodeCosts
+from service.images import Picture
+from service.request import Request
+
+_SHORT_S = 0.003
+"""About ten times what it takes to wake a thread and to be woken by it, on a machine that rests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Pixels (size, size, 3), and the seconds that a thread spent on them."""
+
+    pixels: UInt8Array
+    seconds: float
+
+
+class DecodePool:
+    """A bounded number of threads that decode."""
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        pool: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """pool: instead of threads, where a test decides what is decoded when."""
+        self._clock = clock
+        if pool is None:
+            pool = ThreadPoolExecutor(threads, thread_name_prefix="laud-decode")
+        self._pool = pool
+
+    def decode(
+        self,
+        picture: Picture,
+        size: int,
+        *,
+        crop_ratio: float,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> asyncio.Future[Decoded]:
+        """`picture.at(size)` on one of the threads.
+
+        Cancelling the future drops the picture while it waits for a thread. on_end: called on the
+        loop once no thread holds the picture, which may be after the future was cancelled.
+        """
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[Decoded] = loop.create_future()
+        working = self._pool.submit(self._decode, picture, size, crop_ratio)
+
+        def dropped(future: asyncio.Future[Decoded]) -> None:
+            if future.cancelled():
+                working.cancel()
+
+        def ended(work: Future[Decoded]) -> None:
+            on_end()
+            if waiting.done():
+                return
+            if work.cancelled():
+                waiting.cancel()
+            elif (error := work.exception()) is None:
+                waiting.set_result(work.result())
+            else:
+                waiting.set_exception(error)
+
+        def report(work: Future[Decoded]) -> None:
+            # A loop that was closed meanwhile has nobody who waits.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(ended, work)
+
+        waiting.add_done_callback(dropped)
+        working.add_done_callback(report)
+        return waiting
+
+    def close(self) -> None:
+        """Start nothing more; what runs finishes."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _decode(self, picture: Picture, size: int, crop_ratio: float) -> Decoded:
+        begin_s = self._clock()
+        try:
+            pixels = picture.at(size, crop_ratio=crop_ratio)
+        except StopIteration as error:
+            # Futures cannot carry one.
+            raise RuntimeError(f"decoding stopped: {error!r}") from error
+        return Decoded(pixels, self._clock() - begin_s)
+
+
+class Preparation:
+    """Makes pixels of requests that were chosen, and learns what decoding costs.
+
+    crop_ratio: of a model, by its name.
+    """
+
+    def __init__(
+        self, pool: DecodePool, costs: DecodeCosts, crop_ratio: Callable[[str], float]
+    ) -> None:
+        self._pool = pool
+        self._costs = costs
+        self._crop_ratio = crop_ratio
+
+    def predict_s(self, model: str, picture: Picture, size: int) -> float:
+        """Seconds to plan for; 0 for pixels."""
+        if picture.header is None:
+            return 0.0
+        return self._costs.predict(
+            picture.header,
+            size,
+            num_bytes=picture.num_bytes,
+            crop_ratio=self._crop_ratio(model),
+        )
+
+    def prepare(self, request: Request) -> UInt8Array | asyncio.Future[Decoded]:
+        """Pixels for the request's point: itself where they are of its size, else a future.
+
+        The request's memory stays accounted until no thread needs its picture.
+        """
+        size = _size(request)
+        pixels = request.picture.ready_at(size)
+        if pixels is not None:
+            return pixels
+        crop_ratio = self._crop_ratio(request.model)
+        return self._pool.decode(
+            request.picture, size, crop_ratio=crop_ratio, on_end=self.hold(request)
+        )
+
+    def is_short(self, request: Request) -> bool:
+        """Whether decoding takes so little time that handing it to a thread is not worth it where
+        another thread has to have its pixels, and waits for them."""
+        if request.picture.ready_at(_size(request)) is not None:
+            return False
+        return request.prepare_s <= _SHORT_S
+
+    def hold(self, request: Request) -> Callable[[], None]:
+        """Account its memory until what is returned was called: a thread needs its picture."""
+        return (lambda: None) if request.room is None else request.room.share().release
+
+    def observe(self, request: Request) -> None:
+        """Its pixels are there, after `decode_s` of a thread."""
+        if request.picture.header is not None:
+            self._costs.observe(
+                request.picture.header,
+                _size(request),
+                request.decode_s,
+                num_bytes=request.picture.num_bytes,
+                crop_ratio=self._crop_ratio(request.model),
+            )
+
+
+def _size(request: Request) -> int:
+    if request.point is None:
+        raise TypeError("a request is prepared once it has a point")
+    return request.point.image_size

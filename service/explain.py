@@ -1,0 +1,281 @@
+"""What `?explain=1` adds to an answer: per block what was computed of an image, and where.
+
+Computed from the decisions of the maskers, which the engine tells anyway; nothing here runs unless
+it is asked for. Pure functions. An image that was answered at first sight is explained as what it
+was: the static network on the small copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.architecture import Block, MapSize, Masker, RegNet, ResNet
+from engines.core import OperatingPoint
+from engines.errors import EngineError
+from engines.macs import (
+    BlockRates,
+    all_block_macs,
+    executed_macs,
+    masker_units,
+    static_macs,
+)
+from service.executor import Model
+from service.request import Reply
+from service.schemas.v1 import ExplainedBlock, ExplainedMasker, Explanation, SkipMap
+
+Bools = npt.NDArray[np.bool_]
+Network = ResNet | RegNet
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """One masker's decisions on its block's output map. evaluated: whether its point asks it.
+
+    units: (U,), None where the engine does not tell them.
+    """
+
+    masker: Masker
+    block: Block
+    size: MapSize
+    activation: float
+    evaluated: bool
+    units: Bools | None
+
+    @property
+    def grid(self) -> Bools | None:
+        """Patches (rows, columns) of a spatial masker."""
+        if self.units is None or self.masker.kind != "spatial":
+            return None
+        patches = self.size.patches(self.block.granularity.spatial)
+        return self.units.reshape(patches.height, patches.width)
+
+
+def explain(model: Model, reply: Reply) -> Explanation:
+    """The explanation of one image; grids and shares are there where its decisions are."""
+    net, point = model.manifest.architecture, reply.point
+    at_first_sight = reply.looked_again is False
+    shown = point.first_look if at_first_sight else point
+    image = MapSize(shown.image_size, shown.image_size)
+    decided = _all_of(net, image) if at_first_sight else _decided(net, image, reply)
+    told = all(one.units is not None for one in decided)
+    shares, total = _macs_ratios(net, image, decided) if told else (None, None)
+    if shares is not None and total is not None and point.glance is not None:
+        shares, total = _with_first_look(net, point, shares, total, again=not at_first_sight)
+    return Explanation(
+        summary=_summary(point, total, reply.looked_again),
+        skips_nothing=point.skips_nothing,
+        looked_again=reply.looked_again,
+        image_size=shown.image_size,
+        crop_ratio=model.manifest.preprocessing.crop_ratio,
+        macs_ratio=total,
+        map=_skip_map(decided),
+        blocks=[
+            ExplainedBlock(
+                name=block.name,
+                paradigm=block.paradigm.value,
+                macs_ratio=shares[i] if shares else None,
+                maskers=[_masker(one) for one in decided if one.masker.block == i],
+            )
+            for i, block in enumerate(net.blocks)
+        ],
+    )
+
+
+def _summary(point: OperatingPoint, macs_ratio: float | None, again: bool | None) -> str:
+    where = f"'{point.name}' at {point.image_size}x{point.image_size} pixels"
+    if point.glance is not None and again is not None:
+        small = point.glance.image_size
+        found = "less sure than" if again else "sure enough, at least"
+        where = f"'{point.name}' at {small}x{small} pixels was {found} {point.glance.confidence:g}"
+        where += f", {'then' if again else 'without'} {point.image_size}x{point.image_size}"
+        if macs_ratio is None:
+            return f"{where}; the engine does not tell what that took"
+        where += ": it"
+    if point.skips_nothing:
+        return f"{where} skips nothing: every image is computed in full"
+    if macs_ratio is None:
+        return f"{where} skips; the engine does not tell where"
+    return f"{where} took {macs_ratio:.1%} of the multiply-accumulates of skipping nothing"
+
+
+def _decided(net: Network, image: MapSize, reply: Reply) -> list[_Decided]:
+    # The official layout has grids of its own; it is there to be compared with, not to be served.
+    point, told = reply.point, None if net.official_layout else reply.decisions
+    sizes = [out for _, out in net.block_sizes(image)]
+    counts = [masker_units(net.blocks[m.block], sizes[m.block], m.kind) for m in net.maskers]
+    if told is not None and len(told) != sum(counts):
+        raise EngineError(f"the engine told {len(told)} decisions, expected {sum(counts)}")
+    ends = pairwise(accumulate(counts, initial=0))
+    return [
+        _Decided(
+            masker=masker,
+            block=net.blocks[masker.block],
+            size=sizes[masker.block],
+            activation=float(reply.activation[i]),
+            evaluated=point.thresholds[i] is not None or point.caps[i] is not None,
+            units=None if told is None else told[start:end],
+        )
+        for i, (masker, (start, end)) in enumerate(zip(net.maskers, ends, strict=True))
+    ]
+
+
+def _all_of(net: Network, image: MapSize) -> list[_Decided]:
+    """What the static network decides: nothing is asked, and all is computed."""
+    sizes = [out for _, out in net.block_sizes(image)]
+    return [
+        _Decided(
+            masker=masker,
+            block=net.blocks[masker.block],
+            size=sizes[masker.block],
+            activation=1.0,
+            evaluated=False,
+            units=np.ones(
+                masker_units(net.blocks[masker.block], sizes[masker.block], masker.kind), np.bool_
+            ),
+        )
+        for masker in net.maskers
+    ]
+
+
+def _with_first_look(
+    net: Network, point: OperatingPoint, shares: list[float], total: float, *, again: bool
+) -> tuple[list[float], float]:
+    """Shares of blocks and of the network, the first look's included, over the point's own size."""
+    first, own = (MapSize(size, size) for size in (point.first_look.image_size, point.image_size))
+    blocks = zip(all_block_macs(net, first), all_block_macs(net, own), strict=True)
+    small = [one.static / whole.static for one, whole in blocks]
+    small_total = static_macs(net, first) / static_macs(net, own)
+    if again:
+        small = [sum(pair) for pair in zip(small, shares, strict=True)]
+        small_total += total
+    return [round(share, 4) for share in small], round(small_total, 4)
+
+
+def _masker(one: _Decided) -> ExplainedMasker:
+    granularity, kind, grid = one.block.granularity, one.masker.kind, one.grid
+    return ExplainedMasker(
+        kind=kind,
+        granularity=granularity.spatial if kind == "spatial" else granularity.channel,
+        evaluated=one.evaluated,
+        activation=round(one.activation, 6),
+        active=None if one.units is None else int(one.units.sum()),
+        total=None if one.units is None else len(one.units),
+        rows=None if grid is None else [_bits(row) for row in grid],
+    )
+
+
+def _bits(row: Bools) -> str:
+    return (row.view(np.uint8) + ord("0")).tobytes().decode()
+
+
+def _macs_ratios(
+    net: Network, image: MapSize, decided: Sequence[_Decided]
+) -> tuple[list[float], float]:
+    """Multiply-accumulates per block, and of the whole network, over those of skipping nothing.
+
+    Maskers included, as `engines.macs` counts them.
+    """
+    macs, none = all_block_macs(net, image), len(net.blocks)
+    # As of so many images, each of which runs the branch of one block; the last runs none.
+    each = [
+        _only(rates, np.eye(none + 1)[i]) for i, rates in enumerate(_rates(net, image, decided))
+    ]
+    totals = executed_macs(net, image, each)
+    branches = totals[:none] - totals[none]
+    ratios = [
+        round(float(branch + block.projection) / block.static, 4)
+        for branch, block in zip(branches, macs, strict=True)
+    ]
+    static = totals[none] + sum(block.skippable for block in macs)
+    return ratios, round(float((branches.sum() + totals[none]) / static), 4)
+
+
+def _only(rates: BlockRates, image: npt.NDArray[np.float64]) -> BlockRates:
+    """Rates that hold for one image of several, where `image` is 1, and are 0 for the others."""
+    return BlockRates(
+        spatial=rates.spatial * image,
+        dilated=rates.dilated * image,
+        channel=rates.channel * image,
+        spatial_masker=rates.spatial_masker * image,
+        channel_masker=rates.channel_masker * image,
+        middle=(rates.spatial if rates.middle is None else rates.middle) * image,
+    )
+
+
+def _rates(net: Network, image: MapSize, decided: Sequence[_Decided]) -> list[BlockRates]:
+    found = {(one.masker.block, one.masker.kind): one for one in decided}
+    # A mean over the whole map needs the first two convolutions everywhere, or nowhere.
+    whole = isinstance(net, RegNet) and net.squeeze_ratio > 0 and net.squeeze_over == "map"
+    rates: list[BlockRates] = []
+    for i, (block, (into, out)) in enumerate(zip(net.blocks, net.block_sizes(image), strict=True)):
+        spatial, channel = found.get((i, "spatial")), found.get((i, "channel"))
+        share = dilated = anywhere = 1.0
+        if spatial is not None and spatial.grid is not None:
+            pixels = _pixels(spatial.grid, spatial.block.granularity.spatial, out)
+            share, anywhere = float(pixels.mean()), float(pixels.any())
+            stride = 1 if net.stride_in_1x1 else block.stride
+            dilated = float(_dilated(pixels, stride, out if net.stride_in_1x1 else into).mean())
+        units = np.ones(1, bool) if channel is None or channel.units is None else channel.units
+        rates.append(
+            BlockRates(
+                spatial=share,
+                dilated=anywhere if whole else dilated,
+                channel=float(units.mean()),
+                spatial_masker=float(spatial is not None and spatial.evaluated),
+                channel_masker=float(channel is not None and channel.evaluated),
+                middle=anywhere if whole else None,
+            )
+        )
+    return rates
+
+
+def _pixels(grid: Bools, patch: int | None, size: MapSize) -> Bools:
+    """Output pixels (H, W) that are active; partial patches end at the map's border."""
+    if patch is None:
+        return np.broadcast_to(grid, (size.height, size.width))
+    return grid.repeat(patch, axis=0).repeat(patch, axis=1)[: size.height, : size.width]
+
+
+def _dilated(pixels: Bools, stride: int, size: MapSize) -> Bools:
+    """The pixels (H, W of `size`) that a 3x3 of that stride reads for `pixels`."""
+    framed = np.zeros((size.height + 2, size.width + 2), bool)
+    for y in range(3):
+        for x in range(3):
+            framed[y : y + size.height : stride, x : x + size.width : stride] |= pixels
+    return framed[1:-1, 1:-1]
+
+
+def _skip_map(decided: Sequence[_Decided]) -> SkipMap | None:
+    """How many spatial maskers kept each patch, on the finest of their grids."""
+    told = [(one, grid) for one in decided if (grid := one.grid) is not None]
+    if not told:
+        return None
+    finest, fine = max(told, key=lambda entry: entry[1].size)
+    height, width = finest.size.height, finest.size.width
+    middles_y = _middles(fine.shape[0], height, finest.block.granularity.spatial)
+    middles_x = _middles(fine.shape[1], width, finest.block.granularity.spatial)
+    counts = np.zeros(fine.shape, np.int64)
+    for one, grid in told:
+        patch = one.block.granularity.spatial
+        rows = _places(middles_y, one.size.height, patch)
+        columns = _places(middles_x, one.size.width, patch)
+        counts += grid[np.ix_(rows, columns)]
+    return SkipMap(maskers=len(told), counts=[[int(n) for n in row] for row in counts])
+
+
+def _middles(count: int, length: int, patch: int | None) -> npt.NDArray[np.float64]:
+    """Middles of the patches along a side of the map, as fractions of it."""
+    starts = np.arange(count) * (patch or length)
+    return (starts + np.minimum(starts + (patch or length), length)) / (2 * length)
+
+
+def _places(
+    middles: npt.NDArray[np.float64], length: int, patch: int | None
+) -> npt.NDArray[np.int64]:
+    """Which patch of another map, `length` pixels long, lies at those fractions of it."""
+    return (middles * length).astype(np.int64) // (patch or length)

@@ -1,0 +1,313 @@
+"""Our policy: the best level that everybody can have, those who come meanwhile included.
+
+Standard library only. What decides is in `Foresight`; the rest of this file is the arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from service.policy.core import Choice, Decision, Dial, View, Waiting
+from service.policy.rules import nearest, reason
+
+NEAR, FAR = 32, 32
+"""Of those who wait, the first are all looked at, of the others so many, evenly spaced, each for
+all since the one before: a decision takes the same time however many wait."""
+
+MOST_BUSY = 0.99
+"""Arrivals that need more than the engine has need as much as it has."""
+
+FORGET = 1.01
+"""The shortest time that was asked for is held to be longer by so much with every decision."""
+
+BATCH_GAIN = 0.005
+"""A larger batch is worth trying where it makes an image cheaper by more than that: noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """The most accurate next call that two conditions allow, and of those the one of most images.
+
+    *Hard*, each image by its own deadline: the call is done in time for all who are in it, and all
+    who wait are still in time when they follow at their fastest, earliest deadline first. These
+    constraints are nested, so one pass over the waiting checks them. What an image takes at a point
+    that glances depends on what it shows. Its own deadline is held to the worst, for it cannot be
+    told that others were lucky; who waits behind it to what is expected, since surprises of calls
+    in a row even out. On its own this is greedy: the head takes what there is, those behind it get
+    the fastest point, and to take turns between best and fastest is worth less than the middle for
+    everybody.
+
+    *Soft*, therefore: were everybody to get the level of the head, each would be done within a part
+    of the time that he has. The rest is kept for those who will come: 1 - part is
+    `reserve` sqrt((1 + cv2) / 2) u^2 / (1 - u), where u is the share of the engine that arrivals as
+    of late need at their fastest, and cv2 says how unevenly they come. That is how the queue of a
+    machine at its fastest grows with its load (Pollaczek and Khinchine; of burstiness the root,
+    which did best in simulation): bursts are absorbed by what speed is left, so little has to be
+    kept where much is left. Level and queue settle where work is done as fast as it comes, and the
+    condition moves smoothly with both: there is no hysteresis to tune. Points below the concave
+    hull of accuracy over seconds are no levels, because turns between their neighbours are worth
+    more; they serve where only the hard condition is in the way of a better one, as do points that
+    are slower than one of their accuracy which glances, and surer.
+
+    Of other models it is known only how much work waits: that comes before whoever is not in the
+    call, and is thought to be as urgent as the head.
+
+    A call of several images has to leave time for the most urgent request that may come while it
+    runs, by what was asked lately: a batch is a choice, and who comes cannot interrupt it.
+    """
+
+    reserve: float = 0.22
+    name: str = "foresight"
+
+    def start(self) -> _Memory | None:
+        """What follows from a dial is worked out with the first one."""
+        return None
+
+    def decide(self, view: View, memory: _Memory | None) -> tuple[Decision, _Memory]:
+        """See `service.policy.core.Policy`."""
+        if memory is None or memory.levels.dial is not view.dial:
+            memory = _Memory(_levels(view.dial), math.inf)
+        levels = memory.levels
+        ahead = _Ahead.of(view)
+        fastest = ahead.kinds[0][0]
+        asked_s = (item.deadline_s - item.arrived_s for item in ahead.items)
+        shortest_s = min(memory.shortest_s * FORGET, *asked_s)
+        room_s = shortest_s / view.margin - ahead.alone_s[0]
+        busy = min(view.rate_hz * levels.least_s[fastest] * view.margin, MOST_BUSY)
+        uneven = math.sqrt((1.0 + view.cv2) / 2.0)
+        part = max(0.0, 1.0 - self.reserve * uneven * busy**2 / (1.0 - busy))
+        best = _most_accurate(ahead, levels, part, room_s) or _recovering(ahead, levels)
+        choices = tuple(Choice(i, k, reason(view, i, k)) for i, k in best.members)
+        return Decision(choices), _Memory(levels, shortest_s)
+
+
+class _Levels(NamedTuple):
+    """What follows from a dial alone; seconds are expected, drift and margin left out.
+
+    adds_s: what an image adds to a call of 1, 2, ... images, by point. least_s: the least of these,
+    by point. over: what it may add beyond the expected, over that, by point. hull: points on the
+    upper concave hull of accuracy over seconds of one image, per batch size. sizes: batch sizes of
+    which an image is cheaper than in any smaller one.
+    """
+
+    dial: Dial
+    adds_s: tuple[tuple[float, ...], ...]
+    least_s: tuple[float, ...]
+    over: tuple[float, ...]
+    hull: tuple[frozenset[int], ...]
+    sizes: tuple[int, ...]
+
+    def counts(self, point: int, waiting: int, room_s: float, slack_s: float) -> list[int]:
+        """Batch sizes to try, the largest first: what `room_s` has room for as expected and
+        `slack_s` at the worst, and powers of two below; always 1."""
+        room_s = min(room_s, slack_s / self.dial.points[point].worst)
+        fits = [
+            n
+            for n in self.sizes
+            if n == 1 or (n <= waiting and n * self.adds_s[n - 1][point] <= room_s)
+        ]
+        return [n for n in reversed(fits) if n == fits[-1] or not n & (n - 1)]
+
+
+class _Memory(NamedTuple):
+    """shortest_s: the shortest time that anybody asked for lately."""
+
+    levels: _Levels
+    shortest_s: float
+
+
+class _Ahead(NamedTuple):
+    """Who is looked at, and how long each has from when the next call begins, margin left out.
+
+    stand_for: how many each of them stands for. kinds: what is allowed, each different one once;
+    alone_s: of each kind, what an image takes alone at the worst. kind: of each of them. near: the
+    first of them, who stand for themselves and can be in the call. ready: whose pictures are there
+    when it begins. others_s: work of other models.
+    """
+
+    items: tuple[Waiting, ...]
+    stand_for: tuple[int, ...]
+    kinds: tuple[tuple[int, ...], ...]
+    alone_s: tuple[float, ...]
+    kind: tuple[int, ...]
+    slacks_s: tuple[float, ...]
+    ready: tuple[bool, ...]
+    near: int
+    others_s: float
+
+    @classmethod
+    def of(cls, view: View) -> _Ahead:
+        waiting = len(view.waiting)
+        near = min(waiting, NEAR)
+        places = list(range(near))
+        if waiting > NEAR + FAR:
+            places += [near - 1 + (waiting - near) * n // FAR for n in range(1, FAR + 1)]
+        else:
+            places += range(near, waiting)
+        items = tuple([view.waiting[place] for place in places])
+        begin_s = max(view.free_s, view.now_s + items[0].prepare_s)
+        kinds: dict[tuple[int, ...], int] = {}
+        kind = tuple([kinds.setdefault(item.allowed, len(kinds)) for item in items])
+        return cls(
+            items,
+            tuple([place - before for before, place in pairwise((-1, *places))]),
+            tuple(kinds),
+            tuple([view.dial.alone_s(allowed) for allowed in kinds]),
+            kind,
+            tuple([(item.deadline_s - begin_s) / view.margin for item in items]),
+            tuple([view.now_s + item.prepare_s <= begin_s for item in items[:near]]),
+            near,
+            view.others_s / view.margin,
+        )
+
+    def points(self, level: int) -> list[int]:
+        """The point of each kind at that level."""
+        return [nearest(allowed, level) for allowed in self.kinds]
+
+
+class _Call(NamedTuple):
+    """A call that could be next: the head's point, and who is in it, with their points."""
+
+    level: int
+    members: tuple[tuple[int, int], ...]
+
+
+def _most_accurate(ahead: _Ahead, levels: _Levels, part: float, room_s: float) -> _Call | None:
+    """The best call that meets both conditions; None where none does."""
+    common = False
+    allowed = ahead.kinds[0]
+    points_of = levels.dial.points
+    for level in sorted(allowed, key=lambda k: (-points_of[k].accuracy, k)):
+        points = ahead.points(level)
+        for count in levels.counts(level, ahead.near, room_s, ahead.slacks_s[0]):
+            # One point alone is a level whatever the others are.
+            if not (common or level in levels.hull[count - 1] or len(allowed) == 1):
+                continue
+            members = _members(ahead, levels, level, points, count)
+            if members is None:
+                continue
+            common = common or _everybody_can(ahead, levels, points, members, part)
+            if common and _leaves_time(ahead, levels, members):
+                return _Call(level, members)
+    return None
+
+
+def _members(
+    ahead: _Ahead, levels: _Levels, level: int, points: list[int], count: int
+) -> tuple[tuple[int, int], ...] | None:
+    """The first so many whose pictures are ready, of the head's size; None where they are fewer."""
+    size = levels.dial.points[level].image_size
+    fits = [levels.dial.points[point].image_size == size for point in points]
+    members: list[tuple[int, int]] = []
+    for i, ready in enumerate(ahead.ready):
+        if ready and fits[ahead.kind[i]]:
+            members.append((i, points[ahead.kind[i]]))
+            if len(members) == count:
+                return tuple(members)
+    return None
+
+
+def _everybody_can(
+    ahead: _Ahead,
+    levels: _Levels,
+    points: list[int],
+    members: tuple[tuple[int, int], ...],
+    part: float,
+) -> bool:
+    """The soft condition: who is not in the call gets that level too, in that part of his time."""
+    adds_s = levels.adds_s[len(members) - 1]
+    each_s = [adds_s[point] for point in points]
+    over_s = [adds_s[point] * levels.over[point] for point in points]
+    chosen = {i for i, _ in members}
+    at_s = sum(adds_s[point] for _, point in members) + ahead.others_s
+    if ahead.others_s and at_s > part * ahead.slacks_s[0]:
+        return False
+    for i, (number, kind, slack_s) in enumerate(
+        zip(ahead.stand_for, ahead.kind, ahead.slacks_s, strict=True)
+    ):
+        if i not in chosen:
+            at_s += number * each_s[kind]
+            if at_s > part * slack_s or at_s + over_s[kind] > slack_s:
+                return False
+    return True
+
+
+def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int], ...]) -> bool:
+    """The hard condition: in time, and so is everybody after it, at their fastest.
+
+    Who would be late even if he were next is passed over, as the queue will do.
+    """
+    places = [point for _, point in members]
+    # Earliest deadlines first: the first of the members has least time.
+    if levels.dial.worst_call_s(places) > ahead.slacks_s[members[0][0]]:
+        return False
+    at_s = levels.dial.call_s(places)
+    chosen = {i for i, _ in members}
+    least_s = [levels.least_s[allowed[0]] for allowed in ahead.kinds]
+    for i, (number, kind, slack_s) in enumerate(
+        zip(ahead.stand_for, ahead.kind, ahead.slacks_s, strict=True)
+    ):
+        if i in chosen:
+            continue
+        last_s = ahead.alone_s[kind]
+        if at_s + (number - 1) * least_s[kind] + last_s <= slack_s:
+            at_s += number * least_s[kind]
+        elif last_s <= slack_s:
+            return False
+    return True
+
+
+def _recovering(ahead: _Ahead, levels: _Levels) -> _Call:
+    """Where time was lost and not everybody can be in time: the head's fastest point, or where that
+    may be too slow its surest, with as many as the head has time for."""
+    slack_s = ahead.slacks_s[0]
+    fastest = ahead.kinds[0][0]
+    if levels.dial.worst_call_s((fastest,)) > slack_s:
+        fastest = levels.dial.surest(ahead.kinds[0])
+    points = ahead.points(fastest)
+    for count in levels.counts(fastest, ahead.near, slack_s, slack_s):
+        members = _members(ahead, levels, fastest, points, count)
+        # Mates that may not have the head's point can make the call longer than it was counted.
+        if members and levels.dial.worst_call_s([point for _, point in members]) <= slack_s:
+            return _Call(fastest, members)
+    return _Call(fastest, ((0, fastest),))
+
+
+def _levels(dial: Dial) -> _Levels:
+    adds_s = tuple(
+        tuple(point.seconds[n] / (n + 1) for point in dial.points) for n in range(dial.max_batch)
+    )
+    least = [adds_s[0][dial.front[0]]]
+    sizes = [1]
+    for n in range(2, dial.max_batch + 1):
+        if adds_s[n - 1][dial.front[0]] < (1.0 - BATCH_GAIN) * least[-1]:
+            sizes.append(n)
+            least.append(adds_s[n - 1][dial.front[0]])
+    return _Levels(
+        dial,
+        adds_s,
+        tuple(min(adds_s[n - 1][k] for n in sizes) for k in range(len(dial.points))),
+        tuple(point.worst - 1.0 for point in dial.points),
+        tuple(_hull(dial, each) for each in adds_s),
+        tuple(sizes),
+    )
+
+
+def _hull(dial: Dial, adds_s: Sequence[float]) -> frozenset[int]:
+    """Points that no turns between two others reach; those that just reach it count."""
+    kept: list[int] = []
+    for k in dial.front:
+        while len(kept) > 1 and _below(dial, adds_s, kept[-2], kept[-1], k):
+            kept.pop()
+        kept.append(k)
+    return frozenset(kept)
+
+
+def _below(dial: Dial, adds_s: Sequence[float], left: int, middle: int, right: int) -> bool:
+    gain = [dial.points[k].accuracy for k in (left, middle, right)]
+    first_s, second_s = adds_s[middle] - adds_s[left], adds_s[right] - adds_s[middle]
+    return (gain[1] - gain[0]) * second_s < (1.0 - 1e-9) * (gain[2] - gain[1]) * first_s

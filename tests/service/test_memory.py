@@ -1,0 +1,69 @@
+"""How much may be held, by whom, and that it is given back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import QueueFull
+from service.memory import Memory
+
+
+def test_what_does_not_fit_beside_others_is_refused_and_told_when_to_come_back() -> None:
+    memory = Memory(100, lambda: 0.5)
+    with memory.reserve(60):
+        with pytest.raises(QueueFull, match="holds 60 bytes of images, the limit is 100") as full:
+            memory.reserve(41)
+        assert full.value.retry_after_s == 0.5
+        with memory.reserve(40):
+            assert memory.used == 100
+    assert memory.used == 0
+
+
+def test_alone_everything_fits() -> None:
+    memory = Memory(1)
+    with memory.reserve() as body:
+        body.grow(50)
+        body.grow(50)
+        assert memory.used == 100
+
+
+def test_a_body_that_outgrows_the_room_beside_others_is_refused_with_what_it_holds() -> None:
+    memory = Memory(100)
+    other = memory.reserve(50)
+    body = memory.reserve(40)
+    with pytest.raises(QueueFull):
+        body.grow(20)
+    assert memory.used == 90
+    body.release()
+    other.release()
+    assert memory.used == 0
+
+
+def test_it_is_held_until_its_last_holder_releases_it() -> None:
+    memory = Memory(100)
+    with memory.reserve(10) as request:
+        decode = request.share()
+    assert memory.used == 10
+    decode.release()
+    assert memory.used == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 80), st.integers(1, 3))))
+def test_all_is_given_back_whatever_was_refused(holders: list[tuple[int, int, int]]) -> None:
+    memory = Memory(100)
+    rooms = []
+    for first, more, shares in holders:
+        try:
+            room = memory.reserve(first)
+        except QueueFull:
+            continue
+        rooms += [room] + [room.share() for _ in range(shares - 1)]
+        try:
+            room.grow(more)
+        except QueueFull:
+            assert memory.used + more > 100
+    for room in rooms:
+        room.release()
+    assert memory.used == 0
