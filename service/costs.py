@@ -10,6 +10,9 @@ hour would look like a slower machine. Called from the event loop only.
 Only calls teach what calls take. Where nothing runs, because plans say that nothing can be in time,
 plans would stay as they are for ever: what was learnt after a rest therefore fades with it.
 
+What each call takes beside its work, while the front works beside the engine, is learnt apart
+(`engines.latency.overhead`) and becomes part of the dial, for it makes cheap points less cheap.
+
 What a call takes at points that glance depends on how many of its images are looked at again. That
 is no drift and no noise: corrections compare with what is expected once it is known who was.
 """
@@ -31,6 +34,7 @@ from engines.latency.online import (
     start,
     summary,
 )
+from engines.latency.overhead import Overhead, observe_overhead
 from service.decode_costs import DecodeCosts, measure_decoding
 from service.errors import BadRequest
 from service.policy.core import Dial, PointCost
@@ -54,14 +58,18 @@ REST_S = 0.005
 FADE_S = 60.0
 """Time without a call in which what was learnt fades to about a third."""
 
+OVERHEAD_STEP = 0.05
+"""The dial follows what calls take beside their work once that changed by so much of its fastest
+point: whoever remembers what follows from a dial has to work it out again."""
+
 _LEAST_S = 1e-9
 
 
 class ModelCosts:
     """Everything a scheduler needs to know about the cost of one model's images.
 
-    Points are places in `dial`. Tell it of every call: `began` at its dispatch, `observe` at its
-    end.
+    Points are places in `dial`, whose seconds follow what is learnt; their order stays. Tell it of
+    every call: `began` at its dispatch, `observe` at its end.
     """
 
     def __init__(
@@ -77,15 +85,14 @@ class ModelCosts:
         """accuracies: of the dial's points, as measured. full: the place of `full`. ratios: seconds
         of calls over the dial's when these were measured. rested_ratio: how much longer a call
         takes after a rest, to begin with."""
-        self.dial = dial
         self.full = full
+        self._measured = dial
+        self._overhead = Overhead()
         self._accuracies = tuple(accuracies)
         self._front = dial.free
         self._places = {point.name: place for place, point in enumerate(dial.points)}
-        self._seconds = tuple(point.seconds[0] for point in dial.points)
-        self._longest_s = max(point.seconds[0] * point.worst for point in dial.points)
-        self._alone_s: dict[tuple[int, ...], float] = {}
         self._clock = clock
+        self._follow(0.0)
         now_s = clock()
         self._steady = _Corrected(start(ratios, now_s))
         self._rested = _Corrected(start([ratio * rested_ratio for ratio in ratios], now_s))
@@ -109,6 +116,11 @@ class ModelCosts:
         return max(1.0, self._now().median)
 
     @property
+    def overhead_s(self) -> float:
+        """What each call takes beside its work, as the dial has it."""
+        return self._overhead_s
+
+    @property
     def drift(self) -> float:
         """Seconds measured per second that the dial says: the median of calls in a row."""
         return self._steady.state.drift
@@ -128,6 +140,11 @@ class ModelCosts:
         if found is None:
             found = self._alone_s[allowed] = self.dial.alone_s(allowed)
         return found * self._now().margin
+
+    def share_s(self, point: int) -> float:
+        """Seconds that an image at that point adds to the call that suits it best, drift left
+        out."""
+        return self._share_s[point]
 
     @property
     def longest_s(self) -> float:
@@ -171,11 +188,25 @@ class ModelCosts:
         taken_s = min(max(service_s, _LEAST_S), MOST_SECONDS)
         rested = now_s - taken_s - self._ended_s >= REST_S
         kind = self._rested if rested else self._steady
-        expected_s = self.dial.call_s(chosen)
-        if again is not None:
-            expected_s = self.dial.known_call_s(chosen, again)
-        kind.observe(expected_s, taken_s, now_s)
+        seen = (None,) * len(chosen) if again is None else again
+        kind.observe(self.dial.known_call_s(chosen, seen), taken_s, now_s)
+        if not rested:
+            work_s = self._measured.known_call_s(chosen, seen)
+            self._overhead = observe_overhead(self._overhead, work_s, taken_s, now_s)
+            moved_s = abs(self._overhead.seconds - self._overhead_s)
+            if moved_s > OVERHEAD_STEP * self._seconds[0]:
+                self._follow(self._overhead.seconds)
         self._ended_s = max(self._ended_s, now_s)
+
+    def _follow(self, overhead_s: float) -> None:
+        """Work out what follows from a dial whose calls take so much longer."""
+        dial = self._measured.beside(overhead_s)
+        self.dial = dial
+        self._overhead_s = overhead_s
+        self._seconds = tuple(point.seconds[0] for point in dial.points)
+        self._share_s = tuple(point.share_s for point in dial.points)
+        self._longest_s = max(point.seconds[0] * point.worst for point in dial.points)
+        self._alone_s: dict[tuple[int, ...], float] = {}
 
     def allowed(self, pinned: str | None, min_accuracy: float | None) -> tuple[int, ...]:
         """Points that a request may be answered at, ascending.

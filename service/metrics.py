@@ -22,6 +22,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from service.correction_metrics import CorrectionMetrics
 from service.costs import MEDIAN, PLANNED, ModelCosts
 from service.executor import Model
 from service.exposition import exposition
@@ -154,21 +155,6 @@ class Metrics:
             "point",
             "level",
         )
-        self.drift = self._gauges(
-            "prediction_drift_ratio",
-            "Seconds that calls take now per second that they took when profiled.",
-            "model",
-        )
-        self.margin = self._gauges(
-            "prediction_margin_ratio",
-            "Seconds to plan for per second that calls took when profiled.",
-            "model",
-        )
-        self.table_flagged = self._gauges(
-            "prediction_table_flagged",
-            "1 while calls have drifted so far that the profile should be taken anew.",
-            "model",
-        )
         self.phase_duration = self._histograms(
             "phase_duration_seconds",
             "Time per image in each phase; engine phases are those of its whole batch.",
@@ -200,6 +186,7 @@ class Metrics:
             "point",
         )
         self.glances = GlanceMetrics(self.registry, PREFIX)
+        self.corrections = CorrectionMetrics(self.registry, PREFIX)
         self.batch_size = self._histograms(
             "batch_size", "Images that ran together.", _BATCH_SIZES, "model"
         )
@@ -270,9 +257,7 @@ class Metrics:
             for family in (self.expected_accuracy, self.batch_size, self.engine_busy):
                 family.labels(name)
         for name, known in (costs or {}).items():
-            self.drift.labels(name).set_function(partial(_drift, known))
-            self.margin.labels(name).set_function(partial(_margin, known))
-            self.table_flagged.labels(name).set_function(partial(_flagged, known))
+            self.corrections.watch(name, known)
 
     def observe_batch(self, batch: Batch) -> None:
         """Count a batch at its dispatch."""
@@ -378,18 +363,6 @@ class Metrics:
 
 
 _MEDIAN, _PLANNED = f"{MEDIAN:g}", f"{PLANNED:g}"
-
-
-def _drift(costs: ModelCosts) -> float:
-    return costs.drift
-
-
-def _margin(costs: ModelCosts) -> float:
-    return costs.margin
-
-
-def _flagged(costs: ModelCosts) -> float:
-    return float(costs.summary().remeasure is not None)
 
 
 def _version() -> str:

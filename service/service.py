@@ -67,7 +67,6 @@ class Service:
         self.answer_costs = AnswerCosts()
         self._clock = world.clock
         self._points: dict[str, tuple[OperatingPoint, ...]] = {}
-        self._shares: dict[str, tuple[float, ...]] = {}
         self._defaults: dict[str, tuple[str, SloClass]] = {}
         self._preparation = Preparation(self.decoder, self.decode_costs, self._crop_ratio)
         self.statistics = ModelStatistics()
@@ -120,7 +119,6 @@ class Service:
             self._points[model.name] = tuple(
                 model.manifest.point(point.name).point for point in costs.dial.points
             )
-            self._shares[model.name] = tuple(point.share_s for point in costs.dial.points)
             self._decider.try_out(model.name)
             self._defaults[model.name] = self.settings.default_slo or (
                 DEFAULT_CLASS,
@@ -264,7 +262,7 @@ class Service:
     def _share_s(self, request: Request) -> float:
         """What it usually adds to a full batch, at its fastest."""
         costs = self.costs[request.model]
-        return self._shares[request.model][request.allowed[0]] * costs.usual
+        return costs.share_s(request.allowed[0]) * costs.usual
 
 
 def _policy(name: str) -> Policy:

@@ -6,7 +6,7 @@ Times are seconds of one monotonic clock. Points are named by their place in a `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any, Protocol
 
@@ -33,6 +33,15 @@ class PointCost:
     def share_s(self) -> float:
         """Seconds that an image adds to the call that suits it best."""
         return min(seconds / n for n, seconds in enumerate(self.seconds, 1))
+
+    def beside(self, overhead_s: float) -> PointCost:
+        """The same where each call takes so much longer, whatever is in it."""
+        worst_s = self.seconds[0] * self.worst + overhead_s
+        return replace(
+            self,
+            seconds=tuple(each_s + overhead_s for each_s in self.seconds),
+            worst=max(1.0, worst_s / (self.seconds[0] + overhead_s)),
+        )
 
     def ratio(self, again: bool | None) -> float:
         """Seconds over the expected ones of an image that is looked at again, or is not; None:
@@ -77,6 +86,10 @@ class Dial:
             ):
                 kept.append(k)
         return tuple(kept)
+
+    def beside(self, overhead_s: float) -> Dial:
+        """The same points where each call takes so much longer: those of larger batches gain."""
+        return Dial(tuple(point.beside(overhead_s) for point in self.points))
 
     def call_s(self, chosen: Sequence[int]) -> float:
         """Expected seconds of one call whose images are at those points, one each.

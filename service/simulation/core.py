@@ -111,12 +111,19 @@ class Costs(Protocol):
     """What is known of costs when something is decided: `service.costs.ModelCosts` is one."""
 
     @property
+    def dial(self) -> Dial:
+        """The points, with the seconds that are decided by."""
+
+    @property
     def margin(self) -> float:
         """The planning quantile of a call over the dial's median."""
 
     @property
     def usual(self) -> float:
         """The median of a call over the dial's, at least 1: what each of many adds."""
+
+    def share_s(self, point: int) -> float:
+        """Seconds that an image at that point adds to the call that suits it best."""
 
     def predict(self, chosen: Sequence[int]) -> tuple[float, float]:
         """Median and planning quantile of a call, seconds."""
@@ -138,15 +145,20 @@ class SteadyCosts:
     """Costs of a machine that stays as it was measured: nothing is learnt."""
 
     def __init__(self, machine: Machine, planned: float = 0.95) -> None:
-        self._dial = machine.dial
+        self.dial = machine.dial
+        self._share_s = [point.share_s for point in machine.dial.points]
         self._median = float(np.quantile(machine.ratios, 0.5))
         self.usual = max(1.0, self._median)
         self.margin = max(1.0, float(np.quantile(machine.ratios, planned)))
 
+    def share_s(self, point: int) -> float:
+        """See `Costs`."""
+        return self._share_s[point]
+
     def predict(self, chosen: Sequence[int]) -> tuple[float, float]:
         """See `Costs`."""
-        median_s = self._dial.quantile_call_s(chosen, MEDIAN)
-        return median_s * self._median, self._dial.quantile_call_s(chosen, AGAIN) * self.margin
+        median_s = self.dial.quantile_call_s(chosen, MEDIAN)
+        return median_s * self._median, self.dial.quantile_call_s(chosen, AGAIN) * self.margin
 
     def began(self) -> None:
         """See `Costs`."""

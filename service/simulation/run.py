@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from service.policy.core import Policy, View
+from service.policy.core import Dial, Policy, View
 from service.policy.queue import DeadlineQueue
 from service.policy.rules import ArrivalRate, check_decision, late_batch
 from service.simulation.core import (
@@ -83,7 +83,6 @@ class _Run:
         disturbed: Callable[[float], float],
     ) -> None:
         self._machine = machine
-        self._dials = {_MODEL: machine.dial}
         self._taken = machine.taken or machine.dial
         self._policy = policy
         self._memory: Any = policy.start()
@@ -93,10 +92,10 @@ class _Run:
         self._now_s = 0.0
         self._costs: Costs = costs_of(machine, lambda: self._now_s)
         self._alone_s: dict[tuple[int, ...], float] = {}
-        self._share_s = [point.share_s for point in machine.dial.points]
+        self._known: Dial = machine.dial
         self._queue: DeadlineQueue[_Image] = DeadlineQueue(
             lambda image: self._alone(image.allowed) * self._costs.margin,
-            lambda image: self._share_s[image.allowed[0]] * self._costs.usual,
+            lambda image: self._costs.share_s(image.allowed[0]) * self._costs.usual,
         )
         self._rate = ArrivalRate()
         number = len(offered)
@@ -194,7 +193,7 @@ class _Run:
                 now_s,
                 free_s,
                 waiting,
-                self._machine.dial,
+                self._costs.dial,
                 margin,
                 rate_hz=self._rate.at(now_s),
                 cv2=self._rate.cv2(),
@@ -204,7 +203,7 @@ class _Run:
             images = [waiting[choice.position] for choice in decision.choices]
             self._start(images, tuple(choice.point for choice in decision.choices))
         elif len(self._queue):
-            images = late_batch(self._queue.late(), self._dials)
+            images = late_batch(self._queue.late(), {_MODEL: self._costs.dial})
             self._start(images, tuple(image.allowed[0] for image in images))
 
     def _start(self, images: list[_Image], points: tuple[int, ...]) -> None:
@@ -233,9 +232,11 @@ class _Run:
             self._end(image, Outcome.MET if in_time else Outcome.LATE, self._end_s)
 
     def _alone(self, allowed: tuple[int, ...]) -> float:
+        if self._known is not self._costs.dial:
+            self._known, self._alone_s = self._costs.dial, {}
         found = self._alone_s.get(allowed)
         if found is None:
-            found = self._alone_s[allowed] = self._machine.dial.alone_s(allowed)
+            found = self._alone_s[allowed] = self._known.alone_s(allowed)
         return found
 
     def _looked_again(self, image: _Image, point: int) -> bool | None:

@@ -304,3 +304,45 @@ def test_what_a_busy_time_taught_fades_where_nothing_runs() -> None:
     run(known, clock, 0.080, times=1, rest_s=0.0)
     clock.now_s += 2 * REST_S
     assert known.planned_s(known.full) > 0.060
+
+
+def beside(known: ModelCosts, clock: Clock, overhead_s: float, *, times: int) -> None:
+    """Calls of every point in turn, one after another, each so much longer than measured."""
+    for number in range(times):
+        place = number % 3
+        service_s = (0.004, 0.006, 0.010)[place] + overhead_s
+        known.began()
+        clock.now_s += service_s
+        known.observe((place,), service_s, clock.now_s)
+
+
+def test_what_calls_take_beside_their_work_is_added_not_multiplied() -> None:
+    clock = Clock()
+    known = costs(clock)
+    assert known.overhead_s == 0.0
+    beside(known, clock, 0.004, times=300)
+    known.began()
+    assert known.overhead_s == pytest.approx(0.004, rel=0.1)
+    assert known.drift == pytest.approx(1.0, rel=0.1)
+    assert known.predict((0,))[0] == pytest.approx(0.008, rel=0.1)
+    assert known.predict((known.full,))[0] == pytest.approx(0.014, rel=0.1)
+    # Of the measured share of a pair, and half of what a call takes beside.
+    assert known.share_s(known.full) == pytest.approx(0.018 / 2 + 0.002, rel=0.1)
+    assert names(known, known.dial.free) == ["small", "skip", "full"]
+
+
+def test_it_is_gone_when_calls_are_as_measured_again() -> None:
+    clock = Clock()
+    known = costs(clock)
+    beside(known, clock, 0.004, times=300)
+    beside(known, clock, 0.0, times=300)
+    assert known.overhead_s == pytest.approx(0.0, abs=0.0005)
+    assert known.predict((0,))[0] == pytest.approx(0.004, rel=0.1)
+
+
+def test_a_slower_machine_is_drift_and_no_overhead() -> None:
+    clock = Clock()
+    known = costs(clock)
+    run(known, clock, 0.020, times=300, rest_s=0.0)
+    assert known.overhead_s == 0.0
+    assert known.drift == pytest.approx(2.0, rel=0.05)

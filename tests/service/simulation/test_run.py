@@ -111,6 +111,25 @@ def test_what_is_learnt_of_a_machine_is_not_what_images_show() -> None:
     assert made[0].margin < 1.5
 
 
+def test_what_calls_take_beside_their_work_is_learnt_and_planned_for() -> None:
+    # Milliseconds, as calls are: what is learnt of them is forgotten after half a minute.
+    measured = dial((0.001, 0.002, 0.004), max_batch=1)
+    slower = Machine(measured, (1.0,), taken=measured.beside(0.001))
+    many = offered(*((0.0026 * n, 0.009) for n in range(600)))
+    made: list[Costs] = []
+
+    def costs_of(of: Machine, clock: Callable[[], float]) -> Costs:
+        made.append(learnt_costs(of, clock))
+        return made[0]
+
+    answers = simulate(slower, OURS, many, costs_of=costs_of)
+    pairs = zip(made[0].dial.points, measured.points, strict=True)
+    assert [known.seconds[0] - own.seconds[0] for known, own in pairs] == pytest.approx(
+        [0.001] * 3, rel=0.2
+    )
+    assert answers.met[-100:].all()
+
+
 def test_what_waits_late_runs_when_nothing_timely_does() -> None:
     # The first is due before it could be done; the second comes while nothing else waits.
     answers = simulate(machine(), OURS, offered((0, 0.5), (0, 2)))
