@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from engines.core import OperatingPoint, Output, UInt8Array
+from engines.shrinking import shrunk
 
 BoolArray = npt.NDArray[np.bool_]
 Infer = Callable[[UInt8Array, Sequence[OperatingPoint]], Output]
 """What an engine does with points that do not glance."""
+
+Shrink = Callable[[UInt8Array, int], UInt8Array]
+"""Square images (N, S, S, 3) as (N, size, size, 3)."""
 
 
 def looks_again(sure: npt.NDArray[Any], confidence: npt.NDArray[Any] | float) -> BoolArray:
@@ -29,56 +32,80 @@ def looks_again(sure: npt.NDArray[Any], confidence: npt.NDArray[Any] | float) ->
     return np.asarray((sure < wanted) | (wanted >= 1.0), np.bool_)
 
 
-def shrunk(images: UInt8Array, size: int) -> UInt8Array:
-    """Square images (N, S, S, 3) as (N, size, size, 3): means of squares of pixels where `size`
-    divides S, which takes a quarter of the time, else bilinear and antialiased as preprocessing."""
-    factor, rest = divmod(images.shape[1], size)
-    out = np.empty((len(images), size, size, 3), np.uint8)
-    for place, image in zip(out, images, strict=True):
-        picture = Image.fromarray(image)
-        if rest:
-            place[:] = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
-        else:
-            place[:] = np.asarray(picture.reduce(factor))
-    return out
-
-
 def run_glances(
-    infer: Infer, images: UInt8Array, points: Sequence[OperatingPoint], units: int
+    infer: Infer,
+    images: UInt8Array,
+    points: Sequence[OperatingPoint],
+    units: int,
+    shrink: Shrink = shrunk,
 ) -> Output:
     """A batch in which points glance: small copies size by size, then all that is left at once.
 
-    units: of all maskers at the images' size. Raises what `infer` raises.
+    units: of all maskers at the images' size. shrink: the engine's own way to make copies, to the
+    bit that of `engines.shrinking`. Raises what `infer` raises.
     """
     again = np.ones(len(points), np.bool_)
-    small = np.array([0 if point.glance is None else point.glance.image_size for point in points])
+    small = [0 if point.glance is None else point.glance.image_size for point in points]
     looks: list[_Look] = []
     shrink_s = 0.0
-    for size in sorted({*small.tolist()} - {0}):
-        places = np.flatnonzero(small == size)
+    for size in sorted({*small} - {0}):
+        places = [i for i, each in enumerate(small) if each == size]
         begin_s = time.perf_counter()
-        copies = shrunk(images[places], size)
+        copies = shrink(_some(images, places), size)
         shrink_s += time.perf_counter() - begin_s
-        found = infer(copies, [points[i].first_look for i in places.tolist()])
+        found = infer(copies, [points[i].first_look for i in places])
         looks.append(_Look(places, found))
         sure = found.arrays["probabilities"].max(axis=1)
-        wanted = np.array([g.confidence for i in places.tolist() if (g := points[i].glance)])
+        wanted = np.array([g.confidence for i in places if (g := points[i].glance)])
         again[places] = looks_again(sure, wanted)
     last = None
-    if again.any():
-        places = np.flatnonzero(again)
-        last = _Look(
-            places, infer(images[places], [points[i].second_look for i in places.tolist()])
-        )
+    left = np.flatnonzero(again).tolist()
+    if left:
+        found = infer(_some(images, left), [points[i].second_look for i in left])
+        last = _Look(left, found)
+    if len(looks) == 1 and len(looks[0].places) == len(points) and len(left) in (0, len(points)):
+        return _alike(looks[0].output, None if last is None else last.output, units, shrink_s)
     return _merged(looks, last, again, units, shrink_s)
+
+
+def _some(images: UInt8Array, places: Sequence[int]) -> UInt8Array:
+    return images if len(places) == len(images) else images[places]
 
 
 @dataclass(frozen=True)
 class _Look:
     """What some images of a batch, named by their places, got from one call."""
 
-    places: npt.NDArray[np.int64]
+    places: Sequence[int]
     output: Output
+
+
+def _alike(look: Output, last: Output | None, units: int, shrink_s: float) -> Output:
+    """One output where all images were looked at equally often, as one alone always is."""
+    own = last or look
+    count, maskers = own.activation.shape
+    arrays = {**own.arrays, "again": np.full(count, last is not None)}
+    activation, pixels, durations_s = own.activation, own.pixels, dict(look.durations_s)
+    if last is None:
+        activation = np.zeros((count, maskers), np.float32)
+        pixels = None if pixels is None else np.zeros_like(pixels)
+        if "decisions" in arrays:
+            arrays["decisions"] = np.zeros((count, units), np.bool_)
+    else:
+        for stage, seconds in last.durations_s.items():
+            durations_s[stage] = durations_s.get(stage, 0.0) + seconds
+    durations_s["prepare"] = durations_s.get("prepare", 0.0) + shrink_s
+    parts_s = look.parts_s
+    if last is not None and last.parts_s is not None:
+        parts_s = last.parts_s if parts_s is None else parts_s + last.parts_s
+    return Output(
+        arrays=arrays,
+        activation=activation,
+        macs=look.macs if last is None else look.macs + last.macs,
+        durations_s=durations_s,
+        parts_s=parts_s,
+        pixels=pixels,
+    )
 
 
 def _merged(

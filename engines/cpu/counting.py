@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,26 @@ def wishes_of(point: OperatingPoint) -> tuple[npt.NDArray[np.float32], Int64Arra
     return as_float32, np.array(caps, np.int64), np.array(asked, np.float64)
 
 
+class Wishes(NamedTuple):
+    """What the points of a batch ask of every masker, as the native engine takes it: see
+    `wishes_of`, (N, maskers) each. any: whether one is asked at all."""
+
+    thresholds: npt.NDArray[np.float32]
+    caps: Int64Array
+    asked: Float64Array
+    any: bool
+
+
+@lru_cache(maxsize=_MOST_POINTS)
+def wishes_of_batch(points: tuple[OperatingPoint, ...]) -> Wishes:
+    """Those of a batch. Batches are alike, and whoever serves them waits for the caches to warm
+    up after every network that ran: what is remembered need not be worked out again."""
+    thresholds, caps, asked = map(np.stack, zip(*map(wishes_of, points), strict=True))
+    for array in (thresholds, caps, asked):
+        array.setflags(write=False)
+    return Wishes(thresholds, caps, asked, bool(asked.any()))
+
+
 class Counter:
     """Counts one network at one image size, as `engines.macs.executed_macs` does."""
 
@@ -47,6 +67,7 @@ class Counter:
             [masker_units(net.blocks[m.block], sizes[m.block][1], m.kind) for m in net.maskers],
             np.int64,
         )
+        self.num_units = int(self.units.sum())
         self.static = float(static_macs(net, size))
         self._constant = fixed_macs(net, size) + sum(each.projection for each in macs)
         self._convolutions = np.array([(b.conv1, b.conv2, b.conv3) for b in macs], np.float64).T

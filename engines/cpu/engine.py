@@ -14,7 +14,8 @@ from engines.architecture import Block, MapSize, only_resnet
 from engines.bundle import Bundle
 from engines.core import MAX_THREADS, OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
-from engines.cpu.counting import Counter, wishes_of
+from engines.cpu.counting import Counter, wishes_of_batch
+from engines.cpu.shrinking import shrunk
 from engines.cpu.threads import available_cpus
 from engines.cpu.weights import native_tensors
 from engines.errors import BundleError, EngineError, InvalidInput
@@ -105,32 +106,31 @@ class CpuEngine:
             raise EngineError("the engine has been closed")
         net = self._net
         check_batch(images, points, len(net.maskers))
-        if any(point.glance for point in points):
-            if decisions is not None:
-                raise InvalidInput("decisions cannot be forced upon points that glance")
-            units = int(self._counter(images.shape[1], images.shape[2]).units.sum())
-            return run_glances(self.infer, images, points, units)
         if not images.flags.c_contiguous:
             raise InvalidInput(
                 "images must be contiguous in C order (see numpy.ascontiguousarray), "
                 f"got strides {images.strides}"
             )
-        wishes = [wishes_of(point) for point in points]
-        thresholds, caps, asked = (np.stack(part) for part in zip(*wishes, strict=True))
-        n, maskers = caps.shape
         count = self._counter(images.shape[1], images.shape[2])
+        for point in points:
+            if point.glance is not None:
+                if decisions is not None:
+                    raise InvalidInput("decisions cannot be forced upon points that glance")
+                return run_glances(self.infer, images, points, count.num_units, shrunk)
+        wishes = wishes_of_batch(tuple(points))
+        n, maskers = wishes.caps.shape
         forced = None if decisions is None else _forced(decisions, n, count.units)
         probabilities = np.empty((n, net.num_classes), np.float32)
         scores = np.empty((n, net.num_classes), np.float32)
         active = np.empty((n, maskers), np.int64)
         pixels = np.empty((n, len(net.blocks), 2), np.int64)
-        decided = np.empty((n, count.units.sum()), np.uint8)
+        decided = np.empty((n, count.num_units), np.uint8)
         parts = np.empty(len(net.blocks) + 2, np.float64)
         try:
             prepare, network = self._native.infer(
                 images,
-                thresholds,
-                caps,
+                wishes.thresholds,
+                wishes.caps,
                 forced,
                 probabilities,
                 scores,
@@ -143,18 +143,18 @@ class CpuEngine:
             raise EngineError(f"not enough memory for images of shape {images.shape}") from None
         except RuntimeError as error:
             raise EngineError(str(error)) from None
-        rates = active / count.units
-        if forced is None and not asked.any():
-            macs = np.full(n, count.static)
+        if forced is None and not wishes.any:
+            activation, macs = np.ones((n, maskers), np.float32), np.full(n, count.static)
         else:
-            macs = count.macs(rates, pixels, asked)
+            rates = active / count.units
+            activation, macs = rates.astype(np.float32), count.macs(rates, pixels, wishes.asked)
         return Output(
             arrays={
                 "probabilities": probabilities,
                 "scores": scores,
                 "decisions": decided.view(np.bool_),
             },
-            activation=rates.astype(np.float32),
+            activation=activation,
             macs=macs,
             durations_s={"prepare": prepare, "network": network},
             parts_s=parts,

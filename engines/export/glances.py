@@ -15,7 +15,8 @@ from engines.core import Engine, Glance, OperatingPoint, UInt8Array
 from engines.evaluation import PointResult
 from engines.evaluation.points import Float64Array, Int64Array
 from engines.export.pictures import PixelCache, Say
-from engines.glance import looks_again, shrunk
+from engines.glance import looks_again
+from engines.shrinking import shrunk
 
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 """Of the images that are looked at again."""

@@ -19,9 +19,9 @@ from engines.bench.pictures import FEWEST_PICTURES, FolderPictures, MadeUpPictur
 from engines.bundle import Bundle
 from engines.core import MAX_IMAGE_SIZE, MAX_THREADS, UInt8Array
 from engines.cpu.engine import CpuEngine
+from engines.cpu.shrinking import shrunk
 from engines.cpu.threads import available_cpus
 from engines.errors import InvalidInput
-from engines.glance import shrunk
 from engines.latency.identity import DeviceIdentity, this_device
 from engines.latency.predictor import MeasuredPredictor
 from engines.latency.profiling import decisions_of, mask_plans, profiles_of, timed

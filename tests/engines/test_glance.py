@@ -13,7 +13,8 @@ from engines.caps import macs_bound
 from engines.core import Glance, OperatingPoint, Output, UInt8Array, static_point
 from engines.cpu.engine import CpuEngine
 from engines.errors import InvalidInput
-from engines.glance import looks_again, run_glances, shrunk
+from engines.glance import looks_again, run_glances
+from engines.shrinking import shrunk
 
 SIZE, SMALL, UNITS = 8, 4, 3
 PLAIN = static_point("full", SIZE, 1)

@@ -16,6 +16,7 @@
 
 #include "isa.hpp"
 #include "network.hpp"
+#include "shrink.hpp"
 
 namespace nb = nanobind;
 
@@ -135,6 +136,29 @@ class Engine {
   std::unique_ptr<Network> network_;
 };
 
+void shrink_images(const Images& images,
+                   const nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig,
+                                     nb::device::cpu>& first,
+                   const Table<std::uint16_t>& weights, const Result<std::uint8_t, 4>& copies) {
+  const auto n = static_cast<std::int64_t>(images.shape(0));
+  const auto source = static_cast<std::int64_t>(images.shape(1));
+  const Taps taps{first.data(), weights.data(), static_cast<std::int64_t>(first.shape(0)),
+                  static_cast<std::int64_t>(weights.shape(1))};
+  if (images.shape(2) != images.shape(1) || images.shape(3) != 3 ||
+      weights.shape(0) != first.shape(0) || copies.shape(0) != images.shape(0) ||
+      copies.shape(1) != first.shape(0) || copies.shape(2) != first.shape(0) ||
+      copies.shape(3) != 3) {
+    throw std::invalid_argument("an array's shape does not fit the images or their copies");
+  }
+  for (std::int64_t i = 0; i < taps.size; ++i) {
+    if (taps.first[i] < 0 || taps.first[i] + taps.count > source) {
+      throw std::invalid_argument("a tap lies outside the images");
+    }
+  }
+  nb::gil_scoped_release release;
+  shrink(images.data(), n, source, taps, copies.data());
+}
+
 }  // namespace
 }  // namespace laud
 
@@ -184,6 +208,9 @@ NB_MODULE(_native, m) {
            nb::arg("pixels").noconvert(), nb::arg("decided").noconvert().none(),
            nb::arg("parts_s").noconvert())
       .def("close", &Engine::close);
+  m.def("shrink", &shrink_images, nb::arg("images").noconvert(), nb::arg("first").noconvert(),
+        nb::arg("weights").noconvert(), nb::arg("copies").noconvert(),
+        "Small copies of square images; engines/shrinking.py has the taps.");
   m.def(
       "supported_isas",
       [](const std::string& precision) { return supported_isas(element_of(precision)); },
