@@ -97,7 +97,8 @@ class Dial(FrozenModel):
     device: its slug (`engines.latency.identity`). Latencies are medians of `repeats` runs of one
     image, uint8 tensor to probabilities. noise_ratio: how far medians of the even and of the odd
     runs differ (A/A), the median over candidates. tolerance_ratio: the difference in latency up to
-    which two candidates counted as equally fast. candidates: `full` first.
+    which two candidates counted as equally fast, least_gain_ratio: the same as a share of the
+    latency of `full`. candidates: `full` first.
     """
 
     device: str
@@ -106,6 +107,7 @@ class Dial(FrozenModel):
     repeats: Annotated[int, Field(ge=1)]
     noise_ratio: Annotated[float, Field(ge=0)]
     tolerance_ratio: Annotated[float, Field(ge=0)]
+    least_gain_ratio: Annotated[float, Field(ge=0)] = 0.0
     candidates: Annotated[tuple[DialCandidate, ...], Field(min_length=1, max_length=MOST_POINTS)]
 
 

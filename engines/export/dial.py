@@ -26,6 +26,10 @@ from engines.latency.identity import this_device
 from engines.macs import static_macs
 from engines.registry import load_engine
 
+LEAST_GAIN = 0.02
+"""Share of the latency of `full` by which a point has to be faster than a better one: in service
+every call takes some tenths of a millisecond beside its work, in which less is lost."""
+
 _THREADS = 1
 _PICTURES = 24
 _FEWEST_REPEATS = 16
@@ -92,7 +96,7 @@ def dialled(
             f"the machine is not quiet (equal runs differ by {found.noise_ratio:.1%}): every point "
             "is kept; export again when nothing else runs, to drop what is not worth its latency"
         )
-    verdicts = front(_candidates(records, found), found.tolerance)
+    verdicts = front(_candidates(records, found), found.tolerance, LEAST_GAIN)
     if keep_all or found.too_noisy:
         verdicts = {name: Verdict(True, each.dominated_by) for name, each in verdicts.items()}
     dial = Dial(
@@ -102,6 +106,7 @@ def dialled(
         repeats=found.repeats,
         noise_ratio=found.noise_ratio,
         tolerance_ratio=found.tolerance,
+        least_gain_ratio=LEAST_GAIN,
         candidates=tuple(
             _evidence(record, _budget(bundle, record, budgets), latency_s, found, verdicts)
             for record, latency_s in zip(records, found.median_s, strict=True)

@@ -52,6 +52,8 @@ def _caption(dial: Dial) -> str:
         f"medians of {dial.repeats} runs, equal runs differ by {dial.noise_ratio:.1%}; "
         f"latencies within {dial.tolerance_ratio:.1%} are equal"
     )
+    if dial.least_gain_ratio:
+        said += f", and within {dial.least_gain_ratio:.1%} of full's"
     if any(each.kept and each.dominated_by is not None for each in dial.candidates):
         said += "; kept (NAME): NAME is as fast and no worse, but nothing was dropped for it"
     return said

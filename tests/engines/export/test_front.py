@@ -45,36 +45,50 @@ def skip(name: str, latency_s: float, log_loss: float, accuracy: float = 0.9) ->
 FULL = size("full", 1.0, 0.3)
 
 
-def kept(candidates: Sequence[Candidate], tolerance: float = TOLERANCE) -> list[str]:
-    return [name for name, verdict in front(candidates, tolerance).items() if verdict.kept]
+def kept(
+    candidates: Sequence[Candidate], tolerance: float = TOLERANCE, least: float = 0.0
+) -> list[str]:
+    found = front(candidates, tolerance, least)
+    return [name for name, verdict in found.items() if verdict.kept]
 
 
 # Whatever the candidates
 
 
-@given(dials())
-def test_full_is_always_kept(candidates: list[Candidate]) -> None:
-    assert front(candidates, TOLERANCE)["full"].kept
+LEAST = st.sampled_from([0.0, 0.01, 0.3])
 
 
-@given(dials())
-def test_what_is_dropped_is_dominated_by_something_kept(candidates: list[Candidate]) -> None:
-    found = front(candidates, TOLERANCE)
+@given(dials(), LEAST)
+def test_full_is_always_kept(candidates: list[Candidate], least: float) -> None:
+    assert front(candidates, TOLERANCE, least)["full"].kept
+
+
+@given(dials(), LEAST)
+def test_what_is_dropped_is_dominated_by_something_kept(
+    candidates: list[Candidate], least: float
+) -> None:
+    found = front(candidates, TOLERANCE, least)
     by_name = {candidate.name: candidate for candidate in candidates}
     for name, verdict in found.items():
         if not verdict.kept:
             assert verdict.dominated_by is not None
             assert found[verdict.dominated_by].kept
-            assert dominates(by_name[verdict.dominated_by], by_name[name], TOLERANCE)
+            least_s = least * candidates[0].latency_s
+            assert dominates(by_name[verdict.dominated_by], by_name[name], TOLERANCE, least_s)
 
 
-@given(dials())
-def test_nothing_kept_dominates_something_kept_but_full(candidates: list[Candidate]) -> None:
-    names = kept(candidates)
+@given(dials(), LEAST)
+def test_nothing_kept_dominates_something_kept_but_full(
+    candidates: list[Candidate], least: float
+) -> None:
+    names = kept(candidates, least=least)
+    least_s = least * candidates[0].latency_s
     shipped = [candidate for candidate in candidates if candidate.name in names]
     for other in shipped[1:]:
         assert not [
-            one.name for one in shipped if one is not other and dominates(one, other, TOLERANCE)
+            one.name
+            for one in shipped
+            if one is not other and dominates(one, other, TOLERANCE, least_s)
         ]
 
 
@@ -162,11 +176,12 @@ def test_full_is_kept_and_told_what_dominates_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("candidates", "tolerance"), [([], 0.0), ([FULL, FULL], 0.0), ([FULL], -0.1)]
+    ("candidates", "tolerance", "least"),
+    [([], 0.0, 0.0), ([FULL, FULL], 0.0, 0.0), ([FULL], -0.1, 0.0), ([FULL], 0.0, -0.1)],
 )
-def test_nonsense_is_refused(candidates: list[Candidate], tolerance: float) -> None:
+def test_nonsense_is_refused(candidates: list[Candidate], tolerance: float, least: float) -> None:
     with pytest.raises(InvalidInput, match="no front of"):
-        front(candidates, tolerance)
+        front(candidates, tolerance, least)
 
 
 def test_a_glance_leaves_sizes_for_deadlines_that_it_cannot_promise() -> None:
@@ -179,3 +194,24 @@ def test_of_two_glances_the_one_that_is_slower_in_both_senses_goes() -> None:
     good = Candidate("good", 0.5, 0.2, 0.9, skips=True, worst_s=1.2)
     slow = Candidate("slow", 0.6, 0.2, 0.9, skips=True, worst_s=1.3)
     assert kept([FULL, good, slow]) == ["full", "good"]
+
+
+# What is too little to matter
+
+
+def test_a_point_that_saves_next_to_nothing_of_full_is_not_worth_its_errors() -> None:
+    points = [FULL, size("small", 0.17, 0.4), skip("worse", 0.155, 0.8)]
+    assert kept(points) == ["full", "small", "worse"]
+    assert kept(points, least=0.02) == ["full", "small"]
+    assert kept([*points, skip("faster", 0.14, 0.9)], least=0.02) == ["full", "small", "faster"]
+
+
+def test_nor_is_skipping_that_is_only_as_much_faster_than_a_smaller_image() -> None:
+    smaller = size("small", 0.16, 0.4)
+    assert kept([FULL, smaller, skip("skip", 0.15, 0.4)], least=0.02) == ["full", "small"]
+    assert kept([FULL, smaller, skip("skip", 0.13, 0.39)], least=0.02) == ["full", "skip"]
+
+
+def test_it_counts_what_takes_longest_too() -> None:
+    glance = dataclasses.replace(skip("glance", 0.5, 0.3), worst_s=1.2)
+    assert kept([FULL, glance, size("small", 0.49, 0.4)], least=0.02) == ["full", "glance", "small"]
