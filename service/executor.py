@@ -7,7 +7,6 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +19,7 @@ from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.errors import EngineError, InvalidInput
 from engines.registry import load_engine
 from service.errors import ClientGone, SettingsError, UnknownModel, known_names
+from service.one_thread import OneThread
 from service.profile import BUDGET_S, Tables, profile_points
 from service.request import Batch, Prediction, Reply, Request
 from service.settings import Settings
@@ -113,7 +113,7 @@ class Executor:
         self._profiles: dict[str, Seconds] = {}
         self._warm_up_s: dict[str, float] = {}
         if pool is None:
-            pool = ThreadPoolExecutor(1, thread_name_prefix="laud-engine")
+            pool = OneThread("laud-engine")
         self._thread = pool
         self._abandoned = threading.Event()
         self._ended_s = 0.0

@@ -1,0 +1,85 @@
+"""One thread runs everything in order, and ends when it is told."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import pytest
+
+from service.one_thread import OneThread
+
+PATIENCE_S = 10.0
+
+
+def test_it_runs_everything_in_order_on_one_thread_of_its_name() -> None:
+    with OneThread("laud-test") as thread:
+        seen: list[int] = []
+        futures = [thread.submit(seen.append, n) for n in range(100)]
+        name = thread.submit(lambda: threading.current_thread().name)
+        assert name.result(PATIENCE_S) == "laud-test"
+        assert all(future.done() for future in futures)
+        assert seen == list(range(100))
+
+
+def test_arguments_results_and_errors_come_through() -> None:
+    with OneThread("laud-test") as thread:
+        assert thread.submit(pow, 3, 4, mod=5).result(PATIENCE_S) == 1
+        failed = thread.submit(int, "no number")
+        with pytest.raises(ValueError, match="no number"):
+            failed.result(PATIENCE_S)
+        # It goes on, even after what would end a program.
+        left = thread.submit(exec, "raise SystemExit(3)")
+        with pytest.raises(SystemExit):
+            left.result(PATIENCE_S)
+        assert thread.submit(lambda: 7).result(PATIENCE_S) == 7
+
+
+def test_the_end_comes_after_what_was_given_and_nothing_is_taken_after_it() -> None:
+    thread, gate = OneThread("laud-test"), threading.Event()
+    blocked = thread.submit(gate.wait, PATIENCE_S)
+    after = thread.submit(lambda: 7)
+    thread.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="ended"):
+        thread.submit(lambda: 8)
+    gate.set()
+    thread.shutdown()
+    assert blocked.result(0)
+    assert after.result(0) == 7
+
+
+def test_without_work_there_is_no_thread() -> None:
+    before = threading.active_count()
+    with OneThread("laud-test"):
+        assert threading.active_count() == before
+
+
+def test_what_waits_may_be_cancelled_at_the_end_or_before() -> None:
+    thread, gate, begun = OneThread("laud-test"), threading.Event(), threading.Event()
+
+    def block() -> bool:
+        begun.set()
+        return gate.wait(PATIENCE_S)
+
+    running = thread.submit(block)
+    first, second = thread.submit(lambda: 1), thread.submit(lambda: 2)
+    assert begun.wait(PATIENCE_S)
+    assert first.cancel()
+    thread.shutdown(wait=False, cancel_futures=True)
+    assert second.cancelled()
+    gate.set()
+    thread.shutdown()
+    assert running.result(0)
+
+
+def test_it_holds_nothing_that_it_has_run() -> None:
+    class Large:
+        pass
+
+    with OneThread("laud-test") as thread:
+        gone = threading.Event()
+        large = Large()
+        weakref.finalize(large, gone.set)
+        thread.submit(lambda kept: None, large).result(PATIENCE_S)
+        del large
+        assert gone.wait(PATIENCE_S)
