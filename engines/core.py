@@ -122,6 +122,16 @@ class OperatingPoint(FrozenModel):
         """What it does for images that it looks at again; without a glance, the point itself."""
         return self.model_copy(update={"glance": None})
 
+    @property
+    def looking_once(self) -> OperatingPoint:
+        """The point where no image is looked at again. Raises InvalidInput without a glance."""
+        return self.glancing(0.0)
+
+    @property
+    def looking_twice(self) -> OperatingPoint:
+        """The point where every image is looked at again. Raises InvalidInput without a glance."""
+        return self.glancing(1.0)
+
     def glancing(self, confidence: float) -> OperatingPoint:
         """The point with another confidence in its glance."""
         if self.glance is None:

@@ -214,7 +214,7 @@ class Executor:
             point = record.point
             if point.glance is not None:
                 # Whatever it makes of grey: its second look has to work too.
-                point = point.glancing(1.0)
+                point = point.looking_twice
             grey = np.full((1, point.image_size, point.image_size, 3), 128, np.uint8)
             try:
                 for size in _warmed_batches(self._settings.max_batch):

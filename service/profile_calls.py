@@ -98,7 +98,7 @@ def calls_of(model: Model, max_batch: int, rng: np.random.Generator) -> list[Cal
         if size not in inputs:
             decoded = [preprocess(each, size, crop_ratio=crop_ratio) for each in pictures]
             inputs[size] = np.resize(np.stack(decoded), (max_batch, size, size, 3))
-        never = None if point.glance is None else point.glancing(0.0)
+        never = None if point.glance is None else point.looking_once
         first, second = _macs(model, record)
         for count in batches(max_batch):
             images = inputs[size][:count]

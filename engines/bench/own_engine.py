@@ -73,8 +73,8 @@ def own_engines(
     if point.glance is None:
         return {OURS: OwnEngine(engine, point, inputs, decisions)}
     return {
-        FIRST: OwnEngine(engine, point.glancing(0.0), inputs),
-        BOTH: OwnEngine(engine, point.glancing(1.0), inputs),
+        FIRST: OwnEngine(engine, point.looking_once, inputs),
+        BOTH: OwnEngine(engine, point.looking_twice, inputs),
     }
 
 

@@ -17,16 +17,14 @@ from engines.evaluation.points import BoolArray, LabelledImages, PointResult, Sa
 from engines.evaluation.rivals import derangement
 from engines.evaluation.timing import Latency
 
-NEVER, ALWAYS = 0.0, 1.0
-
 
 def looks_of(point: OperatingPoint) -> dict[str, OperatingPoint]:
     """What has to be timed for a point, by name: itself, or its looks where it glances."""
     if point.glance is None:
         return {point.name: point}
     return {
-        f"{point.name} first look": point.glancing(NEVER),
-        f"{point.name} both looks": point.glancing(ALWAYS),
+        f"{point.name} first look": point.looking_once,
+        f"{point.name} both looks": point.looking_twice,
     }
 
 
@@ -60,7 +58,8 @@ def regrouped(
     shuffle: each image is treated as another one was; else they are drawn.
     """
     points = [result.point for result in results]
-    trials = [Trial(point.glancing(share)) for share in (NEVER, ALWAYS) for point in points]
+    looks = [*(p.looking_once for p in points), *(p.looking_twice for p in points)]
+    trials = [Trial(point) for point in looks]
     runs = run_trials(engine, trials, images, say)
     found = []
     for result, never, always in zip(results, runs, runs[len(points) :], strict=False):

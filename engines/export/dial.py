@@ -174,11 +174,11 @@ def _looks(record: PointRecord) -> list[tuple[OperatingPoint, float]]:
     point = record.point
     if record.again is None:
         return [(point, 1.0)]
-    never, always = (
-        point.glancing(confidence).model_copy(update={"name": f"{point.name}+{confidence:g}"})
-        for confidence in (0.0, 1.0)
+    once, twice = (
+        look.model_copy(update={"name": f"{point.name}, {what}"})
+        for look, what in ((point.looking_once, "once"), (point.looking_twice, "twice"))
     )
-    return [(never, 1.0 - record.again), (always, record.again)]
+    return [(once, 1.0 - record.again), (twice, record.again)]
 
 
 class _Runner:
