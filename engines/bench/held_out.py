@@ -82,12 +82,12 @@ class Runs:
         return RateVector(mean[0], mean[1], mean[2], self.rates[0].asked)
 
 
-def demo(precision: str, threads: int) -> Subject:
+def demo(precision: str, threads: int, bundle: Bundle | None = None) -> Subject:
     """The bundle that ships: its own masks at every point, and forced ones between its sizes.
 
-    Points that glance are two of these.
+    Points that glance are two of these. bundle: another one instead.
     """
-    bundle = read_bundle("zoo:clothing")
+    bundle = bundle or read_bundle("zoo:clothing")
     points = bundle.manifest.at(precision).points
     sizes = network_sizes([record.point for record in points])
     between = [(a + b) // 2 for a, b in pairwise(sizes)]

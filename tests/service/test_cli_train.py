@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
-from engines.bundle import Bundle, bundle_path, read_bundle
+from engines.bundle import Bundle, read_bundle
 from engines.evaluation import run as evaluation
 from engines.evaluation.plan import EvaluationPlan
 from engines.evaluation.report import Report
 from engines.folders import ImageFolder
 from engines.training.config import TrainConfig
 from engines.training.defaults import with_minutes
+from tests.engines.demo import SKIP, write_skipping_demo
 from tests.service.commands import Done, Laud, assert_one_line
 from tests.service.scripted import jpeg
 
@@ -58,8 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
 
     def export(folder: Path, out: Path, *, calibration: Path | None, say: object) -> Bundle:
         found.exports.append((folder, out, calibration))
-        shutil.copytree(bundle_path("zoo:clothing"), out, dirs_exist_ok=True)
-        return read_bundle(out)
+        return read_bundle(write_skipping_demo(out))
 
     evaluate = evaluation.evaluate_bundle
 
@@ -130,7 +130,7 @@ def test_a_folder_is_enough(laud: Laud, asked: Asked, mine: Path) -> None:
 
 def test_points_are_printed_beside_their_rivals(laud: Laud, asked: Asked, mine: Path) -> None:
     done = laud("train", "--data", mine, "--sizes", "96", "--budgets", ".7")
-    for row in ("full", "skip-64-65", "skip-64-65 (fixed mask)", "size-112", "size-96"):
+    for row in ("full", SKIP, f"{SKIP} (fixed mask)", "size-112", "size-96"):
         assert row in done.out
     assert "on the validation pictures, which the points were chosen on" in done.err
     (plan,) = asked.plans
@@ -149,7 +149,7 @@ def test_the_last_table_is_of_test_pictures_where_there_are_any(
     printed = json.loads(done.out)
     assert printed["images"] == 4
     assert printed["path"] == "else/where/mine.laud"
-    assert {"full", "skip-64-65"} <= {row["name"] for row in printed["points"]}
+    assert {"full", SKIP} <= {row["name"] for row in printed["points"]}
     assert asked.exports == [(Path("else/where"), Path("else/where/mine.laud"), None)]
     (config,) = asked.configs
     assert config.data.root == root.resolve()

@@ -26,6 +26,7 @@ from engines.core import Paradigm
 from engines.latency.profiling import CROSSED_RATES, RATES
 from engines.latency.rates import expected_rates
 from tests.engines.cpu.cases import load, net_of, pictures, stage
+from tests.engines.demo import SKIP, skipping_demo
 from tests.engines.latency.cases import NET, of_net, rates
 
 PICTURES = MadeUpPictures(0, 8)
@@ -136,9 +137,9 @@ def test_a_point_has_the_rates_of_the_bundle() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_point_has_the_rates_of_its_precision(precision: str) -> None:
-    subject = demo(precision, 1)
-    case = next(c for c in subject.cases if c.point == "skip-64-65")
-    record = subject.bundle.manifest.at(precision).point("skip-64-65")
+    subject = demo(precision, 1, skipping_demo())
+    case = next(c for c in subject.cases if c.point == SKIP)
+    record = subject.bundle.manifest.at(precision).point(SKIP)
     found = rates_before(subject, case)
     shares = [found.spatial[b] for b in range(7)] + [found.channel[b] for b in range(7, 16)]
     assert shares == list(record.activation)

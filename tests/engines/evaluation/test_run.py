@@ -21,10 +21,9 @@ from engines.evaluation.run import evaluate_bundle
 from engines.folders import scan_folder
 from engines.manifest import Dial, DialCandidate
 from engines.registry import load_engine
+from tests.engines.demo import SKIP, write_skipping_demo
 
-DEMO = "zoo:clothing"
 CLASSES = ("dress", "hat", "pants")
-SKIP = "skip-64-65"
 
 
 def write_pictures(root: Path, seed: int) -> Path:
@@ -46,7 +45,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def everything(folders: tuple[Path, Path]) -> Report:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A reference to the demo with a point that skips inside the network."""
+    return str(write_skipping_demo(tmp_path_factory.mktemp("demo") / "clothing.laud"))
+
+
+@pytest.fixture(scope="module")
+def everything(folders: tuple[Path, Path], demo: str) -> Report:
     """One skipping point with all that there is to ask."""
     plan = EvaluationPlan(
         folders,
@@ -56,13 +61,15 @@ def everything(folders: tuple[Path, Path]) -> Report:
         latency_s=0.01,
         shuffled=True,
         fixed_masks=True,
-        baselines=(DEMO,),
+        baselines=(demo,),
     )
-    return evaluate_bundle(DEMO, plan)
+    return evaluate_bundle(demo, plan)
 
 
-def test_rows_are_the_asked_points_their_rivals_and_the_baselines(everything: Report) -> None:
-    baseline = [record.point.name for record in read_bundle(DEMO).manifest.points]
+def test_rows_are_the_asked_points_their_rivals_and_the_baselines(
+    everything: Report, demo: str
+) -> None:
+    baseline = [record.point.name for record in read_bundle(demo).manifest.points]
     found = [(row.name, row.kind) for row in everything.rows]
     assert found == [
         (SKIP, Kind.DIAL),
@@ -75,8 +82,10 @@ def test_rows_are_the_asked_points_their_rivals_and_the_baselines(everything: Re
     assert "size-160" not in {row.name for row in everything.rows}, "full has that size"
 
 
-def test_figures_are_those_of_the_points(everything: Report, folders: tuple[Path, Path]) -> None:
-    bundle = read_bundle(DEMO)
+def test_figures_are_those_of_the_points(
+    everything: Report, folders: tuple[Path, Path], demo: str
+) -> None:
+    bundle = read_bundle(demo)
     images = pool_folders(folders, bundle.manifest.labels)
     with load_engine(bundle, threads=1) as engine:
         points = [bundle.manifest.at(engine.precision).point(name).point for name in ("full", SKIP)]
@@ -99,9 +108,9 @@ def test_a_baseline_of_the_same_weights_answers_alike(everything: Report) -> Non
     assert rows["clothing/full"].difference.mean == 0.0
 
 
-def test_two_baselines_of_one_name_are_told_apart(folders: tuple[Path, Path]) -> None:
-    plan = EvaluationPlan(folders, baselines=(DEMO, DEMO))
-    assert [subject.name for subject in subjects_of(DEMO, plan)] == ["", "clothing", "clothing#2"]
+def test_two_baselines_of_one_name_are_told_apart(folders: tuple[Path, Path], demo: str) -> None:
+    plan = EvaluationPlan(folders, baselines=(demo, demo))
+    assert [subject.name for subject in subjects_of(demo, plan)] == ["", "clothing", "clothing#2"]
 
 
 def test_a_fixed_mask_costs_what_its_point_costs(everything: Report) -> None:
@@ -114,12 +123,12 @@ def test_a_fixed_mask_costs_what_its_point_costs(everything: Report) -> None:
 
 
 def test_masks_may_be_fixed_on_other_pictures(
-    everything: Report, folders: tuple[Path, Path]
+    everything: Report, folders: tuple[Path, Path], demo: str
 ) -> None:
     plan = EvaluationPlan(
         folders, points=(SKIP,), latency_s=None, fixed_masks=True, fixed_from=folders[1]
     )
-    found = evaluate_bundle(DEMO, plan)
+    found = evaluate_bundle(demo, plan)
     assert found.fixed_from == str(folders[1])
     own, other = (
         next(row for row in report.rows if row.kind is Kind.FIXED) for report in (everything, found)
@@ -133,26 +142,26 @@ def test_masks_may_be_fixed_on_other_pictures(
 
 
 def test_fixed_masks_may_come_from_pictures_of_any_classes(
-    folders: tuple[Path, Path], tmp_path: Path
+    folders: tuple[Path, Path], tmp_path: Path, demo: str
 ) -> None:
-    count = len(read_bundle(DEMO).manifest.labels) + 1
+    count = len(read_bundle(demo).manifest.labels) + 1
     for i in range(count):
         (tmp_path / f"class-{i}").mkdir()
         Image.new("RGB", (40, 40), (i, 9 * i, 99)).save(tmp_path / f"class-{i}" / "x.png")
     plan = EvaluationPlan(
         folders[:1], points=(SKIP,), latency_s=None, fixed_masks=True, fixed_from=tmp_path
     )
-    assert Kind.FIXED in {row.kind for row in evaluate_bundle(DEMO, plan).rows}
+    assert Kind.FIXED in {row.kind for row in evaluate_bundle(demo, plan).rows}
 
 
 def test_a_baseline_runs_in_the_precision_of_the_bundle(
-    folders: tuple[Path, Path], tmp_path: Path
+    folders: tuple[Path, Path], tmp_path: Path, demo: str
 ) -> None:
-    demo = read_bundle(DEMO)
+    bundle = read_bundle(demo)
     path = tmp_path / "float.laud"
-    write_bundle(path, demo.manifest.model_copy(update={"quantisation": None}), demo.weights)
+    write_bundle(path, bundle.manifest.model_copy(update={"quantisation": None}), bundle.weights)
     with pytest.raises(BundleError, match=r"float\.laud' has no scales for int8"):
-        evaluate_bundle(DEMO, EvaluationPlan(folders, latency_s=None, baselines=(str(path),)))
+        evaluate_bundle(demo, EvaluationPlan(folders, latency_s=None, baselines=(str(path),)))
 
 
 def test_shuffled_masks_are_reported_with_their_point(everything: Report) -> None:
