@@ -106,4 +106,4 @@ def _mask(segmentation: Any, size: tuple[int, int]) -> InstanceMask:
     from faster_coco_eval.core import mask as coco_mask
 
     parts = coco_mask.frPyObjects([list(map(float, part)) for part in segmentation], height, width)
-    return InstanceMask.of(np.asarray(coco_mask.decode(parts)).any(axis=2))
+    return InstanceMask.of(np.asarray(coco_mask.decode(parts)).max(axis=2) > 0)

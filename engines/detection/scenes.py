@@ -43,7 +43,7 @@ class InstanceMask:
     @classmethod
     def of(cls, picture: BoolArray) -> InstanceMask:
         """Cut out of a mask of the whole picture (H, W); InvalidInput where no pixel is set."""
-        rows, columns = picture.any(axis=1).nonzero()[0], picture.any(axis=0).nonzero()[0]
+        rows, columns = (np.flatnonzero(picture.any(axis=axis)) for axis in (1, 0))
         if not len(rows):
             raise InvalidInput("a mask has at least one pixel")
         top, left = int(rows[0]), int(columns[0])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -21,9 +23,9 @@ def test_runs_are_those_of_coco() -> None:
 
 
 @pytest.mark.parametrize("edge", [np.s_[:, 0], np.s_[0, :], np.s_[:, -1], np.s_[-1, :], np.s_[:]])
-def test_masks_at_the_edges_come_back(edge: object) -> None:
+def test_masks_at_the_edges_come_back(edge: Any) -> None:
     picture = np.zeros((5, 7), np.bool_)
-    picture[edge] = True  # type: ignore[index]
+    picture[edge] = True
     runs = coco_rle(InstanceMask.of(picture), 7, 5)
     assert (mask_of_rle((5, 7), runs["counts"]) == picture).all()
 
