@@ -120,7 +120,8 @@ class InstanceHeads(nn.Module):
     def places(self, outputs: DenseOutputs, height: int, width: int) -> Tensor:
         """Squares (P, 4) around every place, one unit wide."""
         image = ImageList(outputs.logits.new_empty((1, 3, height, width)), [(height, width)])
-        return self.anchors(image, [f[:1].float() for f in outputs.features])[0]
+        squares: Tensor = self.anchors(image, [f[:1].float() for f in outputs.features])[0]
+        return squares
 
     def choose(self, outputs: DenseOutputs, height: int, width: int) -> list[Found]:
         """The surest places of each image of that size, overlapping ones merged."""
@@ -176,6 +177,19 @@ class LaudDetector(nn.Module):
         self.net, self.detector = net, detector
         self.dense = DenseNetwork(net, detector)
         self.instances = InstanceHeads(detector)
+
+    def detect(self, x: Tensor) -> list[tuple[Found, Tensor | None]]:
+        """Objects of each normalised image (N, 3, H, W), and their masks' probabilities
+        (D, 28, 28); None where the detector has boxes only."""
+        height, width = x.shape[2:]
+        outputs = self.dense(x)[0].float()
+        found = self.instances.choose(outputs, height, width)
+        if not self.detector.masks:
+            return [(each, None) for each in found]
+        boxes = [each.boxes for each in found]
+        logits = self.instances.mask_logits(outputs.features, boxes, height, width)
+        masks = torch.split(logits.float().sigmoid(), [len(each) for each in boxes])
+        return list(zip(found, masks, strict=True))
 
 
 def boxes_of(distances: Tensor, places: Tensor) -> Tensor:

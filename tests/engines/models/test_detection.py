@@ -5,9 +5,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from torch import nn
+from torch import Tensor, nn
 
-from engines.architecture import MapSize
+from engines.architecture import MapSize, ResNet
 from engines.detection.architecture import (
     MOST_DETECTIONS,
     Detector,
@@ -58,7 +58,8 @@ def test_places_are_those_of_all_levels(model: LaudDetector) -> None:
 
 def _outputs(model: LaudDetector, size: int = 64) -> DenseOutputs:
     with torch.no_grad():
-        return model.dense(torch.zeros(1, 3, size, size))[0]
+        outputs: DenseOutputs = model.dense(torch.zeros(1, 3, size, size))[0]
+    return outputs
 
 
 def _answer(model: LaudDetector, wanted: list[list[float]]) -> DenseOutputs:
@@ -129,15 +130,12 @@ def test_a_mask_depends_on_its_own_box_alone(model: LaudDetector) -> None:
     ("net", "detector", "size"),
     [(NET, DETECTOR, 64), (NET.model_copy(update={"num_classes": 3}), Detector(width=16), 96)],
 )
-def test_macs_are_those_of_the_convolutions(net: object, detector: Detector, size: int) -> None:
-    from engines.architecture import ResNet
-
-    assert isinstance(net, ResNet)
+def test_macs_are_those_of_the_convolutions(net: ResNet, detector: Detector, size: int) -> None:
     model = LaudDetector(net, detector)
     counted: dict[str, int] = {"body": 0, "fpn": 0, "head": 0, "mask": 0}
 
-    def count(name: str, layer: nn.Conv2d) -> object:
-        def hook(module: nn.Module, given: object, out: torch.Tensor) -> None:
+    def count(name: str, layer: nn.Conv2d | nn.ConvTranspose2d) -> object:
+        def hook(module: nn.Module, given: object, out: Tensor) -> None:
             if isinstance(layer, nn.ConvTranspose2d):
                 per = layer.weight.numel() * out[:, 0].numel() // 4
                 counted[name] += per
