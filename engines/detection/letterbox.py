@@ -11,7 +11,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from engines.core import Float32Array, UInt8Array
+from engines.core import Float32Array, Output, UInt8Array
 from engines.detection.scenes import Detections, InstanceMask, Int64Array
 from engines.errors import InvalidInput
 from engines.preprocessing import MAX_PIXELS, decode, read_header
@@ -82,6 +82,21 @@ def to_picture(
             for mask, box in zip(masks[inside], moved[inside].tolist(), strict=True)
         )
     return Detections(clipped[inside], scores[inside], labels[inside], pasted)
+
+
+def detections_of(output: Output, place: int, size: int, width: int, height: int) -> Detections:
+    """What an engine found in one image of its batch, in the pixels of a picture of that size."""
+    count = int(output.arrays["counts"][place])
+    masks = output.arrays.get("masks")
+    return to_picture(
+        np.asarray(output.arrays["boxes"][place, :count], np.float32),
+        np.asarray(output.arrays["scores"][place, :count], np.float32),
+        np.asarray(output.arrays["labels"][place, :count], np.int64),
+        None if masks is None else np.asarray(masks[place, :count], np.float32),
+        size=size,
+        width=width,
+        height=height,
+    )
 
 
 def paste(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engines.architecture import RegNet, ResNet, Stage
-from engines.bundle import Preprocessing, read_bundle
+from engines.bundle import Preprocessing, classifier, read_bundle
 from engines.errors import CheckpointError, ConfigError
 from engines.models.checkpoints import load_strictly, load_torchvision, torchvision_resnet
 from engines.models.open_nsfw import MEAN_BGR, load_open_nsfw, open_nsfw_resnet
@@ -63,7 +63,7 @@ def read_start(init: InitConfig) -> Start | None:
     if init.source not in ("bundle", "run") or init.path is None:
         return None
     if init.source == "bundle":
-        bundle = read_bundle(str(init.path))
+        bundle = classifier(read_bundle(str(init.path)), "init.source 'bundle'")
         manifest = bundle.manifest
         state = {name: torch.from_numpy(array).float() for name, array in bundle.weights.items()}
         notices = manifest.provenance.notices
