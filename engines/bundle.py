@@ -52,6 +52,7 @@ __all__ = [
     "WeightsFile",
     "bundle_path",
     "check_output",
+    "classifier",
     "explain",
     "read_bundle",
     "write_bundle",
@@ -170,6 +171,16 @@ def read_bundle(ref: str | Path) -> Bundle:
         raise BundleError(f"'{path / WEIGHTS}' has numbers of type {error}, unknown here") from None
     _check_types(path, manifest, weights)
     return Bundle(path=path, manifest=manifest, hash=str(digest), weights=weights)
+
+
+def classifier(bundle: Bundle, who: str) -> Bundle:
+    """The same, where it labels images; BundleError says that `who` takes no other task."""
+    if bundle.manifest.task == "classification":
+        return bundle
+    raise BundleError(
+        f"{who} takes bundles that label images, '{bundle.path.name}' is of task "
+        f"'{bundle.manifest.task}'"
+    )
 
 
 def bundle_path(ref: str | Path) -> Path:

@@ -155,6 +155,9 @@ class Output:
     """What an engine answers for a batch of N images.
 
     arrays: the task's results by name; classification has `probabilities`, float32 (N, classes).
+    Detection has `counts`, int64 (N,): how many of an image's D places are filled, surest first;
+    `boxes`, float32 (N, D, 4), in pixels of the image; `scores`, float32, and `labels`, int64,
+    (N, D); segmentation also `masks`, float32 (N, D, M, M), probabilities over each box.
     Besides, `decisions` may be there: bool (N, units), those of all maskers side by side; and
     `again`, bool (N,), where a point glances: which images were computed at their point's own size.
     Of the others activation, decisions and pixels are 0.

@@ -10,7 +10,11 @@ from pydantic import Field, model_validator
 
 from engines.architecture import Architecture, RegNet, ResNet
 from engines.core import FrozenModel, OperatingPoint
+from engines.detection.architecture import STRIDE, Detector
+from engines.detection.scores import DetectionScores
 from engines.errors import BundleError, InvalidInput
+
+Task = Literal["classification", "detection", "segmentation"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
 MOST_POINTS = 64
@@ -22,8 +26,9 @@ Positive = Annotated[float, Field(gt=0.0)]
 class Preprocessing(FrozenModel):
     """From picture to network input.
 
-    The centre square of `crop_ratio` x the short side is scaled to the point's image size; then,
-    per channel in `channel_order`, (value - mean) / std with values 0 to 255.
+    The centre square of `crop_ratio` x the short side is scaled to the point's image size; where
+    objects are to be found, the whole picture in a grey square (`engines.detection.letterbox`).
+    Then, per channel in `channel_order`, (value - mean) / std with values 0 to 255.
     """
 
     crop_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
@@ -33,7 +38,10 @@ class Preprocessing(FrozenModel):
 
 
 class Accuracy(FrozenModel):
-    """Share of right answers on `images` pictures of `split`, with a 95 % Wilson interval."""
+    """Share of right answers on `images` pictures of `split`, with a 95 % Wilson interval.
+
+    Where objects are to be found: AP50 of masks, else of boxes, with a bootstrap over pictures.
+    """
 
     value: Rate
     low: Rate
@@ -49,7 +57,8 @@ class PointRecord(FrozenModel):
     of the right class, on the images of `accuracy`. activation: mean activation rate per masker.
     macs: mean multiply-accumulates per image; macs_ratio: over those of `full`. macs_bound: what no
     image exceeds (see `engines.caps`). again: share of images that a point which glances looked at
-    again; None for others. Bundles of older versions lack losses and bounds.
+    again; None for others. detection: average precision, where objects are to be found; there is no
+    agreement then, and no loss. Bundles of older versions lack losses and bounds.
     """
 
     point: OperatingPoint
@@ -61,6 +70,7 @@ class PointRecord(FrozenModel):
     macs_ratio: Annotated[float, Field(gt=0)]
     macs_bound: Annotated[float, Field(gt=0)] | None = None
     again: Rate | None = None
+    detection: DetectionScores | None = None
 
     @model_validator(mode="after")
     def _glances(self) -> Self:
@@ -176,14 +186,19 @@ class Provenance(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Everything about a bundle but its weights. The first point is `full`: nothing skipped."""
+    """Everything about a bundle but its weights. The first point is `full`: nothing skipped.
+
+    Where objects are to be found, `architecture` is the backbone, whose classifier is left out, and
+    `detector` what stands on it; `segmentation` is detection with a mask for each object.
+    """
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-    task: Literal["classification"] = "classification"
+    task: Task = "classification"
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing
     architecture: Architecture
+    detector: Detector | None = None
     points: Annotated[tuple[PointRecord, ...], Field(min_length=1, max_length=MOST_POINTS)]
     weights: WeightsFile
     quantisation: Quantisation | None = None
@@ -198,6 +213,7 @@ class Manifest(FrozenModel):
                 f"{len(self.labels)} labels for {self.architecture.num_classes} classes"
             )
         _check_points(self.points, len(self.architecture.maskers))
+        _check_detector(self)
         if self.quantisation is not None:
             _check_quantisation(self.quantisation, self.architecture, self.points)
         if self.dial is not None:
@@ -234,6 +250,28 @@ class Manifest(FrozenModel):
                 "laud export SOURCE -o NAME.laud --int8 --calibrate DIR"
             )
         return self.model_copy(update={"points": self.quantisation.points})
+
+
+def _check_detector(manifest: Manifest) -> None:
+    detector = manifest.detector
+    if (detector is None) != (manifest.task == "classification"):
+        raise ValueError(
+            f"task '{manifest.task}' {'needs a' if detector is None else 'takes no'} detector"
+        )
+    if detector is None:
+        return
+    if detector.masks != (manifest.task == "segmentation"):
+        raise ValueError(f"task '{manifest.task}' contradicts a detector with masks or without")
+    if not isinstance(manifest.architecture, ResNet):
+        raise ValueError("a detector stands on a backbone of family 'resnet'")
+    if manifest.quantisation is not None:
+        raise ValueError("int8 arithmetic is not defined for detectors")
+    for record in manifest.points:
+        if record.point.image_size % STRIDE or record.point.glance is not None:
+            raise ValueError(
+                f"point '{record.point.name}': a detector's image sizes are multiples of {STRIDE}, "
+                "and it does not glance"
+            )
 
 
 def _check_points(points: Sequence[PointRecord], maskers: int) -> None:

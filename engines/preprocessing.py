@@ -50,6 +50,8 @@ _UPRIGHT: dict[int, Callable[[UInt8Array], UInt8Array]] = {
     8: lambda x: x[:, ::-1].swapaxes(0, 1),
 }
 
+_LYING = (5, 6, 7, 8)
+
 _START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1
 _SCAN = bytes((0xFF, _START_OF_SCAN))
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -132,6 +134,29 @@ def decode(
         raise ImageError(f"the {header._name} image cannot be decoded: {reason}") from error
     turn = _UPRIGHT.get(_orientation(exif))
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def upright_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height that `decode` gives a picture which it can decode, decoding it seldom.
+
+    Raises what `read_header` raises, and ImageError.
+    """
+    header = read_header(data, max_pixels=max_pixels)
+    exif: object = b""
+    if header.format == "JPEG":
+        exif = _jpeg_exif(data)
+    elif header.format == "WEBP" or b"eXIf" in data:
+        try:
+            with Image.open(io.BytesIO(data), formats=[header.format]) as picture:
+                if header.format == "PNG":
+                    # The chunk may come last.
+                    picture.load()
+                exif = picture.info.get("exif", b"")
+        except Exception as error:
+            raise ImageError(f"the {header._name} image cannot be decoded: {error}") from error
+    size = header.width, header.height
+    lies = isinstance(exif, bytes) and _orientation(exif) in _LYING
+    return size[::-1] if lies else size
 
 
 def fit(pixels: UInt8Array, size: int, *, crop_ratio: float) -> UInt8Array:

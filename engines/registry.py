@@ -7,7 +7,7 @@ from importlib import import_module
 
 from engines.bundle import Bundle
 from engines.core import MAX_THREADS, Engine
-from engines.errors import EngineError, InvalidInput
+from engines.errors import BundleError, EngineError, InvalidInput
 
 DEFAULT_ENGINE = "cpu"
 
@@ -19,6 +19,11 @@ Maker = Callable[[Bundle, int | None, str | None], Engine]
 
 
 def _cpu(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
+    if bundle.manifest.detector is not None:
+        raise BundleError(
+            f"the cpu engine runs classification only so far, '{bundle.path.name}' is of task "
+            f"'{bundle.manifest.task}'; take the reference engine (--engine reference)"
+        )
     try:
         import_module(_NATIVE_MODULE)
     except ImportError as error:
@@ -38,12 +43,18 @@ def _reference(bundle: Bundle, threads: int | None, precision: str | None) -> En
             f"'{precision}'; the cpu engine has others"
         )
     try:
+        if bundle.manifest.detector is not None:
+            from engines.reference.detection import ReferenceDetector
+
+            return ReferenceDetector.from_bundle(bundle, threads=threads)
         from engines.reference.engine import ReferenceEngine
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in ("torch", "torchvision"):
             raise
+        extra = "reference" if error.name == "torch" else "train"
         raise EngineError(
-            "the reference engine needs torch; install it with: pip install 'laudserve[reference]'"
+            f"the reference engine needs {error.name}; install it with: "
+            f"pip install 'laudserve[{extra}]'"
         ) from None
     return ReferenceEngine.from_bundle(bundle, threads=threads)
 

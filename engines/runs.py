@@ -16,7 +16,9 @@ from pydantic import Field, ValidationError
 from engines.architecture import ResNet
 from engines.bundle import Preprocessing, explain
 from engines.core import MAX_IMAGE_SIZE, FrozenModel
+from engines.detection.architecture import Detector
 from engines.errors import ConfigError
+from engines.manifest import Task
 
 RUN = "run.json"
 THRESHOLDS = "thresholds.json"
@@ -41,7 +43,7 @@ class Run(FrozenModel):
 
     points: the candidates that export chooses from, `full` first. glances: whether it may add some
     that glance at one of their sizes first. last_phase names the phase whose network is to be
-    exported.
+    exported. detector: what stands on the backbone, where the task is to find objects.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Run(FrozenModel):
     data: Path
     config: dict[str, Any]
     notices: tuple[str, ...] = ()
+    task: Task = "classification"
+    detector: Detector | None = None
 
 
 def candidate_points(

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import routes_v1, routes_v2
+from service import routes_detection, routes_v1, routes_v2
 from service.access import install_access
 from service.admin import add_metrics, admin_routes, documentation
 from service.errors import ClientGone, NotReady, error_response, install_error_responses
@@ -25,7 +25,7 @@ from service.service import Service
 _log = structlog.get_logger("laud")
 
 # By path and not by route: what is refused before it is routed was an inference request too.
-_INFERENCE = re.compile(r"/v1/classify|/v2/models/[^/]+(/versions/[^/]+)?/infer")
+_INFERENCE = re.compile(r"/v1/(classify|detect|segment)|/v2/models/[^/]+(/versions/[^/]+)?/infer")
 
 
 class Observed:
@@ -137,6 +137,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     install_error_responses(app)
     app.include_router(routes_v1.router)
+    app.include_router(routes_detection.router)
     app.include_router(routes_v2.taking)
     app.include_router(routes_v2.router)
     if service.settings.admin_port is None:

@@ -22,6 +22,7 @@ from service.errors import ClientGone, SettingsError, UnknownModel, known_names
 from service.one_thread import OneThread
 from service.profile import BUDGET_S, Tables, profile_points
 from service.request import Batch, Prediction, Reply, Request
+from service.results import check_objects, objects_of, probabilities_of
 from service.settings import Settings
 
 _log = structlog.get_logger("laud")
@@ -254,7 +255,8 @@ class Executor:
         service_s = self._clock() - begin_s
         return [
             Reply(
-                probabilities=np.asarray(output.arrays["probabilities"][i], np.float32),
+                probabilities=probabilities_of(output, i),
+                objects=objects_of(output, i),
                 activation=output.activation[i],
                 point=point,
                 reason=request.reason,
@@ -328,7 +330,12 @@ def _looked_again(output: Output, point: OperatingPoint, i: int) -> bool | None:
 
 
 def _check_output(output: Output, model: Model, size: int) -> None:
-    """Refuse an engine whose answer is not a distribution over the labels for each image."""
+    """Refuse an engine whose answer is not a distribution over the labels for each image, or not
+    objects, where its model finds those."""
+    detector, labels = model.manifest.detector, len(model.manifest.labels)
+    if detector is not None:
+        check_objects(output, size, num_labels=labels, masks=detector.masks)
+        return
     probabilities = output.arrays["probabilities"]
     expected = (size, len(model.manifest.labels))
     if probabilities.shape != expected:

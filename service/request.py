@@ -21,6 +21,7 @@ from engines.core import Float32Array, OperatingPoint, UInt8Array
 from service.images import Picture
 from service.memory import Reservation
 from service.objectives import Objective
+from service.results import Objects
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ class Reply:
     together. phases_s: seconds in `decode`, `queue`, and the engine's own stages (of the batch).
     decisions: what every masker decided, side by side, bool (units,); only where asked for.
     looked_again: whether it was computed at its point's own size too; None where that does not
-    glance.
+    glance. objects: what was found, where the model finds objects; it has no probabilities then.
     """
 
     probabilities: Float32Array
@@ -97,6 +98,7 @@ class Reply:
     phases_s: Mapping[str, float]
     decisions: npt.NDArray[np.bool_] | None = None
     looked_again: bool | None = None
+    objects: Objects | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as HttpRequest
 
 from service.contract import SERVER_TIMING, server_timing, terms_of
@@ -24,8 +25,6 @@ from service.describe import (
 )
 from service.errors import ClientGone
 from service.explain import explain as explain_reply
-from service.images import Picture, image_of_body, read_body
-from service.objectives import merge_objective
 from service.request import Exchange, Reply, until_disconnect
 from service.routing import DirectRoute
 from service.schemas.v1 import (
@@ -37,6 +36,9 @@ from service.schemas.v1 import (
     served_model,
 )
 from service.service import service_of
+from service.taking import require_task, take_picture
+
+_Query = TypeVar("_Query", bound=BaseModel)
 
 router = APIRouter(prefix="/v1", tags=["laudserve"], route_class=DirectRoute)
 
@@ -59,24 +61,11 @@ async def classify(request: HttpRequest) -> Response:
     """
     service = service_of(request)
     exchange: Exchange = request.state.exchange
-    query = _query(request)
+    query = validated_query(ClassifyQuery, request)
     found = service.find_model(query.model)
     exchange.model = found.name
-    service.require_ready()
-    settings = service.settings
-    name, default = service.default_objective(found)
-    objective = merge_objective(request.headers, {}, settings.slo_classes, default, name)
-    exchange.objective = objective
-    body = await read_body(
-        request,
-        settings.max_body_bytes,
-        limit_s=settings.receive_limit_s,
-        memory=service.memory,
-    )
-    exchange.num_bytes = len(body)
-    exchange.phases_s["receive"] = time.monotonic() - exchange.arrived_s
-    data = image_of_body(body, request.headers.get("content-type"))
-    picture = Picture.encoded(data, max_pixels=settings.max_pixels)
+    require_task(found, ("classification",))
+    picture, objective = await take_picture(request, service, found, exchange)
 
     async def answered() -> tuple[Reply, Explanation | None]:
         (reply,) = await service.answer(
@@ -119,11 +108,12 @@ async def models(request: HttpRequest) -> Response:
     return Response(described.model_dump_json(), media_type="application/json")
 
 
-def _query(request: HttpRequest) -> ClassifyQuery:
+def validated_query(kind: type[_Query], request: HttpRequest) -> _Query:
+    """The query of a request. Raises RequestValidationError that names each faulty parameter."""
     text: bytes = request.scope["query_string"]
     given = dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True))
     try:
-        return ClassifyQuery.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
         raise RequestValidationError(
             [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]

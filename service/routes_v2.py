@@ -32,6 +32,7 @@ from service.schemas.oip_model import (
     server_metadata,
 )
 from service.service import Service, service_of
+from service.taking import require_task
 
 _BODY: dict[str, Any] = {
     "required": True,
@@ -85,6 +86,7 @@ async def infer(request: HttpRequest) -> Response:
     service = service_of(request)
     exchange: Exchange = request.state.exchange
     model = _model(request, request.path_params["name"])
+    require_task(model, ("classification",))
     service.require_ready()
     settings = service.settings
     body = await read_body(
@@ -193,6 +195,7 @@ async def model_ready(request: HttpRequest, name: str) -> Response:
 async def config(request: HttpRequest, name: str) -> Response:
     """The part of Triton's model configuration that load generators ask for."""
     model = _model(request, name)
+    require_task(model, ("classification",))
     return _json(model_config(model, service_of(request).max_images))
 
 
@@ -200,7 +203,9 @@ async def config(request: HttpRequest, name: str) -> Response:
 @router.get("/models/{name}/versions/{model_version}", include_in_schema=False)
 async def metadata(request: HttpRequest, name: str) -> Response:
     """Inputs and outputs of a model; a request has one of the two inputs."""
-    return _json(model_metadata(_model(request, name)))
+    model = _model(request, name)
+    require_task(model, ("classification",))
+    return _json(model_metadata(model))
 
 
 def _model(request: HttpRequest, name: str) -> Model:

@@ -9,7 +9,7 @@ from engines.architecture import DEPTHS, ResNet, only_resnet
 from engines.bench.masks import MaskKind
 from engines.bench.networks import MIXES, architecture, asking_point, synthetic_bundle
 from engines.bench.timing import FEWEST_REPEATS
-from engines.bundle import Bundle, read_bundle
+from engines.bundle import Bundle, classifier, read_bundle
 from engines.core import MAX_IMAGE_SIZE, OperatingPoint
 from engines.errors import InvalidInput
 from engines.manifest import PRECISIONS
@@ -147,7 +147,7 @@ def subject(plan: Plan) -> Subject:
             f"unknown network '{plan.arch}'; there are: {', '.join(DEPTHS)}, or a bundle "
             "(NAME.laud, zoo:NAME)"
         )
-    return _from_bundle(plan, read_bundle(plan.arch))
+    return _from_bundle(plan, classifier(read_bundle(plan.arch), "laud bench engine"))
 
 
 def _synthetic(plan: Plan) -> Subject:

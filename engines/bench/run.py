@@ -27,7 +27,7 @@ from engines.bench.plan import Plan, Subject, subject
 from engines.bench.report import Baseline, Machine, Report, Rival
 from engines.bench.timing import Contender, interleave, noise, spread
 from engines.bench.work import rate_for_macs
-from engines.bundle import read_bundle
+from engines.bundle import classifier, read_bundle
 from engines.core import Output
 from engines.cpu.engine import CpuEngine
 from engines.errors import EngineError
@@ -52,7 +52,9 @@ def bench_engine(plan: Plan, say: Say = lambda line: None) -> Report:
     _check_installed()
     load = os.getloadavg()[0]
     of = subject(plan)
-    static = of.bundle if plan.against is None else read_bundle(plan.against)
+    static = of.bundle
+    if plan.against is not None:
+        static = classifier(read_bundle(plan.against), "--against")
     pictures = _pictures(plan, of, say)
     if plan.synthetic and plan.precision == "int8":
         from engines.bench.scales import with_scales

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.bundle import Bundle, read_bundle
+from engines.bundle import Bundle, classifier, read_bundle
 from engines.core import MAX_IMAGE_SIZE, OperatingPoint, static_point
 from engines.errors import InvalidInput
 from engines.evaluation.pool import pool_folders
@@ -101,10 +101,10 @@ def subjects_of(ref: str | Path, plan: EvaluationPlan) -> list[Subject]:
     Raises BundleError, ConfigError or InvalidInput where one cannot be read, has other labels, a
     point is unknown, or a folder cannot be used.
     """
-    bundle = read_bundle(ref)
+    bundle = classifier(read_bundle(ref), "this evaluation")
     for name in plan.points or ():
         bundle.manifest.point(name)
-    others = [read_bundle(baseline) for baseline in plan.baselines]
+    others = [classifier(read_bundle(baseline), "--baseline") for baseline in plan.baselines]
     for other in others:
         if set(other.manifest.labels) != set(bundle.manifest.labels):
             raise InvalidInput(

@@ -15,6 +15,7 @@ from engines.bundle import (
     Calibration,
     Quantisation,
     check_output,
+    classifier,
     read_bundle,
     write_bundle,
 )
@@ -41,7 +42,7 @@ def quantise_bundle(
     bundle's points stay the same: none is measured for its latency or dropped.
     """
     check_output(out)
-    bundle = read_bundle(source)
+    bundle = classifier(read_bundle(source), "int8")
     _check_source(bundle)
     chosen = some_pictures(calibration)
     split = calibration if data is None else find_split(data, "validation")

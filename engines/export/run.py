@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from engines.architecture import MapSize
 from engines.bundle import (
@@ -58,16 +59,28 @@ def export(
     the folder that the run was trained on), with the rounded weights that ship, on the engine that
     serves them. With `calibration`, a folder of pictures, the bundle gets int8 scales too: see
     `engines.export.int8`. Of the run's points those are shipped that are worth their latency in the
-    best precision, see `engines.export.dial`; `all_points` ships every one.
+    best precision, see `engines.export.dial`; `all_points` ships every one. Of a detector every
+    point ships: see `engines.export.detection`.
     """
     check_output(out)
-    chosen = None if calibration is None else some_pictures(calibration)
     run, thresholds = read_run(folder)
+    if run.detector is not None and (calibration is not None or all_points):
+        raise ConfigError(
+            f"'{folder}' is a run of task '{run.task}': it has no int8 form and drops no points"
+        )
+    chosen = None if calibration is None else some_pictures(calibration)
     try:
         provenance = Provenance(config=run.config, notices=run.notices)
     except ValidationError as error:
         raise ConfigError(f"'{folder}': {explain(error)}") from None
     weights = rounded_weights(folder, run)
+    if run.detector is not None:
+        from engines.export.detection import export_detector
+
+        return export_detector(
+            run, run.detector, provenance, weights, _versions(), out,
+            data=data or run.data, say=say,
+        )  # fmt: skip
     learned = [_learned(run, request, thresholds) for request in run.points]
     split = find_split(data or run.data, "validation")
     images = scan_folder(split)
@@ -110,10 +123,16 @@ def rounded_weights(folder: Path, run: Run) -> Weights:
     too_large = [name for name, value in half.items() if not bool(torch.isfinite(value).all())]
     if too_large:
         raise CheckpointError(f"these weights do not fit 16 bits: {', '.join(too_large)}")
-    load_strictly(
-        network_of(run.architecture), {name: value.float() for name, value in half.items()}
-    )
+    load_strictly(_fresh_network(run), {name: value.float() for name, value in half.items()})
     return {name: value.numpy() for name, value in half.items()}
+
+
+def _fresh_network(run: Run) -> nn.Module:
+    if run.detector is None:
+        return network_of(run.architecture)
+    from engines.models.detection import LaudDetector
+
+    return LaudDetector(run.architecture, run.detector)
 
 
 def _draft(out: Path, run: Run, provenance: Provenance, weights: Weights) -> Bundle:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engines.architecture import MapSize, ResNet, only_resnet
 from engines.bench.networks import asking_point
-from engines.bundle import Bundle, read_bundle
+from engines.bundle import Bundle, classifier, read_bundle
 from engines.core import static_point
 from engines.errors import InvalidInput, LatencyError
 from engines.latency.analytic_answers import (
@@ -54,7 +54,7 @@ def answer(question: Question, say: Say = lambda line: None) -> tuple[Answer, ..
     """
     mode = _mode(question)
     if question.is_bundle:
-        bundle = read_bundle(question.what)
+        bundle = classifier(read_bundle(question.what), "laud predict")
         _refuse_of_bundle(question)
         if question.device is None:
             return _measured(question, bundle)

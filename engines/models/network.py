@@ -56,12 +56,22 @@ class LaudNetwork(nn.Module, ABC):
 
     def features(self, x: Tensor, decide: Decide | None) -> tuple[Tensor, list[Mask]]:
         """Pooled features (N, C) that enter the classifier, and the masks."""
+        maps, masks = self.stages(x, decide)
+        return maps[-1].mean(dim=(2, 3)), masks
+
+    def stages(self, x: Tensor, decide: Decide | None) -> tuple[list[Tensor], list[Mask]]:
+        """The output map (N, C, H, W) of every stage in order, and the masks."""
         x = self.stem(x)
+        maps: list[Tensor] = []
         masks: list[Mask] = []
         for block in self.bottlenecks():
             x, asked = block(x, decide)
             masks.extend(asked)
-        return x.mean(dim=(2, 3)), masks
+            if block.block.stage == len(maps):
+                maps.append(x)
+            else:
+                maps[-1] = x
+        return maps, masks
 
     @abstractmethod
     def stem(self, x: Tensor) -> Tensor:

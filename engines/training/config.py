@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -18,6 +18,7 @@ from engines.runs import Budget, ImageSize, PointRequest, candidate_points
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Epochs = Annotated[int, Field(ge=0, le=10_000)]
 Rate = Annotated[float, Field(gt=0.0, le=1.0)]
+_Config = TypeVar("_Config", bound=FrozenModel)
 Temperature = Annotated[float, Field(gt=0.0, le=100.0)]
 
 
@@ -139,6 +140,11 @@ class TrainConfig(FrozenModel):
     glances: bool = True
     notices: tuple[str, ...] = ()
 
+    @property
+    def crop_ratio(self) -> float:
+        """Share of the short side that the network sees."""
+        return self.data.crop_ratio
+
     @field_validator("points", mode="before")
     @classmethod
     def _every_trained_point(cls, points: Any, info: ValidationInfo) -> Any:
@@ -192,6 +198,11 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
     The `config.yaml` of a run folder does as well. Raises ConfigError that names the file and each
     faulty key.
     """
+    return parse_config(read_content(path), overrides or {}, f"'{path}'")
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """What a YAML file or a run folder's `config.yaml` holds; ConfigError where it is none."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -202,7 +213,7 @@ def load_config(path: Path, overrides: dict[str, Any] | None = None) -> TrainCon
         raise ConfigError(f"'{path}' must hold keys and values, not a {type(content).__name__}")
     if content.keys() == {"config", "classes"} and isinstance(content["config"], dict):
         content = content["config"]
-    return parse_config(content, overrides or {}, f"'{path}'")
+    return content
 
 
 def parse_config(content: dict[str, Any], overrides: dict[str, Any], what: str) -> TrainConfig:
@@ -210,11 +221,18 @@ def parse_config(content: dict[str, Any], overrides: dict[str, Any], what: str) 
 
     Raises ConfigError that names `what` it is and each faulty key.
     """
+    return validated(TrainConfig, content, overrides, what)
+
+
+def validated(
+    kind: type[_Config], content: dict[str, Any], overrides: dict[str, Any], what: str
+) -> _Config:
+    """As `parse_config`, for a configuration of any kind."""
     content = copy.deepcopy(content)
     for key, value in overrides.items():
         _set(content, key.split("."), value)
     try:
-        return TrainConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{what} is not valid: {explain(error)}") from None
 

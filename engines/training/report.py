@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 import yaml
+from torch import nn
 
+from engines.core import FrozenModel
 from engines.errors import ConfigError
-from engines.models.resnet import LaudResNet
 from engines.runs import RUN, THRESHOLDS, Run, model_file
-from engines.training.config import TrainConfig
 
 _ALWAYS = 1e-9
 
@@ -27,7 +27,7 @@ class RunFolder:
     the same configuration."""
 
     def __init__(
-        self, path: Path, config: TrainConfig, classes: Sequence[str], description: Run
+        self, path: Path, config: FrozenModel, classes: Sequence[str], description: Run
     ) -> None:
         self.path = path
         self.state = path / "state.safetensors"
@@ -45,7 +45,7 @@ class RunFolder:
         _write(path / RUN, description.model_dump_json(indent=1) + "\n")
         _write(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
-    def save_model(self, phase: str, model: LaudResNet) -> None:
+    def save_model(self, phase: str, model: nn.Module) -> None:
         """Keep the network as it is after a phase."""
         file = model_file(self.path, phase)
         scratch = file.with_suffix(".partial")

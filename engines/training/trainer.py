@@ -209,7 +209,7 @@ class Trainer:
             loss, logged = phase.loss(x, torch.from_numpy(labels), step / steps, rng)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        _set_rates(optimiser, schedule(step, steps))
+        set_rates(optimiser, schedule(step, steps))
         optimiser.step()
         phase.after_step()
         value = float(loss.detach())
@@ -269,7 +269,7 @@ class Trainer:
         self._saved_at = time.monotonic()
 
 
-def _set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
     """Each tensor's step: its rate, times its root mean square where the rate is relative."""
     for group in optimiser.param_groups:
         parameter = group["params"][0]

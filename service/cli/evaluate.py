@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from service.cli.evaluate_detection import evaluate_detection, finds_objects
 from service.cli.output import JSON, check_drawable, say
 
 # Of less nothing would be left after five halvings.
@@ -18,7 +19,10 @@ def evaluate(
     bundle: Annotated[str, typer.Argument(help="NAME.laud or zoo:NAME.")],
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders with one folder of pictures a class; taken together."),
+        typer.Argument(
+            help="Folders with one folder of pictures a class; taken together. Of a detector one "
+            "split of annotated pictures."
+        ),
     ],
     point: Annotated[
         list[str] | None, typer.Option(help="Only this operating point (may be repeated).")
@@ -27,7 +31,9 @@ def evaluate(
         str | None,
         typer.Option(help="Image sizes to add with nothing skipped, such as 96,88,80."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="cpu or reference.")] = "cpu",
+    engine: Annotated[
+        str | None, typer.Option(help="cpu or reference [cpu; of a detector reference].")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")
     ] = None,
@@ -86,11 +92,29 @@ def evaluate(
     decisions, at the same thresholds, that are not those of the reference engine.
 
         laud evaluate zoo:clothing DIR/test --no-latency --reference --json
+
+    Of a detector average precision is measured, with at most 1, 100 and 500 objects a picture; DIR
+    is a split: images/ beside labels/, or that of a VOC or COCO folder.
+
+        laud evaluate nuclei.laud DIR/test
     """
     from engines.errors import InvalidInput
     from engines.evaluation.plan import EvaluationPlan
     from engines.evaluation.run import evaluate_bundle
 
+    if finds_objects(bundle):
+        only_labels = {
+            "--sizes": sizes, "--precision": precision, "--shuffled": shuffled or None,
+            "--fixed-masks": fixed_masks or None, "--fixed-from": fixed_from,
+            "--baseline": baseline, "--pareto": pareto, "--reference": reference or None,
+        }  # fmt: skip
+        if given := [name for name, value in only_labels.items() if value is not None]:
+            raise InvalidInput(f"{', '.join(given)}: not of a detector, '{bundle}' is one")
+        evaluate_detection(
+            bundle, folders, point, engine=engine or "reference", threads=threads, seed=seed,
+            as_json=as_json,
+        )  # fmt: skip
+        return
     if pareto is not None:
         if no_latency:
             raise InvalidInput("--pareto draws latency: it cannot go with --no-latency")
@@ -99,7 +123,7 @@ def evaluate(
         folders=tuple(folders),
         points=tuple(point) if point else None,
         sizes=_numbers(sizes),
-        engine=engine,
+        engine=engine or "cpu",
         precision=precision,
         threads=threads,
         latency_s=None if no_latency else latency_seconds,

@@ -80,7 +80,7 @@ def measure(
         return
     from importlib.metadata import version
 
-    from engines.bundle import ZOO_PREFIX, read_bundle
+    from engines.bundle import ZOO_PREFIX, classifier, read_bundle
     from engines.errors import LatencyError
     from engines.latency.identity import this_device
     from engines.latency.measuring import BATCHES, MeasurePlan
@@ -102,7 +102,7 @@ def measure(
         repeats=repeats,
         seed=seed,
     )
-    bundle = read_bundle(what)
+    bundle = classifier(read_bundle(what), "laud measure")
     # What ships in the package is not ours to write to.
     folder = Path() if what.startswith(ZOO_PREFIX) else bundle.path
     path = output or folder / table_name(this_device())

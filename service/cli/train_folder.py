@@ -40,7 +40,7 @@ def train_folder(
 
     What cannot work is refused before the first step: options, folder, pictures, output.
     """
-    from engines.bundle import check_output, read_bundle
+    from engines.bundle import check_output, classifier, read_bundle
     from engines.export.run import export
     from engines.folders import find_split
     from engines.training.config import parse_config
@@ -56,7 +56,7 @@ def train_folder(
     name = name_for(data)
     out = Path("runs", name) if out is None else out
     target = out / f"{name}.laud"
-    backbone = read_bundle(bundle_reference(arch))
+    backbone = classifier(read_bundle(bundle_reference(arch)), "--arch")
     check_options(options, backbone)
     _check_overrides(overrides, minutes)
     check_output(target)

@@ -274,8 +274,8 @@ def classification(
         looked_again=reply.looked_again,
         outcome=terms.outcome,
         slack_ms=milliseconds(terms.slack_s),
-        objective=_objective(terms.objective),
-        predicted=_predicted(terms.predicted),
+        objective=objective_terms(terms.objective),
+        predicted=predicted_terms(terms.predicted),
         measured=Measured(
             service_ms=milliseconds(terms.service_s),
             completion_ms=milliseconds(terms.phases_s["total"]),
@@ -323,7 +323,8 @@ def _class(one: SloClass) -> SloTerms:
     )
 
 
-def _objective(objective: Objective) -> ObjectiveTerms:
+def objective_terms(objective: Objective) -> ObjectiveTerms:
+    """What was asked, as answers tell it."""
     return ObjectiveTerms(
         slo_ms=milliseconds(objective.slo_s),
         slo_class=objective.slo_class,
@@ -333,7 +334,8 @@ def _objective(objective: Objective) -> ObjectiveTerms:
     )
 
 
-def _predicted(predicted: Prediction) -> Predicted:
+def predicted_terms(predicted: Prediction) -> Predicted:
+    """What was predicted, as answers tell it."""
     return Predicted(
         service_p50_ms=milliseconds(predicted.service_p50_s),
         service_p95_ms=milliseconds(predicted.service_p95_s),

@@ -215,7 +215,7 @@ FULL = record(0)
         ({"points": (record(0, macs=0.0),)}, "greater than 0"),
         ({"name": "Small Bundle"}, "pattern"),
         ({"name": "../small"}, "pattern"),
-        ({"task": "detection"}, "classification"),
+        ({"task": "detection"}, "needs a detector"),
         ({"quantisation": "int8"}, "quantisation"),
     ],
     ids=str,

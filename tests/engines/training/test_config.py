@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from engines.errors import ConfigError
-from engines.training.config import load_config
+from engines.training.config import TrainConfig, load_config, read_content, validated
+from engines.training.detection_config import DetectionConfig
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 STATIC_STAGES = [{"depth": 1, "width": 8}]
@@ -18,7 +19,13 @@ STATIC_STAGES = [{"depth": 1, "width": 8}]
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configurations_that_ship_are_valid(path: Path) -> None:
-    assert load_config(path).name == path.stem
+    content = read_content(path)
+    config: TrainConfig | DetectionConfig
+    if "task" in content:
+        config = validated(DetectionConfig, content, {}, str(path))
+    else:
+        config = load_config(path)
+    assert config.name == path.stem
 
 
 def test_the_demo_configuration_is_there() -> None:

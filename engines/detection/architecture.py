@@ -1,0 +1,105 @@
+"""What turns a backbone into a detector: pyramid, dense heads, mask head. No weights, no torch.
+
+The network is cut where the number of objects first matters. Before the cut (backbone, pyramid,
+dense heads) the cost follows from the image size; behind it, from what was found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from engines.architecture import MapSize, ResNet
+from engines.core import FrozenModel
+from engines.macs import static_macs
+
+MOST_DETECTIONS = 500
+"""Of one picture; those of the nuclei set hold up to 375 objects."""
+
+CANDIDATES_PER_LEVEL = 1000
+"""Surest places of each pyramid level that compete for them."""
+
+STRIDE = 32
+"""Of the coarsest pyramid level: image sizes are multiples of it."""
+
+ROI_SIZE = 14
+MASK_SIZE = 2 * ROI_SIZE
+
+MAX_WIDTH = 96
+
+
+class Detector(FrozenModel):
+    """Pyramid and heads over a ResNet of four stages, whose classifier is left out.
+
+    width: channels of the pyramid and of the dense heads. head_convs: 3x3 convolutions in each of
+    the two towers (class; box and centre). masks: whether objects get a mask. mask_convs: 3x3
+    convolutions of the mask head, `width` channels each. overlap: boxes of one label that overlap
+    by more (IoU) are one object. least_score: nothing below it is answered.
+    """
+
+    width: Annotated[int, Field(ge=8, le=MAX_WIDTH, multiple_of=8)] = 64
+    head_convs: Annotated[int, Field(ge=1, le=4)] = 2
+    masks: bool = True
+    mask_convs: Annotated[int, Field(ge=1, le=4)] = 2
+    overlap: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    least_score: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorMacs:
+    """Multiply-accumulates by part with nothing skipped. `per_object` is the mask head's, for each
+    object that gets a mask; the others are of one image."""
+
+    backbone: int
+    pyramid: int
+    heads: int
+    per_object: int
+
+    @property
+    def dense(self) -> int:
+        """All that does not depend on what is found."""
+        return self.backbone + self.pyramid + self.heads
+
+    def lines(self) -> list[str]:
+        """For printing: part, millions, share of the dense ones."""
+        parts = {"backbone": self.backbone, "pyramid": self.pyramid, "dense heads": self.heads}
+        lines = [
+            f"{name:12} {macs / 1e6:9.1f} M  {macs / self.dense:6.1%}"
+            for name, macs in (*parts.items(), ("dense", self.dense))
+        ]
+        return [*lines, f"{'each object':12} {self.per_object / 1e6:9.1f} M"]
+
+
+def pyramid_sizes(net: ResNet, image: MapSize) -> tuple[MapSize, ...]:
+    """Map sizes of the pyramid's levels, the finest first: those of the stages' last blocks."""
+    sizes = net.block_sizes(image)
+    lasts = {block.stage: out for block, (_, out) in zip(net.blocks, sizes, strict=True)}
+    return tuple(lasts[stage] for stage in sorted(lasts))
+
+
+def stage_channels(net: ResNet) -> tuple[int, ...]:
+    """Channels of the stages' outputs, the finest first."""
+    channels = {block.stage: block.out_channels for block in net.blocks}
+    return tuple(channels[stage] for stage in sorted(channels))
+
+
+def detector_macs(net: ResNet, detector: Detector, image: MapSize) -> DetectorMacs:
+    """What each part takes for an image of that size."""
+    areas = [size.area for size in pyramid_sizes(net, image)]
+    width = detector.width
+    square = 9 * width * width
+    classifier = net.num_features * (areas[-1] + net.num_classes)
+    lateral = sum(c * width * area for c, area in zip(stage_channels(net), areas, strict=True))
+    # Two towers, and behind them a 3x3 each for classes, four distances and the centre.
+    tower = 2 * detector.head_convs * square + 9 * width * (net.num_classes + 5)
+    small, large = ROI_SIZE**2, MASK_SIZE**2
+    half = width // 2
+    mask = detector.mask_convs * square * small + 4 * width * half * small + half * large
+    return DetectorMacs(
+        backbone=static_macs(net, image) - classifier,
+        pyramid=lateral + square * sum(areas),
+        heads=tower * sum(areas),
+        per_object=mask if detector.masks else 0,
+    )

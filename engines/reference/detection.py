@@ -1,0 +1,104 @@
+"""The reference engine of detectors: torch, fp32, one image at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import torch
+
+from engines.architecture import MapSize, ResNet
+from engines.bundle import Bundle, Preprocessing
+from engines.core import OperatingPoint, Output, UInt8Array, check_batch
+from engines.detection.architecture import MASK_SIZE, STRIDE, detector_macs
+from engines.errors import BundleError, CheckpointError, EngineError, InvalidInput
+from engines.models.checkpoints import load_strictly
+from engines.models.detection import LaudDetector
+from engines.models.inputs import normalise
+
+
+class ReferenceDetector:
+    """Finds objects in whole pictures. Not safe for concurrent calls; outputs are fresh."""
+
+    name = "reference"
+    precision = "fp32"
+
+    def __init__(
+        self, model: LaudDetector, preprocessing: Preprocessing, *, threads: int | None = None
+    ) -> None:
+        """threads: of torch, for the whole process; None leaves torch's choice."""
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._model: LaudDetector | None = model.eval().to(memory_format=torch.channels_last)
+        self._preprocessing = preprocessing
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> Self:
+        """Load a bundle; 16-bit weights are widened. BundleError when names do not fit."""
+        manifest = bundle.manifest
+        if manifest.detector is None or not isinstance(manifest.architecture, ResNet):
+            raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
+        model = LaudDetector(manifest.architecture, manifest.detector)
+        weights = {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
+        try:
+            load_strictly(model, weights)
+        except CheckpointError as error:
+            raise BundleError(f"'{bundle.path}': {error}") from None
+        return cls(model, manifest.preprocessing, threads=threads)
+
+    @torch.inference_mode()
+    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed."""
+        model = self._model
+        if model is None:
+            raise EngineError("the engine has been closed")
+        check_batch(images, points, 0)
+        size = images.shape[1]
+        if size % STRIDE:
+            raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
+        begin = time.perf_counter()
+        x = normalise(images, self._preprocessing)
+        prepared = time.perf_counter()
+        found = [model.detect(x[i : i + 1])[0] for i in range(len(images))]
+        done = time.perf_counter()
+        counts = np.array([len(each.scores) for each, _ in found], np.int64)
+        shape = (len(images), int(counts.max()))
+        arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
+            "counts": counts,
+            "boxes": np.zeros((*shape, 4), np.float32),
+            "scores": np.zeros(shape, np.float32),
+            "labels": np.zeros(shape, np.int64),
+        }
+        if model.detector.masks:
+            arrays["masks"] = np.zeros((*shape, MASK_SIZE, MASK_SIZE), np.float32)
+        for i, (each, masks) in enumerate(found):
+            count = counts[i]
+            arrays["boxes"][i, :count] = each.boxes.numpy()
+            arrays["scores"][i, :count] = each.scores.numpy()
+            arrays["labels"][i, :count] = each.labels.numpy()
+            if masks is not None:
+                arrays["masks"][i, :count] = masks.numpy()
+        parts = detector_macs(model.net, model.detector, MapSize(size, size))
+        return Output(
+            arrays=arrays,
+            activation=np.ones((len(images), 0), np.float32),
+            macs=parts.dense + parts.per_object * counts.astype(np.float64),
+            durations_s={"prepare": prepared - begin, "network": done - prepared},
+        )
+
+    def close(self) -> None:
+        self._model = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

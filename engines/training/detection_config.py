@@ -1,0 +1,101 @@
+"""The configuration of a training that finds objects: one YAML file with `task`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from engines.architecture import Stage
+from engines.bundle import explain
+from engines.core import FrozenModel, static_point
+from engines.detection.architecture import STRIDE, Detector
+from engines.runs import PointRequest, candidate_points
+from engines.training.config import InitConfig, Rate, Share
+
+Size = Annotated[int, Field(ge=STRIDE, le=4096, multiple_of=STRIDE)]
+
+
+class SceneData(FrozenModel):
+    """Annotated pictures in splits (`engines.detection.read`), and how they are varied.
+
+    zoom: how much larger than at evaluation a picture is shown, least and most. invert, grey: how
+    often colours are inverted or taken away. brightness, contrast, saturation: a factor of 1 +-
+    this. hue: +- this share of the circle.
+    """
+
+    root: Path
+    zoom: tuple[float, float] = (0.7, 1.5)
+    invert: Share = 0.15
+    grey: Share = 0.25
+    brightness: Share = 0.3
+    contrast: Share = 0.3
+    saturation: Share = 0.3
+    hue: Annotated[float, Field(ge=0.0, le=0.5)] = 0.05
+
+    @model_validator(mode="after")
+    def _zoom_rises(self) -> Self:
+        if not 0.05 <= self.zoom[0] <= self.zoom[1] <= 20.0:
+            raise ValueError(f"zoom must be two rising factors in .05 to 20, not {self.zoom}")
+        return self
+
+
+class DetectionConfig(FrozenModel):
+    """Everything that determines a training of a detector.
+
+    image_size: what a picture's long side is scaled to at evaluation. crop_size: pixels on a side
+    of what is shown in training. sizes: smaller image sizes to export as points. rate: the step of
+    fresh layers; backbone_rate: that of the backbone, relative to each tensor's root mean square.
+    mask_objects: of each picture, most objects whose masks are learned in a step. mask_jitter: by
+    how much of its size their boxes are off, at most. measure_every: epochs between two looks at
+    the validation split.
+    """
+
+    task: Literal["detection", "segmentation"]
+    name: Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: SceneData
+    init: InitConfig
+    stages: Annotated[tuple[Stage, ...], Field(min_length=4, max_length=4)]
+    detector: Detector = Detector()
+    image_size: Size
+    crop_size: Size
+    sizes: tuple[Size, ...] = ()
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 4
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
+    rate: Rate = 0.001
+    backbone_rate: Rate = 0.003
+    mask_objects: Annotated[int, Field(ge=1, le=1000)] = 32
+    mask_jitter: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    measure_every: Annotated[int, Field(ge=1)] = 5
+    notices: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.detector.masks != (self.task == "segmentation"):
+            raise ValueError(
+                f"task '{self.task}' {'needs' if self.task == 'segmentation' else 'takes no'} "
+                f"masks: detector.masks is {self.detector.masks}"
+            )
+        for stage in self.stages:
+            if stage.paradigm.masks_space or stage.paradigm.masks_channels:
+                raise ValueError("a detector's stages are static: skipping is not trained yet")
+        if any(size >= self.image_size for size in self.sizes):
+            raise ValueError(f"sizes must be smaller than image_size {self.image_size}")
+        for point in self.points:
+            try:
+                static_point(point.name, point.image_size, 0)
+            except ValidationError as error:
+                raise ValueError(f"point '{point.name}': {explain(error)}") from None
+        return self
+
+    @property
+    def crop_ratio(self) -> float:
+        """The network sees whole pictures."""
+        return 1.0
+
+    @property
+    def points(self) -> tuple[PointRequest, ...]:
+        """The points to export: every image size with nothing skipped, `full` first."""
+        return candidate_points(self.image_size, self.sizes, ())

@@ -1,0 +1,115 @@
+"""`laud train` for a task that finds objects: from a configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from engines.architecture import MapSize
+from engines.bundle import Preprocessing
+from engines.detection.architecture import detector_macs
+from engines.detection.read import read_scenes
+from engines.detection.scenes import SceneSet
+from engines.errors import ConfigError
+from engines.models.detection import LaudDetector
+from engines.models.inputs import normalise
+from engines.runs import Run
+from engines.training.detection_config import DetectionConfig
+from engines.training.detection_trainer import (
+    PHASE,
+    DetectionData,
+    DetectionTrainer,
+    detection_losses,
+)
+from engines.training.report import RunFolder
+from engines.training.scene_batches import SceneBatches, ScenePixels
+from engines.training.starts import notices_of, preprocessing_of, read_start, starting_network
+from engines.training.trainer import Say, cpu_has_bf16
+
+
+def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path:
+    """Train into the folder `out`, resuming what is there. Returns it."""
+    data = load_scenes(config, say)
+    start = read_start(config.init)
+    labels = data.train.labels
+    backbone = starting_network(config, len(labels), start)
+    model = LaudDetector(backbone.net, config.detector)
+    body = backbone.state_dict()
+    model.dense.body.load_state_dict({k: v for k, v in body.items() if not k.startswith("fc.")})
+    preprocessing = preprocessing_of(config, start)
+    size = MapSize(config.image_size, config.image_size)
+    say(f"multiply-accumulates at {config.image_size} px:")
+    for line in detector_macs(backbone.net, config.detector, size).lines():
+        say(f"  {line}")
+    description = Run(
+        name=config.name,
+        labels=labels,
+        preprocessing=preprocessing,
+        architecture=backbone.net,
+        points=config.points,
+        last_phase=PHASE,
+        data=config.data.root.resolve(),
+        # It travels with the bundle, so it does not say where files lay.
+        config=config.model_dump(
+            mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
+        ),
+        notices=notices_of(config, start),
+        task=config.task,
+        detector=config.detector,
+    )
+    run = RunFolder(out, config, labels, description)
+    if not run.state.exists():
+        step_s = step_seconds(model, config, data, preprocessing)
+        steps = SceneBatches(data.train_pixels, config).steps_per_epoch
+        minutes = config.epochs * steps * step_s / 60
+        say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step")
+    DetectionTrainer(config, model, data, preprocessing, run, say).train()
+    return out
+
+
+def load_scenes(config: DetectionConfig, say: Say) -> DetectionData:
+    """Both splits. Raises ConfigError where they differ in labels, or lack the masks needed."""
+    train, validation = (read_scenes(config.data.root, split) for split in ("train", "validation"))
+    for split in (train, validation):
+        _check(config, split)
+    if train.labels != validation.labels:
+        raise ConfigError(
+            f"{validation.root}: labels are {', '.join(validation.labels)}, those of the training "
+            f"split are {', '.join(train.labels)}"
+        )
+    objects = sum(map(len, train.scenes))
+    say(
+        f"{len(train.scenes)} training and {len(validation.scenes)} validation pictures, "
+        f"{objects} objects to learn from, {len(train.labels)} labels"
+    )
+    return DetectionData(
+        train, validation, ScenePixels(train.scenes), ScenePixels(validation.scenes)
+    )
+
+
+def _check(config: DetectionConfig, split: SceneSet) -> None:
+    if config.task == "segmentation" and not split.has_masks:
+        raise ConfigError(
+            f"{split.root}: some objects have no mask; train with task 'detection' and "
+            "detector.masks false"
+        )
+    if not any(len(scene) for scene in split.scenes):
+        raise ConfigError(f"{split.root}: no picture has an object")
+
+
+def step_seconds(
+    model: LaudDetector, config: DetectionConfig, data: DetectionData, preprocessing: Preprocessing
+) -> float:
+    """Seconds of one step, timed on this machine (the second of two), the batch not counted."""
+    images, targets = SceneBatches(data.train_pixels, config).batch(0, 0)
+    x = normalise(images, preprocessing)
+    step_s = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        losses = detection_losses(model, x, targets, autocast=cpu_has_bf16())
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        step_s = time.monotonic() - started
+    model.zero_grad(set_to_none=True)
+    return step_s

@@ -1,0 +1,33 @@
+"""A tiny training of a detector: bright discs on dark noise, a backbone of four small stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engines.detection.read import read_scenes
+from engines.training.scene_batches import ScenePixels
+
+
+def tiny_detection(root: Path) -> dict[str, Any]:
+    """What the YAML file of the tiny training holds."""
+    return {
+        "task": "segmentation",
+        "name": "tiny",
+        "data": {"root": str(root), "zoom": [0.8, 1.25]},
+        "init": {"source": "random", "stem_width": 8},
+        "stages": [{"depth": 1, "width": width} for width in (4, 4, 8, 8)],
+        "detector": {"width": 16, "head_convs": 1, "mask_convs": 1},
+        "image_size": 64,
+        "crop_size": 64,
+        "sizes": [32],
+        "batch_size": 2,
+        "epochs": 3,
+        "rate": 0.005,
+        "measure_every": 3,
+    }
+
+
+def read_tiny(root: Path, split: str) -> ScenePixels:
+    """The pictures of a split of the tiny set."""
+    return ScenePixels(read_scenes(root, split).scenes)
