@@ -92,4 +92,4 @@ def test_native_code_refuses_what_would_read_or_write_elsewhere() -> None:
     with pytest.raises(ValueError, match="outside"):
         _native.shrink(images, first - np.int32(1), weights, copies)
     with pytest.raises(TypeError):
-        _native.shrink(images, first.astype(np.int64), weights, copies)  # type: ignore[arg-type]
+        _native.shrink(images, first.astype(np.int64), weights, copies)
