@@ -175,7 +175,7 @@ def _looks(record: PointRecord) -> list[tuple[OperatingPoint, float]]:
     if record.again is None:
         return [(point, 1.0)]
     once, twice = (
-        look.model_copy(update={"name": f"{point.name}, {what}"})
+        look.model_copy(update={"name": f"{point.name}+{what}"})
         for look, what in ((point.looking_once, "once"), (point.looking_twice, "twice"))
     )
     return [(once, 1.0 - record.again), (twice, record.again)]

@@ -268,7 +268,7 @@ def test_a_glance_costs_its_first_look_and_its_share_of_the_second(
     point = full(NET, 32).point.model_copy(update={"name": "glance", "glance": glance})
     glancing = record(point, 0.3, 60, again=0.25)
     engine = timed(
-        full=always(0.010), **{"glance, once": always(0.004), "glance, twice": always(0.014)}
+        full=always(0.010), **{"glance+once": always(0.004), "glance+twice": always(0.014)}
     )
     cache = PixelCache(pictures, "validation", quiet)
     found = measure(
