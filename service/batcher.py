@@ -330,6 +330,8 @@ class Batcher:
             self._watcher.observe_service(batch, flight.p50_s, flight.p95_s, first.service_s)
             if flight.inline:
                 self._preparation.observe(batch.requests[0])
+        else:
+            costs.ended(now_s)
         if any(other.model == flight.model for other in self._inside):
             costs.began()
 

@@ -170,6 +170,11 @@ class ModelCosts:
         """A call was handed to the engine: until the next `observe`, it does not rest."""
         self._running = True
 
+    def ended(self, now_s: float) -> None:
+        """A call ended that tells nothing of what calls take: it failed, or nobody waited."""
+        self._running = False
+        self._ended_s = max(self._ended_s, now_s)
+
     def observe(
         self,
         chosen: Sequence[int],

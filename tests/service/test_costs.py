@@ -346,3 +346,13 @@ def test_a_slower_machine_is_drift_and_no_overhead() -> None:
     run(known, clock, 0.020, times=300, rest_s=0.0)
     assert known.overhead_s == 0.0
     assert known.drift == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_call_that_fails_is_over_and_what_was_learnt_before_fades() -> None:
+    clock = Clock()
+    known = costs(clock)
+    run(known, clock, 0.100, times=300, rest_s=0.0)
+    known.began()
+    known.ended(clock.now_s)
+    clock.now_s += 100 * FADE_S
+    assert known.alone_s((0,)) == pytest.approx(costs().alone_s((0,)), rel=0.05)
