@@ -103,6 +103,7 @@ class LimitedProtocol(HttpToolsProtocol):
     A head that is late, too large or no HTTP is refused here. A body that is late is refused where
     it is read (`service.images.read_body`); here its connection ends after that answer.
     Time in which we do not read, because an answer of ours is due first, does not count.
+    Trailers of a chunked body are dropped; those that go on are refused as a head would be.
     """
 
     rules: ClassVar[Rules] = Rules()
@@ -113,6 +114,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _timer: TimerHandle | None = None
     _ending: TimerHandle | None = None
     _head_bytes = 0
+    _beside_bytes = 0
+    _has_body = False
     _began = False
     _keeps_alive = True
     _is_deaf = False
@@ -141,13 +144,19 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._received_s = self.rules.clock()
         self._unset_keepalive_if_required()
-        self._began = False
+        self._began = self._has_body = False
         try:
             self.parser.feed_data(data)
             if self._part is _HEAD and not self._began:
                 # Headers are counted once all are there; until then, what piles up is.
                 self._head_bytes += len(data)
                 self._check_head(self._head_bytes)
+            elif self._part is _BODY and not self._began:
+                # What is no body: sizes of chunks between parts of it, and after it trailers, of
+                # which the parser tells once they are whole.
+                if not self._has_body:
+                    self._beside_bytes += len(data)
+                    self._check_head(self._beside_bytes)
         except httptools.HttpParserUpgrade:
             # It is answered in HTTP/1.1, but what follows on this connection may be anything.
             self._is_deaf = True
@@ -165,8 +174,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         cast(dict[str, Any], self.scope)[FIRST_BYTE] = self._received_s
         self._part, self._since_s = _HEAD, self.loop.time()
-        self._head_bytes = 0
+        self._head_bytes = self._beside_bytes = 0
         self._began = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools, which calls it for trailers too."""
+        if self._part is _HEAD:
+            super().on_header(name, value)
+        else:
+            self._beside_bytes += len(name) + len(value) + len(b": \r\n")
+            self._check_head(self._beside_bytes)
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._has_body, self._beside_bytes = True, 0
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         """See httptools."""

@@ -268,3 +268,45 @@ def test_a_client_that_leaves_amid_its_answer_is_forgotten(
             leaves.send(head("GET"))
             leaves.socket.recv(1)
         server.until_no_connections()
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+
+
+def test_trailers_are_dropped(app: Exchanges, refused: queue.Queue[ServiceError]) -> None:
+    with listening(app, rules(refused)) as server, connect(server.port) as client:
+        client.send(CHUNKED + b"x-late: 1\r\n\r\n")
+        assert client.answer().status == 200
+        scope = app.starts.get(timeout=PATIENCE_S)
+        client.send(head("GET"))
+        assert client.answer().status == 200
+    assert scope is not None
+    assert refused.empty()
+
+
+@pytest.mark.parametrize("piece", [b"a: b\r\n" * 1000, b"x" * 6000])
+def test_trailers_without_end_are_refused(
+    app: Exchanges, refused: queue.Queue[ServiceError], piece: bytes
+) -> None:
+    """Many of them, and one whose value goes on; whoever reads the body is told that it ended."""
+    with listening(app, rules(refused)) as server, connect(server.port) as client:
+        client.send(CHUNKED + b"x-late: ")
+        for _ in range(100):
+            client.send(piece)
+        answer = client.answer()
+    assert answer.status == 431
+    assert answer.error == "request line and headers have more than 32,768 bytes"
+
+
+def test_sizes_of_chunks_are_no_trailers(
+    app: Exchanges, refused: queue.Queue[ServiceError]
+) -> None:
+    """A body of many small chunks has more of them than a head may have bytes."""
+    with listening(app, rules(refused)) as server, connect(server.port) as client:
+        start, end = CHUNKED[: -len(b"0\r\n")], b"0\r\n\r\n"
+        client.send(start)
+        for _ in range(40):
+            client.send(b"1\r\nx\r\n" * 1000)
+        client.send(end)
+        assert client.answer().status == 200
+    assert refused.empty()
