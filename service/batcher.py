@@ -259,20 +259,24 @@ class Batcher:
             self._ahead.remove(flight)
             self._overtaken(flight)
             # Without those who left, and those whose files were damaged.
+            planned = len(flight.members)
             flight.members = [
                 (request, place)
                 for request, place in flight.members
                 if request.is_wanted and (flight.inline or request.pixels is not None)
             ]
             if flight.members:
+                if len(flight.members) < planned:
+                    places = [place for _, place in flight.members]
+                    flight.p50_s, flight.p95_s = self._costs[flight.model].predict(places)
                 self._dispatch(flight)
 
     def _overtaken(self, flight: Flight) -> None:
-        """Give up those whose deadline passed while they were decoded, and who want no late one."""
+        """Give up those whose deadline passed since they were chosen, and who want no late one."""
         now_s = self._clock()
         for request, _ in flight.members:
             if not request.degrade and now_s > request.deadline_s:
-                request.resolve(Expired("its deadline has passed: decoding took too long"))
+                request.resolve(Expired("its deadline passed before it could run"))
 
     def _dispatch(self, flight: Flight) -> None:
         points = self._points[flight.model]

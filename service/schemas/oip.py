@@ -95,9 +95,9 @@ def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequ
     """
     if header_length is None:
         return _parse(body, memoryview(b""), form)
-    if not header_length.isascii() or not header_length.isdecimal() or len(header_length) > 12:
+    length = _whole(header_length)
+    if length is None:
         raise BadRequest(f"{LENGTH_HEADER} must be a number of bytes, got '{header_length[:32]}'")
-    length = int(header_length)
     if length > len(body):
         raise BadRequest(f"{LENGTH_HEADER} is {length}, but the body has {len(body)} bytes")
     if length == 0:
@@ -114,7 +114,15 @@ def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequ
 
 def is_slow(body: bytes, header_length: str | None) -> bool:
     """Whether parsing takes an event loop's milliseconds: much JSON, as tensors in it are."""
-    return len(body) > _MUCH_JSON_BYTES and header_length in (None, str(len(body)))
+    if len(body) <= _MUCH_JSON_BYTES:
+        return False
+    length = None if header_length is None else _whole(header_length)
+    return length is None or length > _MAX_JSON_BYTES_BEFORE_BINARY
+
+
+def _whole(text: str) -> int | None:
+    """The number of bytes that a header says; None where it says none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 12 else None
 
 
 def _raw(body: bytes, form: Form) -> UInt8Array | bytes:

@@ -291,6 +291,7 @@ def test_what_an_event_loop_should_not_parse() -> None:
     long = bytes(100_000)
     assert is_slow(long, None)
     assert is_slow(long, "100000")
+    assert is_slow(long, "0100000")
     assert not is_slow(long, "300")
     assert not is_slow(long, "0")
     assert not is_slow(b"{}", None)
