@@ -37,23 +37,13 @@ from engines.latency.online import (
 from engines.latency.overhead import Overhead, observe_overhead
 from service.decode_costs import DecodeCosts, measure_decoding
 from service.errors import BadRequest
-from service.policy.core import Dial, PointCost
+from service.policy.core import AGAIN, MEDIAN, PLANNED, REST_S, Dial, PointCost
 from service.profile import DEFAULT_RATIOS, Profile
 
 if TYPE_CHECKING:
     from service.executor import Model
 
-__all__ = ["REST_S", "DecodeCosts", "ModelCosts", "costs_of", "measure_decoding"]
-
-MEDIAN, PLANNED = 0.5, 0.95
-"""Quantiles of service time: what to expect, and what to plan with."""
-
-AGAIN = 0.99
-"""Plans are for so many to be looked at again that more are as rare as this: beside the planning
-quantile it leaves little out."""
-
-REST_S = 0.005
-"""An engine that did nothing for so long has rested."""
+__all__ = ["DecodeCosts", "ModelCosts", "costs_of", "measure_decoding"]
 
 FADE_S = 60.0
 """Time without a call in which what was learnt fades to about a third."""

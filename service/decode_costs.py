@@ -76,7 +76,6 @@ class DecodeCosts:
         header: ImageHeader,
         size: int,
         seconds: float,
-        now_s: float = 0.0,
         *,
         num_bytes: int | None = None,
         crop_ratio: float = 1.0,

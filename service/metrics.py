@@ -23,12 +23,13 @@ from prometheus_client import (
 )
 
 from service.correction_metrics import CorrectionMetrics
-from service.costs import MEDIAN, PLANNED, ModelCosts
+from service.costs import ModelCosts
 from service.executor import Model
 from service.exposition import exposition
 from service.families import Family
 from service.glance_metrics import GlanceMetrics
 from service.objectives import CUSTOM_CLASS, DEFAULT_CLASS, SloClass
+from service.policy.core import MEDIAN, PLANNED
 from service.request import Batch, Exchange, Reply
 
 PREFIX = "laud"

@@ -115,14 +115,19 @@ def capacity_of_full(points: Sequence[PointCapacity]) -> PointCapacity:
     return next(one for one in points if one.point == FULL)
 
 
+LEAST_TAIL_S = 5
+"""Seconds that have to be in time to the end before anything has recovered."""
+
+
 def recovery_s(
     begins_s: Sequence[float], sent: Sequence[int], met: Sequence[int], level: float
 ) -> float | None:
-    """From when on at least that share was in time, to the end; None never.
+    """From when on at least that share was in time, to the end; None never, or only for less than
+    `LEAST_TAIL_S` before the end, which may be luck.
 
     The arguments have one entry per second, the first of which is 0.
     """
-    for k, begin_s in enumerate(begins_s):
+    for k, begin_s in enumerate(begins_s[: len(begins_s) - LEAST_TAIL_S + 1]):
         if sum(sent[k:]) and sum(met[k:]) >= level * sum(sent[k:]):
             return begin_s - begins_s[0]
     return None

@@ -12,12 +12,11 @@ import numpy as np
 from service.load.client import LoadError
 from service.load.records import Records
 from service.load.target import Served
-from service.policy.core import Dial, PointCost
-from service.simulation.core import REST_S, Bools, Floats, Ints, Machine
+from service.policy.core import PLANNED, REST_S, Dial, PointCost
+from service.simulation.core import Bools, Floats, Ints, Machine
 
 _FEWEST = 10
 _QUANTILES = 101
-_PLANNED = 0.95
 # Answers of one call leave together; those of the next come a whole call later.
 _TOGETHER = 0.5
 
@@ -141,7 +140,7 @@ def around(records: Records) -> tuple[Floats, Floats]:
 
 def planned_s(after_s: Floats) -> float:
     """What the service would plan for answers that take so long."""
-    return float(np.quantile(after_s, _PLANNED)) if after_s.size else 0.0
+    return float(np.quantile(after_s, PLANNED)) if after_s.size else 0.0
 
 
 def _known(values: Floats) -> Floats:

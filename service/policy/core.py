@@ -10,6 +10,16 @@ from dataclasses import dataclass, replace
 from math import comb
 from typing import Any, Protocol
 
+MEDIAN, PLANNED = 0.5, 0.95
+"""Quantiles of service time: what to expect, and what to plan with."""
+
+AGAIN = 0.99
+"""Plans are for so many to be looked at again that more are as rare as this: beside the planning
+quantile it leaves little out."""
+
+REST_S = 0.005
+"""An engine that did nothing for so long has rested."""
+
 
 @dataclass(frozen=True, slots=True)
 class PointCost:

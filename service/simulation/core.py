@@ -14,17 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.errors import InvalidInput
-from service.policy.core import Dial
+from service.policy.core import AGAIN, MEDIAN, PLANNED, Dial
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-REST_S = 0.005
-"""An engine that did nothing for so long has rested."""
-
-MEDIAN, AGAIN = 0.5, 0.99
-"""As `service.costs` has them."""
 
 NO_POINT = -1
 
@@ -69,7 +63,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a request asks besides its time. allowed: points of the dial, None is its front.
+    """What a request asks besides its time. allowed: points of the dial, None is all that
+    are worth choosing freely.
 
     degrade: whether a late answer is wanted.
     """
@@ -144,7 +139,7 @@ class Costs(Protocol):
 class SteadyCosts:
     """Costs of a machine that stays as it was measured: nothing is learnt."""
 
-    def __init__(self, machine: Machine, planned: float = 0.95) -> None:
+    def __init__(self, machine: Machine, planned: float = PLANNED) -> None:
         self.dial = machine.dial
         self._share_s = [point.share_s for point in machine.dial.points]
         self._median = float(np.quantile(machine.ratios, 0.5))

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from service.policy.core import Dial, Policy, View
+from service.policy.core import REST_S, Dial, Policy, View
 from service.policy.queue import DeadlineQueue
 from service.policy.rules import ArrivalRate, check_decision, late_batch
 from service.simulation.core import (
     NO_POINT,
-    REST_S,
     Answers,
     Bounds,
     Costs,

@@ -95,14 +95,19 @@ def test_a_budget_that_full_never_keeps_is_told() -> None:
 @pytest.mark.parametrize(
     ("met", "expected"),
     [
-        ((100, 100, 100), 0.0),
-        ((50, 99, 100), 1.0),
-        ((0, 0, 100), 2.0),
-        ((100, 100, 50), None),
+        ((100,) * 7, 0.0),
+        ((50, 99, 100, 100, 100, 100, 100), 1.0),
+        ((0, 0, 100, 100, 100, 100, 100), 2.0),
+        ((0, 0, 0, 100, 100, 100, 100), None),
+        ((100, 100, 100, 100, 100, 100, 50), None),
+        ((100, 100), None),
     ],
 )
-def test_recovered_is_when_the_rest_was_in_time(met: tuple[int, ...], expected: float) -> None:
-    assert recovery_s([30.0, 31.0, 32.0], [100] * 3, met, 0.99) == expected
+def test_recovered_is_when_the_rest_was_in_time_and_long_enough_to_tell(
+    met: tuple[int, ...], expected: float | None
+) -> None:
+    begins_s = [30.0 + second for second in range(len(met))]
+    assert recovery_s(begins_s, [100] * len(met), met, 0.99) == expected
 
 
 def test_a_core_taken_shows_in_time_and_accuracy() -> None:
