@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.architecture import Block, MapSize, only_resnet
 from engines.bundle import Bundle
+from engines.closing import Closing
 from engines.core import MAX_THREADS, OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
 from engines.cpu.counting import Counter, wishes_of_batch
@@ -27,7 +26,7 @@ ISA_VARIABLE = "LAUD_CPU_ISA"
 _MOST_SIZES = 64
 
 
-class CpuEngine:
+class CpuEngine(Closing):
     """Runs a folded network, computing only what is active.
 
     Calls from several threads run one after another. In a process forked after loading, `infer`
@@ -174,17 +173,6 @@ class CpuEngine:
     def close(self) -> None:
         self._closed = True
         self._native.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _spec(bundle: Bundle, precision: str) -> _native.NetworkSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -12,15 +11,16 @@ import torch
 
 from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle, Preprocessing
+from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.detection.architecture import MASK_SIZE, STRIDE, detector_macs
-from engines.errors import BundleError, CheckpointError, EngineError, InvalidInput
-from engines.models.checkpoints import load_strictly
+from engines.errors import BundleError, EngineError, InvalidInput
 from engines.models.detection import LaudDetector
 from engines.models.inputs import normalise
+from engines.reference.weights import load_bundle_weights
 
 
-class ReferenceDetector:
+class ReferenceDetector(Closing):
     """Finds objects in whole pictures. Not safe for concurrent calls; outputs are fresh."""
 
     name = "reference"
@@ -42,11 +42,7 @@ class ReferenceDetector:
         if manifest.detector is None or not isinstance(manifest.architecture, ResNet):
             raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
         model = LaudDetector(manifest.architecture, manifest.detector)
-        weights = {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
-        try:
-            load_strictly(model, weights)
-        except CheckpointError as error:
-            raise BundleError(f"'{bundle.path}': {error}") from None
+        load_bundle_weights(model, bundle)
         return cls(model, manifest.preprocessing, threads=threads)
 
     @torch.inference_mode()
@@ -91,14 +87,3 @@ class ReferenceDetector:
 
     def close(self) -> None:
         self._model = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

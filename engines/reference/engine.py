@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -17,21 +16,22 @@ from torch import Tensor
 
 from engines.architecture import MapSize, RegNet, ResNet
 from engines.bundle import Bundle, Preprocessing
+from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
-from engines.errors import BundleError, CheckpointError, EngineError
+from engines.errors import EngineError
 from engines.glance import run_glances
 from engines.macs import masker_units
-from engines.models.checkpoints import load_strictly
 from engines.models.flops import network_macs
 from engines.models.inputs import normalise
 from engines.models.masks import Mask, Thresholds
 from engines.models.network import LaudNetwork
 from engines.models.regnet import network_of
+from engines.reference.weights import load_bundle_weights
 
 _NO_CAP = 2**62
 
 
-class ReferenceEngine:
+class ReferenceEngine(Closing):
     """Runs any network in fp32 on the CPU. Not safe for concurrent calls; outputs are fresh."""
 
     name = "reference"
@@ -50,11 +50,7 @@ class ReferenceEngine:
     def from_bundle(cls, bundle: Bundle, *, threads: int | None = None) -> Self:
         """Load a bundle; 16-bit weights are widened. BundleError when names do not fit."""
         model = network_of(bundle.manifest.architecture)
-        weights = {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
-        try:
-            load_strictly(model, weights)
-        except CheckpointError as error:
-            raise BundleError(f"'{bundle.path}': {error}") from None
+        load_bundle_weights(model, bundle)
         return cls(model, bundle.manifest.preprocessing, threads=threads)
 
     @torch.inference_mode()
@@ -91,17 +87,6 @@ class ReferenceEngine:
 
     def close(self) -> None:
         self._model = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def point_decision(point: OperatingPoint) -> Thresholds | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from engines.architecture import Block, MapSize, ResNet, only_resnet
 from engines.bundle import BlockScales, Bundle
 from engines.caps import units_of
+from engines.closing import Closing
 from engines.core import Float32Array, OperatingPoint, Output, UInt8Array, check_batch
 from engines.errors import BundleError, CheckpointError, EngineError, InvalidInput
 from engines.glance import run_glances
@@ -38,7 +38,7 @@ _Bools = npt.NDArray[np.bool_]
 _Integers = npt.NDArray[np.float64]
 
 
-class IntegerReference:
+class IntegerReference(Closing):
     """Answers as an int8 engine must; slow. Satisfies `engines.core.Engine`; outputs are fresh."""
 
     name = "integer"
@@ -108,17 +108,6 @@ class IntegerReference:
 
     def close(self) -> None:
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Pass:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, NotRequired
 
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
@@ -14,13 +14,7 @@ from engines.detection.scenes import Detections
 from service.contract import Terms, milliseconds
 from service.executor import Model
 from service.request import Reply
-from service.schemas.v1 import (
-    Measured,
-    ObjectiveTerms,
-    Predicted,
-    objective_terms,
-    predicted_terms,
-)
+from service.schemas.v1 import AnswerTerms, Measured, objective_terms, predicted_terms
 
 
 class DetectQuery(BaseModel):
@@ -56,7 +50,7 @@ class Object(TypedDict):
     area: NotRequired[int]
 
 
-class Objects(TypedDict):
+class Objects(AnswerTerms):
     """The answer, surest object first. width, height: of the picture as it is seen, upright."""
 
     model: str
@@ -72,22 +66,6 @@ class Objects(TypedDict):
             "expected of that point, measured on pictures that were not trained on."
         ),
     ]
-    outcome: Annotated[Literal["met", "late"], Field(description="In time or not.")]
-    slack_ms: Annotated[float, Field(description="Left until the deadline; negative when late.")]
-    objective: ObjectiveTerms
-    predicted: Predicted
-    measured: Measured
-    milliseconds: Annotated[
-        dict[str, float],
-        Field(
-            description="Per phase: `receive` (the body), `queue`, `decode`, the engine's phases "
-            "(of the whole batch), and `total` since the first byte."
-        ),
-    ]
-    bundle: str
-    engine: str
-    precision: str
-    request_id: str
 
 
 def described(found: Detections, labels: Sequence[str], width: int, height: int) -> list[Object]:

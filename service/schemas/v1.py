@@ -124,7 +124,28 @@ class Explanation(Wire):
     blocks: list[ExplainedBlock]
 
 
-class Classification(TypedDict):
+class AnswerTerms(TypedDict):
+    """What every answer tells of its objective, of what it took and of what gave it."""
+
+    outcome: Annotated[Literal["met", "late"], Field(description="In time or not.")]
+    slack_ms: Annotated[float, Field(description="Left until the deadline; negative when late.")]
+    objective: ObjectiveTerms
+    predicted: Predicted
+    measured: Measured
+    milliseconds: Annotated[
+        dict[str, float],
+        Field(
+            description="Per phase: `receive` (the body), `queue`, `decode`, the engine's phases "
+            "(of the whole batch), and `total` since the first byte."
+        ),
+    ]
+    bundle: str
+    engine: str
+    precision: str
+    request_id: str
+
+
+class Classification(AnswerTerms):
     """The answer of `POST /v1/classify`, most probable label first."""
 
     model: str
@@ -152,22 +173,6 @@ class Classification(TypedDict):
             "enough, and the image itself was computed; null where the point does not glance."
         ),
     ]
-    outcome: Annotated[Literal["met", "late"], Field(description="In time or not.")]
-    slack_ms: Annotated[float, Field(description="Left until the deadline; negative when late.")]
-    objective: ObjectiveTerms
-    predicted: Predicted
-    measured: Measured
-    milliseconds: Annotated[
-        dict[str, float],
-        Field(
-            description="Per phase: `receive` (the body), `queue`, `decode`, the engine's phases "
-            "(of the whole batch), and `total` since the first byte."
-        ),
-    ]
-    bundle: str
-    engine: str
-    precision: str
-    request_id: str
     explain: NotRequired[
         Annotated[
             Explanation, Field(description="With `?explain=1` only: what was computed where.")
