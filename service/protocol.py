@@ -151,12 +151,11 @@ class LimitedProtocol(HttpToolsProtocol):
                 # Headers are counted once all are there; until then, what piles up is.
                 self._head_bytes += len(data)
                 self._check_head(self._head_bytes)
-            elif self._part is _BODY and not self._began:
+            elif self._part is _BODY and not (self._began or self._has_body):
                 # What is no body: sizes of chunks between parts of it, and after it trailers, of
                 # which the parser tells once they are whole.
-                if not self._has_body:
-                    self._beside_bytes += len(data)
-                    self._check_head(self._beside_bytes)
+                self._beside_bytes += len(data)
+                self._check_head(self._beside_bytes)
         except httptools.HttpParserUpgrade:
             # It is answered in HTTP/1.1, but what follows on this connection may be anything.
             self._is_deaf = True
