@@ -13,7 +13,7 @@ from collections import deque
 _KEPT = 128
 _PRIOR_S = (0.0002,) * 4 + (0.0004,) * 4
 _PLANNED = 0.95
-_MOST_S = 0.1
+MOST_S = 0.1
 """Longer answers are those of clients that do not read, about which nothing can be planned."""
 
 
@@ -35,5 +35,5 @@ class AnswerCosts:
             return
         if len(self._latest) == _KEPT:
             self._ordered.remove(self._latest[0])
-        self._latest.append(min(max(seconds, 0.0), _MOST_S))
+        self._latest.append(min(max(seconds, 0.0), MOST_S))
         insort(self._ordered, self._latest[-1])

@@ -37,6 +37,14 @@ class CorrectionMetrics:
             ),
             (
                 gauge(
+                    "decision_caution_ratio",
+                    "How much more than that decisions plan for, since answers planned to be in "
+                    "time were late.",
+                ),
+                lambda costs: costs.caution,
+            ),
+            (
+                gauge(
                     "prediction_overhead_seconds",
                     "What each call takes beside its work since it was profiled; the other ratios "
                     "are of both.",

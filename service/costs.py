@@ -37,6 +37,7 @@ from engines.latency.online import (
 from engines.latency.overhead import Overhead, observe_overhead
 from service.decode_costs import DecodeCosts, measure_decoding
 from service.errors import BadRequest
+from service.policy.caution import Caution
 from service.policy.core import AGAIN, MEDIAN, PLANNED, REST_S, Dial, PointCost
 from service.profile import DEFAULT_RATIOS, Profile
 
@@ -88,6 +89,7 @@ class ModelCosts:
         self._rested = _Corrected(start([ratio * rested_ratio for ratio in ratios], now_s))
         self._running = False
         self._ended_s = -math.inf
+        self._caution = Caution()
 
     @property
     def margin(self) -> float:
@@ -96,6 +98,17 @@ class ModelCosts:
         Finite and at least 1: where the machine got faster, plans stay as they were measured.
         """
         return self._now().margin
+
+    @property
+    def careful_margin(self) -> float:
+        """What decisions plan with: `margin`, and more where answers came late that had been
+        planned to be in time."""
+        return self.margin * self._caution.factor
+
+    @property
+    def caution(self) -> float:
+        """How much more that is, see `service.policy.caution`."""
+        return self._caution.factor
 
     @property
     def usual(self) -> float:
@@ -159,6 +172,10 @@ class ModelCosts:
     def began(self) -> None:
         """A call was handed to the engine: until the next `observe`, it does not rest."""
         self._running = True
+
+    def judge(self, missed: bool) -> None:
+        """An answer that was planned to be in time, and whose point was free, was not (or was)."""
+        self._caution = self._caution.observe(missed)
 
     def ended(self, now_s: float) -> None:
         """A call ended that tells nothing of what calls take: it failed, or nobody waited."""

@@ -109,7 +109,7 @@ class Decider:
             free_s=free_s,
             waiting=waiting,
             dial=costs.dial,
-            margin=costs.margin,
+            margin=costs.careful_margin,
             rate_hz=0.0 if rate is None else rate.at(now_s),
             cv2=1.0 if rate is None else rate.cv2(),
             others_s=others_s,

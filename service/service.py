@@ -11,7 +11,7 @@ from starlette.requests import Request as HttpRequest
 
 from engines.core import OperatingPoint
 from service.admission import Limits
-from service.answer_costs import AnswerCosts
+from service.answer_costs import MOST_S, AnswerCosts
 from service.batcher import Batcher
 from service.costs import ModelCosts, costs_of
 from service.deciding import Decider
@@ -224,7 +224,18 @@ class Service:
             self.metrics.observe_reply(exchange.model, reply)
         usual = exchange.status < 400 and not exchange.explained
         if exchange.engine_end_s is not None and usual:
-            self.answer_costs.observe(exchange.arrived_s + duration_s - exchange.engine_end_s)
+            answer_s = exchange.arrived_s + duration_s - exchange.engine_end_s
+            self.answer_costs.observe(answer_s)
+            if answer_s < MOST_S:
+                self._judge(exchange, duration_s)
+
+    def _judge(self, exchange: Exchange, duration_s: float) -> None:
+        """Tell whether a plan held, where there was one that meant to be in time."""
+        asked, plan = exchange.objective, exchange.predicted
+        if asked is None or asked.pinned is not None or plan is None:
+            return
+        if plan.completion_p95_s <= asked.slo_s:
+            self.costs[exchange.model].judge(duration_s > asked.slo_s)
 
     def _request(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -34,7 +34,7 @@ from engines.export.drafts import NO_HASH, changed, measured_records, serving_en
 from engines.export.glances import MOST, glancing_points
 from engines.export.int8 import quantised
 from engines.export.pictures import PixelCache, Say, some_pictures
-from engines.folders import find_split, scan_folder
+from engines.folders import ImageFolder, find_split, scan_folder
 from engines.macs import static_macs
 from engines.manifest import MOST_POINTS
 from engines.models.checkpoints import load_strictly
@@ -82,7 +82,31 @@ def export(
             data=data or run.data, say=say,
         )  # fmt: skip
     learned = [_learned(run, request, thresholds) for request in run.points]
-    split = find_split(data or run.data, "validation")
+    exported(
+        run, learned, provenance, weights, out,
+        data=data or run.data, calibration=chosen, all_points=all_points, say=say,
+    )  # fmt: skip
+    return read_bundle(out)
+
+
+def exported(
+    run: Run,
+    learned: Sequence[OperatingPoint],
+    provenance: Provenance,
+    weights: Weights,
+    out: Path,
+    *,
+    data: Path,
+    calibration: ImageFolder | None,
+    all_points: bool,
+    say: Say,
+) -> None:
+    """Calibrate, measure and write what a classifier's run, or an older bundle, has learned.
+
+    learned: the points that the run requests, as they were learned. calibration: pictures for int8
+    scales. Raises ConfigError where the classes of `data` are others.
+    """
+    split = find_split(data, "validation")
     images = scan_folder(split)
     if images.classes != run.labels:
         raise ConfigError(f"'{split}' has other classes than the run was trained on")
@@ -104,12 +128,11 @@ def export(
                 results += evaluate_points(engine, glancing, pictures, say=say)
     records = measured_records(run.architecture, results, images.labels, split.name)
     bundle = changed(draft, points=records)
-    if chosen is not None:
-        bundle = quantised(bundle, chosen, pictures, say, results)
+    if calibration is not None:
+        bundle = quantised(bundle, calibration, pictures, say, results)
     budgets = {request.name: request.budget for request in run.points}
     bundle = dialled(bundle, budgets, pictures, say, keep_all=all_points)
     write_bundle(out, bundle.manifest, weights)
-    return read_bundle(out)
 
 
 def rounded_weights(folder: Path, run: Run) -> Weights:

@@ -13,7 +13,7 @@ from service.cli.output import print_points, say
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="Folder of a finished run; with --int8 also NAME.laud, zoo:NAME.")
+        str, typer.Argument(help="Folder of a finished run; with --int8 or --dial a bundle.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write: NAME.laud.")],
     data: Annotated[
@@ -32,6 +32,9 @@ def export(
     all_points: Annotated[
         bool, typer.Option("--all-points", help="Drop none of the run's points.")
     ] = False,
+    dial: Annotated[
+        bool, typer.Option("--dial", help="Choose the points of a bundle anew, on this machine.")
+    ] = False,
 ) -> None:
     """Turn a finished run into a bundle that can be served.
 
@@ -41,13 +44,16 @@ def export(
 
     Last, the latency of every point is measured on this machine, one picture at a time: a point
     that another makes pointless (at most as slow, and no worse in log-loss) is dropped. Let the
-    machine be quiet meanwhile. The points of a bundle stay as they are.
+    machine be quiet meanwhile. The points of a bundle stay as they are, unless --dial has them
+    chosen anew: from the image sizes that it was exported from, its points that skip, and glances.
 
         laud export runs/clothing -o clothing.laud
 
         laud export runs/clothing -o int8.laud --int8 --calibrate DIR/train
 
         laud export a.laud -o b.laud --int8 --calibrate DIR/train --data DIR
+
+        laud export zoo:clothing -o mine.laud --dial --int8 --calibrate DIR/train --data DIR
     """
     from engines.errors import InvalidInput
 
@@ -55,12 +61,23 @@ def export(
         raise InvalidInput("--int8 needs --calibrate DIR, a folder with one folder a class")
     if calibrate is not None and not int8:
         raise InvalidInput("--calibrate is for int8 scales: give --int8 too")
-    if _is_bundle(source):
-        if all_points:
-            raise InvalidInput(f"'{source}' is a bundle: its points stay without --all-points")
+    is_bundle = _is_bundle(source)
+    if dial:
+        if not is_bundle:
+            raise InvalidInput(f"'{source}' is no bundle; a run's points are chosen without --dial")
+        if data is None:
+            raise InvalidInput("--dial needs --data DIR, the folder with the validation split")
+    if is_bundle and all_points:
+        raise InvalidInput(f"'{source}' is a bundle: its points stay without --all-points")
+    if dial and data is not None:
+        from engines.export.redial import redial
+
+        bundle = redial(source, output, data=data, calibration=calibrate, say=say)
+    elif is_bundle:
         if calibrate is None:
             raise InvalidInput(
-                f"'{source}' is a bundle already; with --int8 --calibrate DIR it gets int8 scales"
+                f"'{source}' is a bundle already; with --int8 --calibrate DIR it gets int8 scales, "
+                "with --dial --data DIR other points"
             )
         from engines.export.int8 import quantise_bundle
 

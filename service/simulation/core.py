@@ -114,6 +114,10 @@ class Costs(Protocol):
         """The planning quantile of a call over the dial's median."""
 
     @property
+    def careful_margin(self) -> float:
+        """The same, and more where plans failed: what decisions plan with."""
+
+    @property
     def usual(self) -> float:
         """The median of a call over the dial's, at least 1: what each of many adds."""
 
@@ -125,6 +129,9 @@ class Costs(Protocol):
 
     def began(self) -> None:
         """A call began."""
+
+    def judge(self, missed: bool) -> None:
+        """An answer that was planned to be in time, and whose point was free, was not (or was)."""
 
     def observe(
         self,
@@ -145,6 +152,7 @@ class SteadyCosts:
         self._median = float(np.quantile(machine.ratios, 0.5))
         self.usual = max(1.0, self._median)
         self.margin = max(1.0, float(np.quantile(machine.ratios, planned)))
+        self.careful_margin = self.margin
 
     def share_s(self, point: int) -> float:
         """See `Costs`."""
@@ -156,6 +164,9 @@ class SteadyCosts:
         return median_s * self._median, self.dial.quantile_call_s(chosen, AGAIN) * self.margin
 
     def began(self) -> None:
+        """See `Costs`."""
+
+    def judge(self, missed: bool) -> None:
         """See `Costs`."""
 
     def observe(

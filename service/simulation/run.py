@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,8 @@ class _Run:
         # Of the latest call: when it began, ends, was expected to and planned to end.
         self._begin_s = self._end_s = self._expected_s = self._planned_s = -math.inf
         self._running: list[tuple[float, tuple[int, ...], float, tuple[bool | None, ...]]] = []
+        # Answers whose plans are judged, by when they are out: that they are, and whether in time.
+        self._judged: list[tuple[float, bool]] = []
 
     def run(self) -> Answers:
         at_s = self._offered.at_s.tolist()
@@ -187,13 +190,12 @@ class _Run:
             self._end(image, Outcome.EXPIRED, now_s)
         waiting = self._queue.timely()
         if waiting:
-            margin = self._costs.margin
             view = View(
                 now_s,
                 free_s,
                 waiting,
                 self._costs.dial,
-                margin,
+                self._costs.careful_margin,
                 rate_hz=self._rate.at(now_s),
                 cv2=self._rate.cv2(),
             )
@@ -226,7 +228,10 @@ class _Run:
         self._costs.began()
         self._running.append((self._end_s, points, service_s, again))
         for image, point in zip(images, points, strict=True):
-            in_time = self._end_s + self._longer_s[image.number] <= image.deadline_s
+            out_s = self._end_s + self._longer_s[image.number]
+            in_time = out_s <= image.deadline_s
+            if self._planned_s <= image.deadline_s and len(image.allowed) > 1:
+                heappush(self._judged, (out_s, not in_time))
             self._point[image.number] = point
             self._end(image, Outcome.MET if in_time else Outcome.LATE, self._end_s)
 
@@ -244,12 +249,14 @@ class _Run:
         return None if cost.worst == 1.0 else self._ease[image.number] < cost.again
 
     def _learn(self) -> None:
-        """Tell of the calls that have ended by now."""
+        """Tell of the calls that have ended by now, and of the answers that are out."""
         while self._running and self._running[0][0] <= self._now_s:
             end_s, points, service_s, again = self._running.pop(0)
             self._costs.observe(points, service_s, end_s, again)
             if self._running:
                 self._costs.began()
+        while self._judged and self._judged[0][0] <= self._now_s:
+            self._costs.judge(heappop(self._judged)[1])
 
     def _end(self, image: _Image, outcome: Outcome, at_s: float) -> None:
         self._outcome[image.number] = outcome

@@ -48,13 +48,17 @@ def at_sizes(manifest: Manifest, sizes: tuple[int, ...]) -> Manifest:
         for place, size in enumerate(sizes)
     )
     scales = manifest.quantisation
+    if scales is not None:
+        # What was never answered agrees with nothing; the scales stay those that were observed.
+        unknown = scales.calibration.model_copy(update={"agreement": (0.0,) * len(points)})
+        scales = scales.model_copy(update={"points": points, "calibration": unknown})
     return Manifest.model_validate(
         {
             **dict(manifest),
             "name": f"{manifest.name}-{sizes[0]}",
             "points": points,
             "dial": None,
-            "quantisation": scales and scales.model_copy(update={"points": points}),
+            "quantisation": scales,
         }
     )
 

@@ -22,9 +22,13 @@ def bundle(tmp_path: Path) -> Bundle:
 
 @pytest.fixture
 def asked(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, dict[str, Any]]]:
-    """What was asked of the two modules that do the work, in place of doing it."""
+    """What was asked of the modules that do the work, in place of doing it."""
     calls: list[tuple[str, Any, dict[str, Any]]] = []
-    for name, function in [("run", "export"), ("int8", "quantise_bundle")]:
+    for name, function in [
+        ("run", "export"),
+        ("int8", "quantise_bundle"),
+        ("redial", "redial"),
+    ]:
         module = ModuleType(f"engines.export.{name}")
 
         def remember(source: Any, out: Path, *, _name: str = name, **options: Any) -> Bundle:
@@ -90,6 +94,30 @@ def test_a_bundle_gets_int8_scales(laud: Laud, asked: Calls, bundle: Bundle, zoo
     ((name, found, rest),) = asked
     assert (name, found) == ("int8", source)
     assert rest == {"out": Path("new.laud"), "data": None, "calibration": Path("some")}
+
+
+def test_a_bundle_gets_points_for_this_machine(laud: Laud, asked: Calls, bundle: Bundle) -> None:
+    done = laud("export", str(bundle.path), "-o", "new.laud", "--dial", "--data", "pictures")
+    assert done.status == 0
+    ((name, source, rest),) = asked
+    assert (name, source) == ("redial", str(bundle.path))
+    assert rest == {"out": Path("new.laud"), "data": Path("pictures"), "calibration": None}
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "reason"),
+    [
+        ("zoo:clothing", ["--dial"], "--dial needs --data DIR"),
+        ("runs/demo", ["--dial", "--data", "x"], "a run's points are chosen without --dial"),
+    ],
+)
+def test_a_dial_needs_a_bundle_and_pictures(
+    laud: Laud, asked: Calls, source: str, options: list[str], reason: str
+) -> None:
+    done = laud("export", source, "-o", "new.laud", *options)
+    assert done.status == 2
+    assert reason in assert_one_line(done)
+    assert not asked
 
 
 @pytest.mark.parametrize(

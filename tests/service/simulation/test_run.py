@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -275,3 +276,19 @@ def test_a_slower_machine_is_answered_by_faster_points_and_the_way_back_is_found
     assert answers.met[settled].mean() > 0.99
     assert (answers.point[settled] < 2).mean() > 0.3
     assert (answers.point[after] == 2).all()
+
+
+def test_answers_that_leave_late_make_decisions_careful_until_they_no_longer_are() -> None:
+    # Each answer takes 2 s more than any plan knows, of the 5.5 s that it has.
+    of = dial((1.0, 4.0), (0.5, 0.9), max_batch=1)
+    many = [(20.0 * n, 5.5) for n in range(60)]
+    slow = replace(offered(*many), longer_s=np.full(60, 2.0))
+    answers = simulate(Machine(of, (1.0,)), OURS, slow, costs_of=learnt_costs)
+    points = answers.point.tolist()
+    assert points[:3] == [1, 1, 1]
+    assert not answers.met[:3].any()
+    assert points[-20:] == [0] * 20
+    assert answers.met[-20:].all()
+    quick = simulate(Machine(of, (1.0,)), OURS, offered(*many), costs_of=learnt_costs)
+    assert quick.point.tolist() == [1] * 60
+    assert quick.met.all()
