@@ -6,14 +6,15 @@ dense heads) the cost follows from the image size; behind it, from what was foun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from engines.architecture import MapSize, ResNet
 from engines.core import FrozenModel
-from engines.macs import static_macs
+from engines.macs import BlockRates, executed_macs, static_macs
 
 MOST_DETECTIONS = 500
 """Of one picture; those of the nuclei set hold up to 375 objects."""
@@ -21,13 +22,19 @@ MOST_DETECTIONS = 500
 CANDIDATES_PER_LEVEL = 1000
 """Surest places of each pyramid level that compete for them."""
 
-STRIDE = 32
+LEVELS = 4
+STRIDES = (4, 8, 16, 32)
+"""Pixels between the places of each pyramid level, the finest first."""
+
+STRIDE = STRIDES[-1]
 """Of the coarsest pyramid level: image sizes are multiples of it."""
 
 ROI_SIZE = 14
 MASK_SIZE = 2 * ROI_SIZE
 
 MAX_WIDTH = 96
+
+Patch = Annotated[int, Field(ge=1, le=64)]
 
 
 class Detector(FrozenModel):
@@ -37,6 +44,10 @@ class Detector(FrozenModel):
     the two towers (class; box and centre). masks: whether objects get a mask. mask_convs: 3x3
     convolutions of the mask head, `width` channels each. overlap: boxes of one label that overlap
     by more (IoU) are one object. least_score: nothing below it is answered.
+
+    level_patches: pixels on a side of the patches of each pyramid level, the finest first. A masker
+    a level says which of them are computed, from the stage's output: of the others the pyramid is
+    zero, so are the towers, and nothing is found there. None: everything is computed.
     """
 
     width: Annotated[int, Field(ge=8, le=MAX_WIDTH, multiple_of=8)] = 64
@@ -45,6 +56,12 @@ class Detector(FrozenModel):
     mask_convs: Annotated[int, Field(ge=1, le=4)] = 2
     overlap: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     least_score: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    level_patches: tuple[Patch, Patch, Patch, Patch] | None = None
+
+    @property
+    def num_maskers(self) -> int:
+        """Those of the pyramid's levels; they come after the backbone's."""
+        return 0 if self.level_patches is None else LEVELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +102,48 @@ def stage_channels(net: ResNet) -> tuple[int, ...]:
     return tuple(channels[stage] for stage in sorted(channels))
 
 
+@dataclass(frozen=True, slots=True)
+class LevelRates:
+    """What a level executes: share of its pixels, and whether its masker is asked (1, 0)."""
+
+    pixels: Any = 1.0
+    masker: Any = 0.0
+
+
+def executed_dense_macs(
+    net: ResNet,
+    detector: Detector,
+    image: MapSize,
+    blocks: Sequence[BlockRates],
+    levels: Sequence[LevelRates],
+) -> Any:
+    """Backbone, pyramid and dense heads at these rates; the type follows the rates'.
+
+    Laterals are computed everywhere, since coarse levels feed finer ones.
+    """
+    sizes, width = pyramid_sizes(net, image), detector.width
+    classifier = net.num_features * (sizes[-1].area + net.num_classes)
+    total: Any = executed_macs(net, image, blocks) - classifier
+    each = 9 * width * width + _tower(net, detector)
+    patches = detector.level_patches or (1,) * LEVELS
+    for size, channels, patch, rate in zip(
+        sizes, stage_channels(net), patches, levels, strict=True
+    ):
+        masker = 2 * channels * size.patches(patch).area
+        total = (
+            total + channels * width * size.area
+            + each * size.area * rate.pixels + masker * rate.masker
+        )  # fmt: skip
+    return total
+
+
+def _tower(net: ResNet, detector: Detector) -> int:
+    """Dense heads, a pixel: two towers, and behind them a 3x3 each for classes, four distances and
+    the centre."""
+    width = detector.width
+    return 2 * detector.head_convs * 9 * width * width + 9 * width * (net.num_classes + 5)
+
+
 def detector_macs(net: ResNet, detector: Detector, image: MapSize) -> DetectorMacs:
     """What each part takes for an image of that size."""
     areas = [size.area for size in pyramid_sizes(net, image)]
@@ -92,14 +151,12 @@ def detector_macs(net: ResNet, detector: Detector, image: MapSize) -> DetectorMa
     square = 9 * width * width
     classifier = net.num_features * (areas[-1] + net.num_classes)
     lateral = sum(c * width * area for c, area in zip(stage_channels(net), areas, strict=True))
-    # Two towers, and behind them a 3x3 each for classes, four distances and the centre.
-    tower = 2 * detector.head_convs * square + 9 * width * (net.num_classes + 5)
     small, large = ROI_SIZE**2, MASK_SIZE**2
     half = width // 2
     mask = detector.mask_convs * square * small + 4 * width * half * small + half * large
     return DetectorMacs(
         backbone=static_macs(net, image) - classifier,
         pyramid=lateral + square * sum(areas),
-        heads=tower * sum(areas),
+        heads=_tower(net, detector) * sum(areas),
         per_object=mask if detector.masks else 0,
     )
