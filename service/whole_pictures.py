@@ -10,10 +10,12 @@ import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image, ImageDraw
 
 from engines.core import UInt8Array
-from engines.detection.letterbox import decode_whole, inner_size
+from engines.detection.letterbox import decode_whole, inner_size, letterbox
 from engines.detection.scenes import Detections
-from engines.preprocessing import decode, upright_size
+from engines.preprocessing import decode, read_header, upright_size
 from service.images import Picture
+from service.request import Reply
+from service.schemas.detection import Limits
 
 MAX_DRAWN = 2048
 """Long side of a drawn picture in pixels, at most: larger ones are shown smaller."""
@@ -31,25 +33,80 @@ _QUALITY = 90
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WholePicture(Picture):
-    """A file that is shown to the network as a whole, in a grey square."""
+    """A picture that is shown to the network as a whole, in a grey square."""
 
     def at(self, size: int, *, crop_ratio: float) -> UInt8Array:
         """The network's input (size, size, 3); nothing is cropped.
 
         Raises ImageError for a file that turns out to be damaged.
         """
-        return decode_whole(self.encoded_bytes, size, max_pixels=self.max_pixels)
+        if isinstance(self.source, bytes):
+            return decode_whole(self.source, size, max_pixels=self.max_pixels)
+        return letterbox(self.source, size)
 
     @property
     def encoded_bytes(self) -> bytes:
-        """The file."""
+        """The file. TypeError where pixels were sent."""
         if not isinstance(self.source, bytes):
-            raise TypeError("a whole picture is a file")
+            raise TypeError("the picture was sent as pixels, not as a file")
         return self.source
 
     def upright_size(self) -> tuple[int, int]:
         """Width and height once it is turned as its EXIF data say. Not for the event loop."""
-        return upright_size(self.encoded_bytes, max_pixels=self.max_pixels)
+        if isinstance(self.source, bytes):
+            return upright_size(self.source, max_pixels=self.max_pixels)
+        height, width = self.source.shape[:2]
+        return width, height
+
+    @property
+    def long_side(self) -> int:
+        """In pixels."""
+        if isinstance(self.source, bytes):
+            header = read_header(self.source, max_pixels=self.max_pixels)
+            return max(header.width, header.height)
+        return int(max(self.source.shape[:2]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InPicture:
+    """What was found, in the pixels of a picture of that width and height, upright."""
+
+    found: Detections
+    width: int
+    height: int
+
+
+def in_picture(picture: WholePicture, reply: Reply, limits: Limits, *, masks: bool) -> InPicture:
+    """What the reply to a picture found in it and `limits` let pass; with masks where it has any.
+
+    Takes milliseconds where there are hundreds of masks: not for the event loop.
+    """
+    if reply.objects is None:
+        raise TypeError("a detector's reply has objects")
+    width, height = picture.upright_size()
+    found = reply.objects.in_picture(
+        size=reply.point.image_size,
+        width=width,
+        height=height,
+        least_score=limits.min_score,
+        most=limits.top,
+        masks=masks,
+    )
+    return InPicture(found, width, height)
+
+
+def mask_bytes(picture: WholePicture, reply: Reply, limits: Limits) -> int:
+    """Memory that the masks of `in_picture` take, at most, and making the largest of them."""
+    if reply.objects is None:
+        return 0
+    kept = (reply.objects.scores >= limits.min_score)[: limits.top]
+    boxes = reply.objects.boxes[: len(kept)][kept]
+    if not len(boxes):
+        return 0
+    scale = picture.long_side / reply.point.image_size
+    areas = np.prod((boxes[:, 2:] - boxes[:, :2]) * scale + 2, axis=1)
+    # A byte a pixel each; and while one is made its probabilities, in 32 bits.
+    return int(areas.sum() + 4 * areas.max())
 
 
 def drawn(picture: WholePicture, found: Detections, labels: Sequence[str]) -> bytes:
