@@ -151,12 +151,19 @@ def detector_macs(net: ResNet, detector: Detector, image: MapSize) -> DetectorMa
     square = 9 * width * width
     classifier = net.num_features * (areas[-1] + net.num_classes)
     lateral = sum(c * width * area for c, area in zip(stage_channels(net), areas, strict=True))
-    small, large = ROI_SIZE**2, MASK_SIZE**2
-    half = width // 2
-    mask = detector.mask_convs * square * small + 4 * width * half * small + half * large
     return DetectorMacs(
         backbone=static_macs(net, image) - classifier,
         pyramid=lateral + square * sum(areas),
         heads=_tower(net, detector) * sum(areas),
-        per_object=mask if detector.masks else 0,
+        per_object=macs_per_object(detector),
     )
+
+
+def macs_per_object(detector: Detector) -> int:
+    """What the mask head takes for one object."""
+    if not detector.masks:
+        return 0
+    small, large = ROI_SIZE**2, MASK_SIZE**2
+    width, half = detector.width, detector.width // 2
+    convs = detector.mask_convs * 9 * width * width * small
+    return convs + 4 * width * half * small + half * large

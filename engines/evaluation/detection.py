@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.bundle import Accuracy, Bundle, PointRecord, read_bundle
-from engines.core import Engine, OperatingPoint, UInt8Array
+from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.detection.architecture import macs_per_object
 from engines.detection.intervals import RESAMPLES, Bounded, Intervals, ap_intervals
 from engines.detection.letterbox import decode_whole, detections_of, inner_size
 from engines.detection.read import read_folder
@@ -38,15 +40,22 @@ _SAY_EVERY_S = 10.0
 class DetectionResult:
     """What one point did on pictures.
 
-    boxes, masks: average precision with intervals; masks None where there are none. macs: mean per
-    picture, mask head included. padding: mean share of the network's input that is no picture.
+    boxes, masks: average precision with intervals; masks None where there are none. activation:
+    mean share of active units per masker, (maskers,). macs: mean per picture, mask head included;
+    dense_macs: without it, what budgets are of. cost_area_correlation: of each picture's dense
+    operations with the share of the
+    network's input that its objects' boxes cover; None where one of the two does not vary. padding:
+    mean share of the network's input that is no picture.
     """
 
     point: OperatingPoint
     scores: DetectionScores
     boxes: Intervals
     masks: Intervals | None
+    activation: tuple[float, ...]
     macs: float
+    dense_macs: float
+    cost_area_correlation: float | None
     padding: float
 
     @property
@@ -129,6 +138,8 @@ class DetectionReport:
             "accuracy_high": accuracy.high,
             "macs": result.macs,
             "macs_ratio": self.macs_ratio(result),
+            "activation": result.activation,
+            "cost_area_correlation": result.cost_area_correlation,
             "latency_p50_ms": latency.p50_ms if latency else None,
             "latency_p95_ms": latency.p95_ms if latency else None,
             "latency_noise": latency.noise if latency else None,
@@ -136,9 +147,10 @@ class DetectionReport:
         }
 
     def macs_ratio(self, result: DetectionResult) -> float | None:
-        """Over those of `full`, where that was measured too."""
+        """Dense operations over those of `full`, where that was measured too."""
         first = self.results[0]
-        return result.macs / first.macs if first.point.name == "full" else None
+        full = first.point.name == "full"
+        return result.dense_macs / first.dense_macs if full else None
 
 
 def judge(
@@ -147,17 +159,21 @@ def judge(
     scenes: Sequence[Scene],
     labels: Sequence[str],
     *,
+    per_object: int,
     seed: int = 0,
     say: Say = lambda line: None,
 ) -> DetectionResult:
-    """Run a point on every scene. Raises ConfigError for a picture that cannot be read."""
+    """Run a point on every scene. Raises ConfigError for a picture that cannot be read.
+
+    per_object: multiply-accumulates that an engine counts for each object.
+    """
     size = point.image_size
     found: list[Detections] = []
-    macs: list[float] = []
+    outputs: list[Output] = []
     said = time.monotonic()
     for scene in scenes:
         output = engine.infer(_square(scene, size)[np.newaxis], (point,))
-        macs.append(float(output.macs[0]))
+        outputs.append(output)
         found.append(detections_of(output, 0, size, scene.width, scene.height))
         if time.monotonic() - said > _SAY_EVERY_S:
             said = time.monotonic()
@@ -167,13 +183,22 @@ def judge(
     masks = None
     if scores.mask_ap is not None:
         masks = ap_intervals(scenes, found, len(labels), masks=True, seed=seed)
-    shown = [np.prod(inner_size(s.width, s.height, size)) / size**2 for s in scenes]
+    shown = np.array([np.prod(inner_size(s.width, s.height, size)) / size**2 for s in scenes])
+    macs = np.concatenate([output.macs for output in outputs])
+    counts = np.concatenate([output.arrays["counts"] for output in outputs])
+    dense = macs - per_object * counts
+    areas = np.array([covered(scene) for scene in scenes]) * shown
     return DetectionResult(
         point=point,
         scores=scores,
         boxes=boxes,
         masks=masks,
-        macs=float(np.mean(macs)),
+        activation=tuple(
+            np.concatenate([output.activation for output in outputs]).mean(axis=0).tolist()
+        ),
+        macs=float(macs.mean()),
+        dense_macs=float(dense.mean()),
+        cost_area_correlation=correlation(dense, areas),
         padding=1.0 - float(np.mean(shown)),
     )
 
@@ -190,13 +215,28 @@ def detection_records(results: Sequence[DetectionResult], split: str) -> tuple[P
                 images=result.scores.images,
                 split=split,
             ),
-            activation=(),
-            macs=result.macs,
-            macs_ratio=result.macs / results[0].macs,
+            activation=result.activation,
+            macs=result.dense_macs,
+            macs_ratio=result.dense_macs / results[0].dense_macs,
             detection=result.scores,
         )
         for result in results
     )
+
+
+def covered(scene: Scene) -> float:
+    """Share of a picture that its objects' boxes cover, overlaps counted once."""
+    seen = np.zeros((scene.height, scene.width), np.bool_)
+    for left, top, right, bottom in np.rint(scene.boxes).astype(int).tolist():
+        seen[max(top, 0) : bottom, max(left, 0) : right] = True
+    return float(seen.mean())
+
+
+def correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | None:
+    """Pearson's; None where one of the two does not vary."""
+    if len(a) < 2 or np.ptp(a) <= 1e-9 * np.abs(a).max() or np.ptp(b) == 0.0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def evaluate_detector(
@@ -222,7 +262,15 @@ def evaluate_detector(
         bundle, kind=plan.engine, threads=plan.threads, precision=plan.precision
     ) as engine:
         results = [
-            judge(engine, point, scenes.scenes, manifest.labels, seed=plan.seed, say=say)
+            judge(
+                engine,
+                point,
+                scenes.scenes,
+                manifest.labels,
+                per_object=macs_per_object(manifest.detector),
+                seed=plan.seed,
+                say=say,
+            )
             for point in chosen
         ]
         latencies = {}

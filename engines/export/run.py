@@ -78,7 +78,7 @@ def export(
         from engines.export.detection import export_detector
 
         return export_detector(
-            run, run.detector, provenance, weights, _versions(), out,
+            run, run.detector, thresholds, provenance, weights, _versions(), out,
             data=data or run.data, say=say,
         )  # fmt: skip
     learned = [_learned(run, request, thresholds) for request in run.points]

@@ -13,7 +13,7 @@ from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle, Preprocessing
 from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
-from engines.detection.architecture import MASK_SIZE, STRIDE, detector_macs
+from engines.detection.architecture import MASK_SIZE, STRIDE, macs_per_object
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.models.detecting import dense_macs
 from engines.models.detection import LaudDetector
@@ -85,7 +85,7 @@ class ReferenceDetector(Closing):
             arrays["labels"][i, :count] = each.labels.numpy()
             if masks is not None:
                 arrays["masks"][i, :count] = masks.numpy()
-        per_object = detector_macs(model.net, model.detector, image).per_object
+        per_object = macs_per_object(model.detector)
         return Output(
             arrays=arrays,
             activation=torch.stack(rates).numpy(),

@@ -154,4 +154,4 @@ def random_thresholds(
 def thresholds_at(probability: float, bias: Tensor) -> list[float]:
     """What a masker's own logit has to reach for that probability, (M,)."""
     logit = math.log(probability / (1 - probability))
-    return [logit - float(each) for each in bias]
+    return [logit - each for each in bias.detach().tolist()]

@@ -95,7 +95,8 @@ _REST = ("ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def _costs(report: DetectionReport) -> Table:
-    table = table_of("costs", "point", "MACs, M", "ratio", "p50, ms", "p95, ms", "ratio", "padding")
+    heads = ("point", "MACs, M", "/ full", "with area", "p50, ms", "p95, ms", "/ full", "padding")
+    table = table_of("costs", *heads)
     full = report.latencies.get("full")
     for each in report.results:
         latency, ratio = report.latencies.get(each.point.name), report.macs_ratio(each)
@@ -110,6 +111,7 @@ def _costs(report: DetectionReport) -> Table:
             each.point.name,
             f"{each.macs / 1e6:,.0f}",
             NONE if ratio is None else f"{ratio:.3f}",
+            NONE if each.cost_area_correlation is None else f"{each.cost_area_correlation:+.2f}",
             *timed,
             f"{each.padding:.1%}",
         )
@@ -125,6 +127,7 @@ def _notes(report: DetectionReport) -> list[str]:
         "and .75; small, medium, large: AP of objects of less than 32 x 32 pixels, of less than "
         f"96 x 96, and of the others; all with at most {most} objects a picture and label. 95 %: "
         f"bootstrap over pictures, {RESAMPLES} resamples. MACs: a picture's mean, mask head "
-        "included. padding: share of the network's input that is no picture.",
+        "included; / full: without it. with area: correlation of a picture's MACs, without the mask "
+        "head, with the area that its objects' boxes cover. padding: share of the network's input that is no picture.",
         *timing_notes(report.timing),
     ]

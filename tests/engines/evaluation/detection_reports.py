@@ -40,7 +40,10 @@ def _result(name: str, size: int, value: float, masks: bool) -> DetectionResult:
         scores=scores,
         boxes=_intervals(value + 0.1),
         masks=_intervals(value) if masks else None,
+        activation=(),
         macs=1e9,
+        dense_macs=9e8,
+        cost_area_correlation=None,
         padding=0.1,
     )
 
