@@ -22,7 +22,7 @@ from engines.detection.read import read_folder
 from engines.detection.scenes import Detections, Scene, SceneSet
 from engines.detection.scores import DetectionScores, score
 from engines.errors import BundleError, ConfigError, ImageError
-from engines.registry import load_engine
+from engines.registry import DEFAULT_ENGINE, load_engine
 
 Say = Callable[[str], None]
 
@@ -136,7 +136,7 @@ def evaluate_detector(
     folder: Path,
     *,
     points: Sequence[str] | None = None,
-    engine: str = "reference",
+    engine: str = DEFAULT_ENGINE,
     threads: int | None = None,
     seed: int = 0,
     say: Say = lambda line: None,

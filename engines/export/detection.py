@@ -20,9 +20,8 @@ from engines.core import static_point
 from engines.detection.architecture import Detector, detector_macs
 from engines.detection.read import read_scenes
 from engines.evaluation.detection import check_labels, detection_records, judge
-from engines.export.drafts import NO_HASH
+from engines.export.drafts import NO_HASH, serving_engine
 from engines.export.pictures import Say
-from engines.registry import load_engine
 from engines.runs import Run
 
 
@@ -40,7 +39,7 @@ def export_detector(
     """Write the bundle of a run to `out` and read it back.
 
     Average precision is measured on the validation split of `data`, with the rounded weights that
-    ship, on the reference engine.
+    ship, on the engine that serves them.
     """
     scenes = read_scenes(data, "validation")
     check_labels(scenes, run.labels)
@@ -64,7 +63,7 @@ def export_detector(
 
     bundle = Bundle(out, manifest((draft,)), NO_HASH, weights)
     say("measuring average precision on the weights that ship")
-    with load_engine(bundle, kind="reference") as engine:
+    with serving_engine(bundle, "fp32", say) as engine:
         results = [judge(engine, point, scenes.scenes, run.labels, say=say) for point in points]
     records = detection_records(results, "validation")
     write_bundle(out, manifest(records), weights)

@@ -29,6 +29,7 @@ from torchvision.ops.boxes import clip_boxes_to_image
 from engines.architecture import ResNet
 from engines.detection.architecture import (
     CANDIDATES_PER_LEVEL,
+    LEVEL_UNITS,
     MOST_DETECTIONS,
     ROI_SIZE,
     Detector,
@@ -39,10 +40,6 @@ from engines.models.masks import Decide, Mask
 from engines.models.resnet import LaudResNet
 
 LEVELS = 4
-UNITS = (2, 4, 8, 16)
-"""Per level, the unit of its distances in pixels. A level answers for objects whose farthest side
-is 4 to 8 units away (the finest: 0 to 8, the coarsest: 4 and more)."""
-
 _FIRST_DISTANCE = 4.0
 _SAMPLES = 2
 
@@ -109,7 +106,7 @@ class InstanceHeads(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        self.anchors = AnchorGenerator(tuple((unit,) for unit in UNITS), ((1.0,),) * LEVELS)
+        self.anchors = AnchorGenerator(tuple((unit,) for unit in LEVEL_UNITS), ((1.0,),) * LEVELS)
         self.pool = MultiScaleRoIAlign([str(level) for level in range(LEVELS)], ROI_SIZE, _SAMPLES)
         if detector.masks:
             width = detector.width

@@ -31,9 +31,7 @@ def evaluate(
         str | None,
         typer.Option(help="Image sizes to add with nothing skipped, such as 96,88,80."),
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="cpu or reference [cpu; of a detector reference].")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")
     ] = None,
@@ -111,7 +109,7 @@ def evaluate(
         if given := [name for name, value in only_labels.items() if value is not None]:
             raise InvalidInput(f"{', '.join(given)}: not of a detector, '{bundle}' is one")
         evaluate_detection(
-            bundle, folders, point, engine=engine or "reference", threads=threads, seed=seed,
+            bundle, folders, point, engine=engine or "cpu", threads=threads, seed=seed,
             as_json=as_json,
         )  # fmt: skip
         return
