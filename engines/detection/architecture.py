@@ -29,6 +29,10 @@ STRIDES = (4, 8, 16, 32)
 STRIDE = STRIDES[-1]
 """Of the coarsest pyramid level: image sizes are multiples of it."""
 
+LEVEL_UNITS = (2, 4, 8, 16)
+"""Per level, the unit of its distances in pixels. A level answers for objects whose farthest side
+is 4 to 8 units away (the finest: 0 to 8, the coarsest: 4 and more)."""
+
 ROI_SIZE = 14
 MASK_SIZE = 2 * ROI_SIZE
 

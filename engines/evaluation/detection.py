@@ -28,7 +28,7 @@ from engines.evaluation.plan import check_seconds
 from engines.evaluation.points import Say, Trial
 from engines.evaluation.report import Timing, timing_of
 from engines.evaluation.timing import Latency, Timed, measure_latency
-from engines.registry import load_engine
+from engines.registry import DEFAULT_ENGINE, load_engine
 
 MOST_TIMED = 20
 """Pictures that latency is measured on, evenly from all of them: calls take long."""
@@ -75,7 +75,7 @@ class DetectionPlan:
     best. latency_s: seconds to time for, all points together; None: nothing is timed."""
 
     points: tuple[str, ...] | None = None
-    engine: str = "reference"
+    engine: str = DEFAULT_ENGINE
     precision: str | None = None
     threads: int | None = None
     latency_s: float | None = None

@@ -26,9 +26,8 @@ from engines.detection.scenes import Scene
 from engines.errors import ConfigError
 from engines.evaluation.detection import check_labels, detection_records, judge
 from engines.export.calibrate import calibrate
-from engines.export.drafts import NO_HASH
+from engines.export.drafts import NO_HASH, serving_engine
 from engines.export.pictures import Say
-from engines.registry import load_engine
 from engines.runs import PointRequest, Run
 
 _PICTURES = 48
@@ -78,7 +77,7 @@ def export_detector(
 
     bundle = Bundle(out, manifest((draft,)), NO_HASH, weights)
     each = macs_per_object(detector)
-    with load_engine(bundle, kind="reference") as engine:
+    with serving_engine(bundle, "fp32", say) as engine:
         settled = [
             _calibrated(engine, run, detector, request, point, scenes.scenes, say)
             for request, point in zip(run.points, points, strict=True)

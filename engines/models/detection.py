@@ -34,6 +34,7 @@ from torchvision.ops.boxes import clip_boxes_to_image
 from engines.architecture import MapSize, ResNet
 from engines.detection.architecture import (
     CANDIDATES_PER_LEVEL,
+    LEVEL_UNITS,
     LEVELS,
     MOST_DETECTIONS,
     ROI_SIZE,
@@ -44,10 +45,6 @@ from engines.errors import InvalidInput
 from engines.models.maskers import PatchMasker
 from engines.models.masks import Decide, Mask, expand_patches
 from engines.models.resnet import LaudResNet
-
-UNITS = (2, 4, 8, 16)
-"""Per level, the unit of its distances in pixels. A level answers for objects whose farthest side
-is 4 to 8 units away (the finest: 0 to 8, the coarsest: 4 and more)."""
 
 _FIRST_DISTANCE = 4.0
 _SAMPLES = 2
@@ -160,7 +157,7 @@ class InstanceHeads(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        self.anchors = AnchorGenerator(tuple((unit,) for unit in UNITS), ((1.0,),) * LEVELS)
+        self.anchors = AnchorGenerator(tuple((unit,) for unit in LEVEL_UNITS), ((1.0,),) * LEVELS)
         self.pool = MultiScaleRoIAlign([str(level) for level in range(LEVELS)], ROI_SIZE, _SAMPLES)
         if detector.masks:
             width = detector.width

@@ -31,9 +31,7 @@ def evaluate(
         str | None,
         typer.Option(help="Image sizes to add with nothing skipped, such as 96,88,80."),
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="cpu or reference [cpu; of a detector reference].")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")
     ] = None,
@@ -118,7 +116,7 @@ def evaluate(
             raise InvalidInput(f"{', '.join(given)}: not of a detector, '{bundle}' is one")
         detection = DetectionPlan(
             points=tuple(point) if point else None,
-            engine=engine or "reference",
+            engine=engine or "cpu",
             precision=precision,
             threads=threads,
             latency_s=None if no_latency else latency_seconds,

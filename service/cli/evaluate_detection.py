@@ -127,7 +127,8 @@ def _notes(report: DetectionReport) -> list[str]:
         "and .75; small, medium, large: AP of objects of less than 32 x 32 pixels, of less than "
         f"96 x 96, and of the others; all with at most {most} objects a picture and label. 95 %: "
         f"bootstrap over pictures, {RESAMPLES} resamples. MACs: a picture's mean, mask head "
-        "included; / full: without it. with area: correlation of a picture's MACs, without the mask "
-        "head, with the area that its objects' boxes cover. padding: share of the network's input that is no picture.",
+        "included; / full: without it. with area: correlation of a picture's MACs without it with "
+        "the area that its objects' boxes cover. padding: share of the network's input that is no "
+        "picture.",
         *timing_notes(report.timing),
     ]

@@ -35,7 +35,7 @@ def test_average_precision_is_printed_with_what_counts(
     done = laud("evaluate", bundle, test_split, "--latency-seconds", "0.01")
     assert done.status == 0, done.err
     head, *table = done.out.splitlines()
-    assert head.startswith("reference, fp32; 2 pictures, ")
+    assert head.startswith("cpu, fp32, ")
     assert head.endswith("objects; maxDets 1/100/500")
     assert not any("…" in line for line in table)
     assert max(map(len, table)) <= 80
@@ -72,7 +72,7 @@ def test_it_is_handed_on_as_json(laud: Laud, bundle: str, test_split: str) -> No
     report = json.loads(done.out)
     (point,) = report["points"]
     assert (report["engine"], report["precision"], report["task"]) == (
-        "reference", "fp32", "segmentation",
+        "cpu", "fp32", "segmentation",
     )  # fmt: skip
     assert (report["resamples"], report["latency_noise"]) == (500, None)
     assert point["name"] == "size-32"
@@ -96,6 +96,16 @@ def test_the_trade_off_is_drawn(laud: Laud, bundle: str, test_split: str, tmp_pa
     assert "cannot go with --no-latency" in assert_one_line(refused)
     elsewhere = laud("evaluate", bundle, test_split, "--pareto", tmp_path / "none" / "p.png")
     assert "no such folder" in assert_one_line(elsewhere)
+
+
+def test_the_reference_says_the_same(laud: Laud, bundle: str, test_split: str) -> None:
+    (own, slow) = (
+        json.loads(laud("evaluate", bundle, test_split, "--engine", engine, "--json").out)["points"]
+        for engine in ("cpu", "reference")
+    )
+    for one, other in zip(own, slow, strict=True):
+        assert one["box_ap"] == pytest.approx(other["box_ap"], abs=1e-3)
+        assert one["mask_ap"] == pytest.approx(other["mask_ap"], abs=1e-3)
 
 
 def test_options_of_classification_are_refused(laud: Laud, bundle: str, test_split: str) -> None:

@@ -57,8 +57,9 @@ class Packer {
   // Fills `arena`. Throws std::invalid_argument for a tensor that is missing or of another shape.
   void pack(Buffer& arena);
 
-  // The deepest layer's inputs, taps included.
+  // The deepest layer's inputs, taps included, and the widest one's vectors of outputs.
   std::int64_t deepest() const { return deepest_; }
+  std::int64_t most_vectors() const { return most_vectors_; }
 
   // A vector or matrix of floats, every row filled up with zeros to a multiple of 16.
   std::vector<float> rows(const std::string& name, const std::vector<std::int64_t>& shape) const;
@@ -79,7 +80,7 @@ class Packer {
   const Kernels& kernels_;
   Source source_;
   std::vector<Entry> entries_;
-  std::int64_t deepest_ = 0;
+  std::int64_t deepest_ = 0, most_vectors_ = 0;
 };
 
 inline std::int64_t round_up(std::int64_t n, std::int64_t unit) {

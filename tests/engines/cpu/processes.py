@@ -16,6 +16,7 @@ import pytest
 
 from engines.cpu.engine import CpuEngine
 from engines.errors import EngineError
+from tests.engines.cpu import detectors
 from tests.engines.cpu.cases import bundle, load, pictures, same, varied_points
 
 forgotten: list[CpuEngine] = []
@@ -51,6 +52,27 @@ def fork_after_load() -> None:
         assert _child_status(body) == 0, body.__name__
         found = engine.infer(images, points)
         assert all(same(found, i, wanted, i) for i in range(5))
+    engine.close()
+
+
+def fork_of_a_detector() -> None:
+    """The child cannot find objects but can close and load its own; the parent notices nothing."""
+    size = 64
+    images, points = pictures(2, size), [detectors.full(size)] * 2
+    engine = detectors.load(detectors.bundle(), threads=2)
+    wanted = engine.infer(images, points)
+
+    def in_the_child() -> None:
+        with pytest.raises(EngineError, match="fork"):
+            engine.infer(images, points)
+        with detectors.load(detectors.bundle(), threads=2) as own:
+            found = own.infer(images, points)
+            assert all(detectors.same(found, i, wanted, i) for i in range(2))
+        engine.close()
+
+    assert _child_status(in_the_child) == 0
+    found = engine.infer(images, points)
+    assert all(detectors.same(found, i, wanted, i) for i in range(2))
     engine.close()
 
 

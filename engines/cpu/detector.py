@@ -1,0 +1,202 @@
+"""The native engine for detectors: from pixels to boxes and masks without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.architecture import MapSize, ResNet
+from engines.bundle import Bundle
+from engines.closing import Closing
+from engines.core import OperatingPoint, Output, UInt8Array, check_batch
+from engines.cpu import _native
+from engines.cpu.counting import Counters, wishes_of_batch
+from engines.cpu.detector_weights import detector_tensors
+from engines.cpu.loading import (
+    backbone_spec,
+    check_contiguous,
+    choose,
+    loading,
+    runnable,
+    running,
+)
+from engines.detection.architecture import (
+    CANDIDATES_PER_LEVEL,
+    LEVEL_UNITS,
+    MASK_SIZE,
+    MOST_DETECTIONS,
+    ROI_SIZE,
+    STRIDE,
+    Detector,
+    detector_macs,
+    pyramid_sizes,
+)
+from engines.errors import BundleError, EngineError, InvalidInput
+from engines.manifest import Manifest
+
+_PRECISION = "fp32"
+
+
+class CpuDetector(Closing):
+    """Finds objects in whole pictures of any size that is a multiple of STRIDE.
+
+    Calls from several threads run one after another. In a process forked after loading, `infer`
+    raises EngineError: threads do not survive a fork. Outputs are fresh.
+    """
+
+    name = "cpu"
+    precision = _PRECISION
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        precision: str | None = None,
+        poison: bool = False,
+    ) -> None:
+        """Pack the bundle's weights.
+
+        threads, poison and LAUD_CPU_ISA: as for `engines.cpu.engine.CpuEngine`. precision: fp32 is
+        all that there is. Raises BundleError when the bundle finds no objects, is not folded or its
+        tensors do not fit; InvalidInput for another precision; EngineError when it cannot run here.
+        """
+        manifest, net = bundle.manifest, runnable(bundle)
+        if manifest.detector is None:
+            raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
+        if precision not in (None, _PRECISION):
+            raise InvalidInput(
+                f"detectors run in {_PRECISION} only so far, got precision '{precision}'"
+            )
+        self.isa, self.threads = choose(_PRECISION, threads)
+        with loading(bundle):
+            self._native = _native.DetectorEngine(
+                _spec(net, manifest, manifest.detector),
+                detector_tensors(bundle, net, manifest.detector),
+                _PRECISION,
+                self.isa,
+                self.threads,
+                poison,
+            )
+        self._net, self._detector = net, manifest.detector
+        self._counters = Counters(net)
+        self._closed = False
+
+    def infer(
+        self,
+        images: UInt8Array,
+        points: Sequence[OperatingPoint],
+        *,
+        active: npt.NDArray[np.bool_] | None = None,
+        tell_places: bool = False,
+    ) -> Output:
+        """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed or forked.
+
+        For tests and benchmarks there are two more. active: bool (N, places), levels side by side,
+        the finest first; elsewhere the pyramid and every layer of the heads are zero, and no object
+        is found. `macs` are counted as if all were. tell_places: the output also has `places`,
+        float32 (N, places, labels + 5): class logits, four distances in units, the centre's logit.
+        """
+        if self._closed:
+            raise EngineError("the engine has been closed")
+        net, detector = self._net, self._detector
+        check_batch(images, points, len(net.maskers))
+        check_contiguous(images)
+        for point in points:
+            if point.image_size % STRIDE:
+                raise InvalidInput(
+                    f"a detector's images are multiples of {STRIDE}, got {point.image_size}"
+                )
+            if point.glance is not None:
+                raise InvalidInput(f"a detector does not glance, point '{point.name}' does")
+        n, size = len(images), MapSize(*images.shape[1:3])
+        places = sum(each.area for each in pyramid_sizes(net, size))
+        wishes = wishes_of_batch(tuple(points))
+        counts = np.zeros(n, np.int64)
+        filled: dict[str, npt.NDArray[Any]] = {
+            "boxes": np.empty((n, MOST_DETECTIONS, 4), np.float32),
+            "scores": np.empty((n, MOST_DETECTIONS), np.float32),
+            "labels": np.empty((n, MOST_DETECTIONS), np.int64),
+        }
+        if detector.masks:
+            shape = (n, MOST_DETECTIONS, MASK_SIZE, MASK_SIZE)
+            filled["masks"] = np.empty(shape, np.float32)
+        told = np.empty((n, places, net.num_classes + 5), np.float32) if tell_places else None
+        active_units = np.empty((n, len(net.maskers)), np.int64)
+        pixels = np.empty((n, len(net.blocks), 2), np.int64)
+        parts = np.empty(len(net.blocks) + 5, np.float64)
+        with running(images.shape):
+            prepare, network = self._native.infer(
+                images,
+                wishes.thresholds,
+                wishes.caps,
+                None if active is None else _flags(active, n, places),
+                counts,
+                filled["boxes"],
+                filled["scores"],
+                filled["labels"],
+                filled.get("masks"),
+                told,
+                active_units,
+                pixels,
+                parts,
+            )
+        costs = detector_macs(net, detector, size)
+        macs = costs.dense + costs.per_object * counts.astype(np.float64)
+        activation = np.ones(active_units.shape, np.float32)
+        if wishes.any:
+            count = self._counters.of(size.height, size.width)
+            rates = active_units / count.units
+            activation = rates.astype(np.float32)
+            macs += count.macs(rates, pixels, wishes.asked) - count.static
+        arrays = {name: _cut(array, counts) for name, array in filled.items()}
+        if told is not None:
+            arrays["places"] = told
+        return Output(
+            arrays={"counts": counts, **arrays},
+            activation=activation,
+            macs=macs,
+            durations_s={"prepare": prepare, "network": network},
+            parts_s=parts,
+            pixels=pixels,
+        )
+
+    def close(self) -> None:
+        self._closed = True
+        self._native.close()
+
+
+def _spec(net: ResNet, manifest: Manifest, detector: Detector) -> _native.DetectorSpec:
+    ends = {block.stage: i for i, block in enumerate(net.blocks)}
+    return _native.DetectorSpec(
+        backbone=backbone_spec(net, manifest, _PRECISION),
+        lasts=[ends[stage] for stage in sorted(ends)],
+        units=list(LEVEL_UNITS),
+        labels=net.num_classes,
+        width=detector.width,
+        head_convs=detector.head_convs,
+        mask_convs=detector.mask_convs if detector.masks else 0,
+        region=ROI_SIZE,
+        overlap=detector.overlap,
+        least_score=detector.least_score,
+        candidates=CANDIDATES_PER_LEVEL,
+        most=MOST_DETECTIONS,
+    )
+
+
+def _flags(active: npt.NDArray[np.bool_], n: int, places: int) -> npt.NDArray[np.uint8]:
+    flags = np.ascontiguousarray(active, np.bool_)
+    if flags.shape != (n, places):
+        raise InvalidInput(f"active must have shape ({n}, {places}), got {flags.shape}")
+    return flags.view(np.uint8)
+
+
+def _cut(array: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """As many objects as any image has, zeros behind an image's own."""
+    found = np.zeros((len(array), int(counts.max()), *array.shape[2:]), array.dtype)
+    for i, count in enumerate(counts.tolist()):
+        found[i, :count] = array[i, :count]
+    return found
