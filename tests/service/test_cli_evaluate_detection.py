@@ -53,7 +53,7 @@ def test_latency_may_be_left_out(laud: Laud, bundle: str, test_split: str) -> No
     assert done.status == 0, done.err
     assert "latency" not in done.out
     (row,) = [line for line in done.out.splitlines() if line.strip().startswith("size-32")][-1:]
-    assert row.split()[3:] == ["-", "-", "-", "0.0%"]
+    assert row.split()[3:] == ["-", "-", "-", "-", "0.0%"]
 
 
 def test_boxes_alone_have_one_table(laud: Laud, tmp_path: Path) -> None:
