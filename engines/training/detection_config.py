@@ -105,8 +105,8 @@ class DetectionConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.epochs and not (self.dynamic.epochs and self.init.source == "bundle"):
-            raise ValueError("epochs may be 0 only where a bundle's detector is made dynamic")
+        if not self.epochs and not (self.dynamic.epochs and self.init.source in ("bundle", "run")):
+            raise ValueError("epochs may be 0 only where a finished detector is made dynamic")
         if self.detector.masks != (self.task == "segmentation"):
             raise ValueError(
                 f"task '{self.task}' {'needs' if self.task == 'segmentation' else 'takes no'} "

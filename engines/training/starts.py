@@ -70,27 +70,19 @@ def read_start(init: InitConfig) -> Start | None:
     if init.source == "bundle":
         bundle = read_bundle(str(init.path))
         manifest = bundle.manifest
+        net, labels, preprocessing = manifest.architecture, manifest.labels, manifest.preprocessing
         state = {name: torch.from_numpy(array).float() for name, array in bundle.weights.items()}
-        heads: dict[str, Tensor] = {}
-        if manifest.detector is not None:
-            heads = {name: each for name, each in state.items() if not name.startswith(_BODY)}
-            state = {
-                name.removeprefix(_BODY): each
-                for name, each in state.items()
-                if name.startswith(_BODY)
-            }
         notices = manifest.provenance.notices
-        return Start(
-            _resnet(init, manifest.architecture),
-            manifest.labels,
-            manifest.preprocessing,
-            state,
-            notices,
-            heads,
-        )
-    run, _ = read_run(init.path)
-    state = _read_state(model_file(init.path, "sizes"))
-    return Start(_resnet(init, run.architecture), run.labels, run.preprocessing, state, run.notices)
+    else:
+        run, _ = read_run(init.path)
+        net, labels, preprocessing, notices = (
+            run.architecture, run.labels, run.preprocessing, run.notices,
+        )  # fmt: skip
+        # What skips nothing yet.
+        state = _read_state(model_file(init.path, "sizes" if run.detector is None else "static"))
+    body = {name.removeprefix(_BODY): each for name, each in state.items() if _BODY in name}
+    heads = {name: each for name, each in state.items() if body and _BODY not in name}
+    return Start(_resnet(init, net), labels, preprocessing, body or state, notices, heads)
 
 
 def _resnet(init: InitConfig, net: ResNet | RegNet) -> ResNet:

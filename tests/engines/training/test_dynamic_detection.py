@@ -236,23 +236,25 @@ def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_pat
         assert 0 < nothing.macs[0] < 0.5 * static.dense
 
 
-def test_a_bundle_can_be_made_dynamic(root: Path, finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["bundle", "run"])
+def test_a_finished_detector_can_be_made_dynamic(
+    root: Path, finished: Path, tmp_path: Path, source: str
+) -> None:
     bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
+    path = bundle.path if source == "bundle" else finished
     said: list[str] = []
     again = train(
-        _write(
-            tmp_path / "again.yaml",
-            root,
-            init={"source": "bundle", "path": str(bundle.path)},
-            epochs=0,
-        ),
+        _write(tmp_path / "again.yaml", root, init={"source": source, "path": str(path)}, epochs=0),
         tmp_path / "again",
         {},
         said.append,
     )
     static = safetensors.torch.load_file(again / "model-static.safetensors")
     name = "dense.head.classification_head.conv.0.weight"
-    torch.testing.assert_close(static[name], torch.from_numpy(bundle.weights[name]).float())
+    wanted = torch.from_numpy(bundle.weights[name]).float()
+    if source == "run":
+        wanted = safetensors.torch.load_file(finished / "model-static.safetensors")[name]
+    torch.testing.assert_close(static[name], wanted)
     assert not any(line.startswith("static:") for line in said)
     rows = (again / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:]] == ["dynamic", "dynamic"]
