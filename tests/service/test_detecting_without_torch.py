@@ -32,7 +32,7 @@ main()
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("bundles") / "things.laud"
-    source = bundle(SMALL, MASKED, sizes=(96, 64))
+    source = bundle(SMALL, MASKED, sizes=(96, 64), bias=2.0)
     labels = {"labels": ("nucleus",)}
     write_bundle(found, source.manifest.model_copy(update=labels), source.weights)
     return found
