@@ -193,7 +193,8 @@ def train(command: Command, demo: Server, pictures: Path, place: Path) -> None:
 def export(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     printed = run(command.line.replace("DIR", shlex.quote(str(pictures))), place)
     assert "full" in printed
-    assert (place / shlex.split(command.line)[4] / "manifest.json").is_file()
+    (out,) = re.findall(r"-o (\S+)", command.line)
+    assert (place / out if "--onnx" in command.line else place / out / "manifest.json").is_file()
 
 
 def bench(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -243,6 +244,12 @@ def bench_plan(command: Command, demo: Server, pictures: Path, place: Path) -> N
     """The same comparison on small images and few runs, which may well be noisy (status 3)."""
     printed = run(f"{command.line} --size 32 --repeats 4 || test $? = 3", place)
     assert "fastest" in printed
+
+
+def compile_matrix(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    pytest.importorskip("triton")
+    printed = run(command.line.replace(".venv/bin/python ", f"{sys.executable} ", 1), ROOT)
+    assert printed.startswith("| kernel | sm_86 |")
 
 
 def pip(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -295,6 +302,7 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     "make": make,
     ".venv/bin/python tests/benchmarks/footprint.py": footprint,
     ".venv/bin/python tests/benchmarks/cascade.py": cascade,
+    ".venv/bin/python -m engines.tensorrt.compile_matrix": compile_matrix,
     "laud bench engine": bench,
     "laud bench predictor": bench_predictor,
     "laud bench plan": bench_plan,
@@ -317,7 +325,13 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
 
 # They make networks or draw; serving, inspecting and evaluating them needs no torch. `laud serve
 # clothing.laud` serves what the two before it made.
-NEED_TORCH = ("laud train ", "laud export ", "laud bench ", "laud serve clothing.laud")
+NEED_TORCH = (
+    "laud train ",
+    "laud export ",
+    "laud bench ",
+    "laud serve clothing.laud",
+    ".venv/bin/python -m engines.tensorrt",
+)
 
 
 def needs_torch(line: str) -> bool:
