@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from engines.bundle import (
     read_bundle,
     write_bundle,
 )
+from engines.closing import Closing
 from engines.core import Engine, OperatingPoint, Output, UInt8Array, static_point
 from engines.detection.architecture import Detector, detector_macs, macs_per_object
 from engines.detection.letterbox import decode_whole
@@ -130,8 +132,8 @@ def _calibrated(
     return found.point
 
 
-class _Dense:
-    """An engine that counts no mask head: what a budget is of."""
+class _Dense(Closing):
+    """An engine that counts no mask head: what a budget is of. Whoever loaded it closes it."""
 
     def __init__(self, engine: Engine, per_object: int) -> None:
         self.engine, self.per_object = engine, per_object
@@ -142,4 +144,7 @@ class _Dense:
         output = self.engine.infer(images, points)
         counts = np.asarray(output.arrays["counts"], np.float64)
         macs = output.macs - self.per_object * counts
-        return Output(output.arrays, output.activation, macs, output.durations_s)
+        return replace(output, macs=macs)
+
+    def close(self) -> None:
+        """Nothing of its own."""

@@ -12,12 +12,12 @@ Legend: N images, M maskers (the backbone's blocks in order, then the levels), U
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from engines.architecture import MapSize
 from engines.detection.architecture import STRIDES
@@ -117,7 +117,7 @@ def prepare_maskers(dense: DenseNetwork, images: Tensor) -> None:
         masker = getattr(block, "masker_spatial", None)
         if isinstance(masker, PatchMasker):
             handles.append(block.register_forward_pre_hook(_noting(rows, masker)))
-    levels: Sequence[nn.Module] = dense.level_maskers if dense.detector.num_maskers else ()
+    levels = list(dense.level_maskers) if dense.detector.num_maskers else []
     try:
         for image in torch.split(images, 1):
             maps, _ = dense.body.stages(image, None)
@@ -133,7 +133,7 @@ def prepare_maskers(dense: DenseNetwork, images: Tensor) -> None:
         masker.std.copy_(values.std(dim=0).clamp_min(_MIN_STD))
 
 
-def _noting(rows: dict[PatchMasker, list[Tensor]], masker: PatchMasker):  # type: ignore[no-untyped-def]
+def _noting(rows: dict[PatchMasker, list[Tensor]], masker: PatchMasker) -> Callable[..., None]:
     def hook(_module: object, inputs: tuple[Tensor, ...]) -> None:
         rows.setdefault(masker, []).append(pool_patches(inputs[0], masker.window).flatten(0, 1))
 
