@@ -16,7 +16,7 @@ from engines.architecture import MapSize, ResNet
 from engines.core import Paradigm
 from engines.cpu import _native
 from engines.detection.architecture import Detector, pyramid_sizes
-from engines.reference.engine import point_decision
+from engines.reference.deciding import point_decision
 from tests.engines.cpu.cases import FP32_ISAS, pictures, point, stage
 from tests.engines.cpu.comparing_objects import (
     assert_near,

@@ -121,7 +121,7 @@ def _killed_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> Callable[[], None
     """Ends the training after so many steps, its state just written."""
     step, count = DetectionTrainer._step, 0
 
-    def counted(self: DetectionTrainer, phase: str, optimiser: Any, *more: Any) -> dict[str, float]:
+    def counted(self: DetectionTrainer, phase: Any, optimiser: Any, *more: Any) -> dict[str, float]:
         nonlocal count
         if count == steps:
             self._save(optimiser)

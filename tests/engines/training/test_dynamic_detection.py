@@ -15,6 +15,7 @@ pytest.importorskip("torchvision")
 pytest.importorskip("faster_coco_eval")
 
 import safetensors.torch
+from torch import Tensor
 
 from engines.architecture import MapSize
 from engines.bundle import read_bundle
@@ -134,7 +135,7 @@ def test_maskers_learn_and_nothing_else_does_from_their_loss(model: LaudDetector
         _, asked = model.dense(x, decide)
         loss = masker_loss(model.dense, asked, bias, targets, SIZE)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
@@ -146,7 +147,7 @@ def test_what_is_not_active_is_not_answered(model: LaudDetector) -> None:
     x = torch.randn(1, 3, SIZE, SIZE)
     first = len(model.net.maskers)
 
-    def half(masker: int, logits: torch.Tensor) -> torch.Tensor:
+    def half(masker: int, logits: Tensor) -> Tensor:
         units = torch.ones_like(logits)
         if masker == first:
             units[:, units.shape[1] // 2 :] = 0
@@ -222,6 +223,7 @@ def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_pat
         assert len(record.activation) == 7
         assert 0 < record.macs_ratio < 1
         assert record.macs_ratio == pytest.approx(budget, abs=0.15), "patches are few and large"
+    assert run.detector is not None
     static = detector_macs(run.architecture, run.detector, MapSize(SIZE, SIZE))
     with ReferenceDetector.from_bundle(bundle) as engine:
         pixels = np.zeros((1, SIZE, SIZE, 3), np.uint8)
