@@ -148,7 +148,7 @@ def test_what_is_not_active_is_not_answered(model: LaudDetector) -> None:
     first = len(model.net.maskers)
 
     def half(masker: int, logits: Tensor) -> Tensor:
-        units = torch.ones_like(logits)
+        units: Tensor = torch.ones_like(logits)
         if masker == first:
             units[:, units.shape[1] // 2 :] = 0
         elif masker > first:
