@@ -172,7 +172,7 @@ def judge(
     outputs: list[Output] = []
     said = time.monotonic()
     for scene in scenes:
-        output = engine.infer(_square(scene, size)[np.newaxis], (point,))
+        output = engine.infer(square(scene, size)[np.newaxis], (point,))
         outputs.append(output)
         found.append(detections_of(output, 0, size, scene.width, scene.height))
         if time.monotonic() - said > _SAY_EVERY_S:
@@ -298,7 +298,8 @@ def check_labels(scenes: SceneSet, labels: Sequence[str]) -> None:
         )
 
 
-def _square(scene: Scene, size: int) -> UInt8Array:
+def square(scene: Scene, size: int) -> UInt8Array:
+    """A picture as the network sees it, (size, size, 3). ConfigError where it cannot be read."""
     try:
         return decode_whole(scene.file.read_bytes(), size)
     except ImageError as error:
@@ -317,7 +318,7 @@ def _latencies(
         point.name: Timed(
             engine,
             Trial(point),
-            np.stack([_square(scenes[i], point.image_size) for i in some]),
+            np.stack([square(scenes[i], point.image_size) for i in some]),
         )
         for point in points
     }

@@ -22,11 +22,10 @@ from engines.bundle import (
 from engines.closing import Closing
 from engines.core import Engine, OperatingPoint, Output, UInt8Array, static_point
 from engines.detection.architecture import Detector, detector_macs, macs_per_object
-from engines.detection.letterbox import decode_whole
 from engines.detection.read import read_scenes
 from engines.detection.scenes import Scene
 from engines.errors import ConfigError
-from engines.evaluation.detection import check_labels, detection_records, judge
+from engines.evaluation.detection import check_labels, detection_records, judge, square
 from engines.export.calibrate import calibrate
 from engines.export.drafts import NO_HASH, serving_engine
 from engines.export.pictures import Say
@@ -120,7 +119,7 @@ def _calibrated(
     size = request.image_size
     say(f"calibrating '{request.name}' to {request.budget:g} of the MACs at {size} px")
     some = np.linspace(0, len(scenes) - 1, min(_PICTURES, len(scenes))).astype(int).tolist()
-    images = np.stack([decode_whole(scenes[i].file.read_bytes(), size) for i in some])
+    images = np.stack([square(scenes[i], size) for i in some])
     static = detector_macs(run.architecture, detector, MapSize(size, size)).dense
     dense = _Dense(engine, macs_per_object(detector))
     found = calibrate(dense, point, request.budget * static, images)

@@ -45,6 +45,8 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
     body = backbone.state_dict()
     model.dense.body.load_state_dict({k: v for k, v in body.items() if not k.startswith("fc.")})
     kept = keep_heads(model, start, labels, say)
+    if not config.epochs and not kept:
+        raise ConfigError("epochs may be 0 only where a finished detector of these labels is begun")
     preprocessing = preprocessing_of(config, start)
     size = MapSize(config.image_size, config.image_size)
     say(f"multiply-accumulates at {config.image_size} px:")
@@ -87,11 +89,13 @@ def keep_heads(model: LaudDetector, start: Start | None, labels: tuple[str, ...]
         say("pyramid and heads start afresh: the labels are others")
         return False
     wanted = model.state_dict()
-    differ = [
-        name
-        for name, value in start.heads.items()
-        if "masker" not in name and (name not in wanted or wanted[name].shape != value.shape)
-    ]
+    ours, theirs = (
+        {name: each.shape for name, each in of.items() if not _is_masker_or_body(name)}
+        for of in (wanted, start.heads)
+    )
+    differ = sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    )
     if differ:
         raise ConfigError(
             f"the detector that init.path names differs in {', '.join(differ[:3])}: 'detector' "
@@ -99,6 +103,10 @@ def keep_heads(model: LaudDetector, start: Start | None, labels: tuple[str, ...]
         )
     model.load_state_dict({**wanted, **{k: v for k, v in start.heads.items() if k in wanted}})
     return True
+
+
+def _is_masker_or_body(name: str) -> bool:
+    return "masker" in name or name.startswith("dense.body.")
 
 
 def load_scenes(config: DetectionConfig, say: Say) -> DetectionData:

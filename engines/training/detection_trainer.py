@@ -22,7 +22,7 @@ from engines.core import UInt8Array
 from engines.detection.scenes import SceneSet
 from engines.errors import ConfigError
 from engines.models.detecting import Measured, measure_detector
-from engines.models.detection import LaudDetector
+from engines.models.detection import DenseNetwork, LaudDetector
 from engines.models.inputs import normalise
 from engines.models.masks import Decide, Mask, Thresholds
 from engines.training.detection_config import DetectionConfig
@@ -291,6 +291,9 @@ def detection_losses(
         "bbox_ctrness": outputs.centres,
     }
     matched = [torch.from_numpy(each.places) for each in targets]
+    if (active := active_places(model.dense, asked)) is not None:
+        # What is not computed can learn nothing, and must not count among what does.
+        matched = [each.where(on, -1) for each, on in zip(matched, active, strict=True)]
     found = model.dense.head.compute_loss(known, answers, [places] * len(targets), matched)
     losses: dict[str, Tensor] = {
         "class": found["classification"],
@@ -309,6 +312,15 @@ def detection_losses(
             logits.float(), wanted, reduction="sum"
         ) / max(wanted.numel(), 1)
     return losses, asked
+
+
+def active_places(dense: DenseNetwork, masks: list[Mask]) -> Tensor | None:
+    """Which places of all levels are computed, bool (N, P); None where all are."""
+    first = len(dense.net.maskers)
+    of_levels = [mask.pixels for mask in masks if mask.masker >= first]
+    if not of_levels:
+        return None
+    return torch.cat([each.flatten(1) > 0 for each in of_levels if each is not None], dim=1)
 
 
 @torch.no_grad()

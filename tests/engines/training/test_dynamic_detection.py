@@ -22,13 +22,14 @@ from engines.bundle import read_bundle
 from engines.core import static_point
 from engines.detection.architecture import detector_macs
 from engines.detection.read import read_scenes
+from engines.errors import ConfigError
 from engines.export.run import export
 from engines.models.detection import LaudDetector
 from engines.reference.detection import ReferenceDetector
 from engines.runs import read_run
 from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
-from engines.training.detection_trainer import DetectionTrainer
+from engines.training.detection_trainer import DetectionTrainer, detection_losses
 from engines.training.foreground import (
     ForegroundMasks,
     foreground_units,
@@ -172,6 +173,15 @@ def test_what_is_not_active_is_not_answered(model: LaudDetector) -> None:
     torch.testing.assert_close(every.centres, static.centres)
 
 
+def test_what_is_not_computed_does_not_count(root: Path, model: LaudDetector) -> None:
+    x, targets = torch.randn(1, 3, SIZE, SIZE), [_target((5, 5, 11, 11), (40, 40, 60, 60))]
+    every, _ = detection_losses(model, x, targets, lambda _, z: torch.ones_like(z), autocast=False)
+    none, _ = detection_losses(model, x, targets, lambda _, z: torch.zeros_like(z), autocast=False)
+    assert float(every["box"].detach()) > 0
+    assert float(none["class"].detach()) < 1e-6
+    assert float(none["box"].detach()) == float(none["centre"].detach()) == 0
+
+
 class Killed(Exception):
     pass
 
@@ -262,16 +272,15 @@ def test_a_finished_detector_can_be_made_dynamic(
     assert [row.split(",")[0] for row in rows[1:]] == ["dynamic", "dynamic"]
 
 
-def test_a_bundle_of_another_shape_is_refused(root: Path, finished: Path, tmp_path: Path) -> None:
-    from engines.errors import ConfigError
-
-    bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
-    wide = {**tiny_dynamic(root)["detector"], "width": 24}
+@pytest.mark.parametrize("changes", [{"width": 24}, {"head_convs": 2}, {"mask_convs": 2}])
+def test_a_detector_of_another_shape_is_refused(
+    root: Path, finished: Path, tmp_path: Path, changes: dict[str, int]
+) -> None:
     path = _write(
         tmp_path / "again.yaml",
         root,
-        init={"source": "bundle", "path": str(bundle.path)},
-        detector=wide,
+        init={"source": "run", "path": str(finished)},
+        detector={**tiny_dynamic(root)["detector"], **changes},
     )
     with pytest.raises(ConfigError, match="'detector' must be its own"):
         train(path, tmp_path / "again", {}, lambda line: None)
