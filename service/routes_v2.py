@@ -85,7 +85,8 @@ async def infer(request: HttpRequest) -> Response:
     Objectives are parameters of the request (`slo_ms`, `timeout` in microseconds, `slo_class`,
     `min_accuracy`, `operating_point`, `on_infeasible`), or headers where a client cannot set those.
     The answer's parameters say what was chosen, predicted and measured; `explain: true` adds the
-    output `explanation`, JSON for each image.
+    output `explanation`, JSON for each image. Models that find objects take `min_score` and `top`
+    too.
     """
     service = service_of(request)
     exchange: Exchange = request.state.exchange

@@ -22,7 +22,8 @@ from tests.e2e.server import LAUD, ROOT, Server, environment, wait_for_url
 
 pytestmark = pytest.mark.e2e
 
-# The tutorial's commands build on each other: tests/e2e/test_tutorial.py runs them.
+# The tutorial's commands build on each other: tests/e2e/test_tutorial.py runs them. So do those
+# about models that find objects, in whichever text: tests/e2e/test_detection_commands.py.
 TEXTS = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "tutorial.md"),
@@ -50,6 +51,11 @@ def commands(texts: Sequence[Path] = TEXTS) -> list[Command]:
                 line, _, printed = part.partition("\n")
                 found.append(Command(path.name, line, printed.strip()))
     return found
+
+
+def is_about_objects(line: str) -> bool:
+    """Whether a command trains, serves or asks a model that finds objects."""
+    return bool(re.search("nuclei|bccd|/v1/(detect|segment)", line))
 
 
 def readme_blocks(language: str) -> list[str]:
@@ -348,6 +354,7 @@ def parameters() -> list[Any]:
             marks=[pytest.mark.torch] if needs_torch(command.line) else [],
         )
         for command in commands()
+        if not is_about_objects(command.line)
     ]
 
 

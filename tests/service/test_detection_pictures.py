@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -149,6 +151,28 @@ async def test_every_kind_of_pixels_shows_the_same(
     assert np.abs(np.array(found["box"]) - outlines(640, 480)).max() <= 3
     drawn = await client.post(f"{SEGMENT}?overlay=1", content=encoded(changed, form))
     assert Image.open(io.BytesIO(drawn.content)).size == (640, 480)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+async def test_sixteen_bits_of_colour_lose_their_low_byte(
+    client: httpx.AsyncClient, channels: int
+) -> None:
+    """Which Pillow does not write: the file is put together here (PNG, section 11)."""
+    shown = np.asarray(scene(640, 480)).astype(np.uint16) << 8 | 0x7F
+    if channels == 4:
+        shown = np.dstack((shown, np.full(shown.shape[:2], 0xFFFF, np.uint16)))
+    rows = shown.astype(">u2").reshape(480, -1).view(np.uint8)
+    unfiltered = np.hstack((np.zeros((480, 1), np.uint8), rows)).tobytes()
+    header = struct.pack(">IIBBBBB", 640, 480, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    file = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header)
+    file += _chunk(b"IDAT", zlib.compress(unfiltered)) + _chunk(b"IEND", b"")
+    (found,) = (await ask(client, file))["objects"]
+    (plain,) = (await ask(client, encoded(scene(640, 480))))["objects"]
+    assert found == plain
 
 
 @pytest.mark.parametrize("palette", [False, True])
