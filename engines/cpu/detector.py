@@ -37,7 +37,7 @@ from engines.detection.architecture import (
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.manifest import Manifest
 
-_PRECISION = "fp32"
+_PRECISIONS = ("fp32", "bf16")
 
 
 class CpuDetector(Closing):
@@ -48,7 +48,6 @@ class CpuDetector(Closing):
     """
 
     name = "cpu"
-    precision = _PRECISION
 
     def __init__(
         self,
@@ -60,23 +59,26 @@ class CpuDetector(Closing):
     ) -> None:
         """Pack the bundle's weights.
 
-        threads, poison and LAUD_CPU_ISA: as for `engines.cpu.engine.CpuEngine`. precision: fp32 is
-        all that there is. Raises BundleError when the bundle finds no objects, is not folded or its
-        tensors do not fit; InvalidInput for another precision; EngineError when it cannot run here.
+        threads, poison and LAUD_CPU_ISA: as for `engines.cpu.engine.CpuEngine`. precision: fp32, or
+        bf16 where the CPU has AMX; None means fp32. Raises BundleError when the bundle finds no
+        objects, is not folded or its tensors do not fit; InvalidInput for another precision;
+        EngineError when it cannot run here.
         """
         manifest, net = bundle.manifest, runnable(bundle)
         if manifest.detector is None:
             raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
-        if precision not in (None, _PRECISION):
+        self.precision = precision or _PRECISIONS[0]
+        if self.precision not in _PRECISIONS:
             raise InvalidInput(
-                f"detectors run in {_PRECISION} only so far, got precision '{precision}'"
+                f"detectors run in {' and '.join(_PRECISIONS)} only so far, got precision "
+                f"'{precision}'"
             )
-        self.isa, self.threads = choose(_PRECISION, threads)
+        self.isa, self.threads = choose(self.precision, threads)
         with loading(bundle):
             self._native = _native.DetectorEngine(
                 _spec(net, manifest, manifest.detector),
                 detector_tensors(bundle, net, manifest.detector),
-                _PRECISION,
+                self.precision,
                 self.isa,
                 self.threads,
                 poison,
@@ -172,7 +174,7 @@ class CpuDetector(Closing):
 def _spec(net: ResNet, manifest: Manifest, detector: Detector) -> _native.DetectorSpec:
     ends = {block.stage: i for i, block in enumerate(net.blocks)}
     return _native.DetectorSpec(
-        backbone=backbone_spec(net, manifest, _PRECISION),
+        backbone=backbone_spec(net, manifest, "fp32"),
         lasts=[ends[stage] for stage in sorted(ends)],
         units=list(LEVEL_UNITS),
         labels=net.num_classes,

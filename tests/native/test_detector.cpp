@@ -106,7 +106,9 @@ LAUD_TEST(objects_depend_on_neither_batch_mates_nor_threads) {
   const std::int64_t n = 3;
   const std::vector<std::uint8_t> images = random_images(n, kSize);
   const std::int64_t bytes = static_cast<std::int64_t>(images.size()) / n;
-  for (const Kernels* kernels : kernels_of(Element::f32)) {
+  std::vector<const Kernels*> all = kernels_of(Element::f32);
+  for (const Kernels* each : kernels_of(Element::bf16)) all.push_back(each);
+  for (const Kernels* kernels : all) {
     Runner single(*kernels, 1);
     for (const int threads : {1, 2, 3}) {
       Runner runner(*kernels, threads);
@@ -120,6 +122,21 @@ LAUD_TEST(objects_depend_on_neither_batch_mates_nor_threads) {
         expect_same(batch, i, n, alone, std::string(kernels->name) + " image " + std::to_string(i));
       }
     }
+  }
+}
+
+LAUD_TEST(dense_answers_in_bf16_are_close_to_fp32) {
+  const std::vector<std::uint8_t> images = random_images(1, kSize);
+  const Found wanted = Runner(*kernels_of(Element::f32).front(), 1).run(images.data(), 1);
+  for (const Kernels* kernels : kernels_of(Element::bf16)) {
+    const Found got = Runner(*kernels, 2).run(images.data(), 1);
+    double error = 0.0, size = 0.0;
+    for (std::size_t i = 0; i < wanted.places.size(); ++i) {
+      error += std::pow(got.places[i] - wanted.places[i], 2.0);
+      size += std::pow(wanted.places[i], 2.0);
+    }
+    const double share = std::sqrt(error / size);
+    if (!(share < 0.03)) fail(kernels->name, ": error is ", share, " of the answers");
   }
 }
 
@@ -201,7 +218,7 @@ LAUD_TEST(specifications_that_make_no_detector_are_refused) {
   refused([](DetectorSpec& s) { s.width = 16; }, "another shape");
   refused([](DetectorSpec& s) { s.head_convs = 2; }, "is missing");
   expect_throw<std::invalid_argument>(
-      [&] { build(right, *kernels_of(Element::bf16).front()); }, "fp32 only");
+      [&] { build(right, *kernels_of(Element::u8).front()); }, "fp32 and bf16 only");
 }
 
 LAUD_TEST(images_whose_maps_do_not_halve_are_refused) {

@@ -7,6 +7,7 @@
 
 #include "check.hpp"
 #include "objects.hpp"
+#include "weights.hpp"
 
 namespace laud::testing {
 namespace {
@@ -209,8 +210,8 @@ LAUD_TEST(numbers_that_are_none_are_no_objects_and_no_wrong_access) {
   const std::vector<float> map(16, 1.0f);
   std::vector<float> region(4);
   const Box box{boxes[0], boxes[1], boxes[2], boxes[3]};
-  pool_region({map.data(), 4, 4, 4, 1, 0.25f}, box, 2, 1, region.data(), 2, 1);
-  pool_region({map.data(), 4, 4, 4, 1, 0.25f}, {-infinity, 0, infinity, 4}, 2, 1, region.data(), 2, 1);
+  pool_region(Features<float>{map.data(), 4, 4, 4, 1, 0.25f}, box, 2, 1, region.data(), 2, 1);
+  pool_region(Features<float>{map.data(), 4, 4, 4, 1, 0.25f}, {-infinity, 0, infinity, 4}, 2, 1, region.data(), 2, 1);
   for (const Box& each : {box, Box{0, 0, 0, 0}, Box{0, 0, infinity, 1}}) {
     const std::int64_t level = level_of(each, 2, 4);
     if (level < 0 || level > 3) fail("level ", level);
@@ -254,12 +255,17 @@ LAUD_TEST(a_region_is_the_mean_of_four_samples_a_bin) {
   std::vector<float> map;
   for (std::int64_t i = 0; i < height * width * channels; ++i) map.push_back(random.normal());
   const float scale = 0.25f;
+  std::vector<std::uint16_t> rounded;
+  for (const float each : map) rounded.push_back(to_bf16(each));
   std::vector<Box> boxes{{0, 0, 36, 24}, {3, 2, 3, 2}, {30, 20, 36, 24}, {-30, -20, 60, 50}, {1, 1, 2, 23}};
   for (int i = 0; i < 30; ++i) boxes.push_back(random_box(random, 30));
   for (const Box& box : boxes) {
     std::vector<float> region(static_cast<std::size_t>(size * size * channels), -7.0f);
-    pool_region({map.data(), height, width, width * channels, channels, scale}, box, size, channels,
-                region.data(), size * channels, channels);
+    pool_region(Features<float>{map.data(), height, width, width * channels, channels, scale}, box,
+                size, channels, region.data(), size * channels, channels);
+    std::vector<std::uint16_t> halves(region.size(), 0xffa5);
+    pool_region(Features<std::uint16_t>{rounded.data(), height, width, width * channels, channels, scale},
+                box, size, channels, halves.data(), size * channels, channels);
     const double left = box.left * scale, top = box.top * scale;
     const double w = std::max(box.right * scale - left, 1.0) / size;
     const double h = std::max(box.bottom * scale - top, 1.0) / size;
@@ -275,6 +281,9 @@ LAUD_TEST(a_region_is_the_mean_of_four_samples_a_bin) {
       if (!(std::fabs(region[static_cast<std::size_t>(i)] - wanted) < 1e-4)) {
         fail("bin ", i, ": got ", region[static_cast<std::size_t>(i)], ", wanted ", wanted);
       }
+      // Numbers and their mean are rounded to 8 bits each.
+      const float half = from_bf16(halves[static_cast<std::size_t>(i)]);
+      if (!(std::fabs(half - wanted) < 0.02)) fail("bf16 bin ", i, ": ", half, ", not ", wanted);
     }
   }
 }

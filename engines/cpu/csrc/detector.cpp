@@ -45,13 +45,14 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
                    bool poison)
     : spec_(checked(spec)),
       kernels_(kernels),
+      bytes_(element_bytes(kernels.element)),
       poison_(poison),
       chooser_(static_cast<std::int64_t>(spec.lasts.size()), spec.labels, spec.candidates, spec.most,
                spec.least_score, spec.overlap),
       gemms_(kernels, threads),
       backbone_(spec.backbone, gemms_, true) {
-  if (kernels.element != Element::f32) {
-    throw std::invalid_argument("detectors run in fp32 only");
+  if (kernels.element == Element::u8) {
+    throw std::invalid_argument("detectors run in fp32 and bf16 only");
   }
   Packer packer(kernels, source);
   backbone_.load(packer);
@@ -120,7 +121,7 @@ void Detector::plan(const DetectorBatch& batch) {
       places != num_places(batch.images.height, batch.images.width)) {
     throw std::invalid_argument("the image's sides are no multiples of the coarsest stride");
   }
-  const std::int64_t bytes = canvas_.pixels() * channels * 4;
+  const std::int64_t bytes = canvas_.pixels() * channels * bytes_;
   for (Buffer* each : {&inner_, &pyramid_, &class_tower_[0], &box_tower_[0]}) each->reserve(bytes);
   if (spec_.head_convs > 1) {
     class_tower_[1].reserve(bytes);
@@ -147,12 +148,12 @@ void Detector::plan_masks() {
   const std::int64_t size = spec_.region, bordered = size + 2;
   const std::int64_t channels = gemms_.padded(spec_.width), half = gemms_.padded(spec_.width / 2);
   const std::int64_t answer = gemms_.padded(1);
-  map_floats_ = bordered * bordered * channels;
-  up_floats_ = size * size * kUps * half;
-  answer_floats_ = size * size * kUps * answer;
-  regions_.reserve(gemms_.size() * 2 * map_floats_ * 4);
-  ups_.reserve(gemms_.size() * up_floats_ * 4);
-  answers_.reserve(gemms_.size() * answer_floats_ * 4);
+  map_bytes_ = bordered * bordered * channels * bytes_;
+  up_bytes_ = size * size * kUps * half * bytes_;
+  answer_bytes_ = size * size * kUps * answer * 4;
+  regions_.reserve(gemms_.size() * 2 * map_bytes_);
+  ups_.reserve(gemms_.size() * up_bytes_);
+  answers_.reserve(gemms_.size() * answer_bytes_);
   for (std::int64_t t = 0; t < 9; ++t) {
     region_taps_.push_back(((t / 3 - 1) * bordered + t % 3 - 1) * channels);
   }

@@ -50,7 +50,7 @@ struct Objects {
 class Detector {
  public:
   // Throws std::invalid_argument for a specification that makes no detector, for a tensor that is
-  // missing or of a wrong shape and for kernels that are not fp32; std::bad_alloc. poison: as Network.
+  // missing or of a wrong shape and for kernels of bytes; std::bad_alloc. poison: as Network.
   Detector(const DetectorSpec& spec, const Source& source, const Kernels& kernels, int threads,
            bool poison);
 
@@ -75,6 +75,8 @@ class Detector {
   void run_image(int thread, std::int64_t image, PartClock& clock, double* parts);
   void clear(int thread);
   void pyramid(int thread, std::int64_t image);
+  template <typename T>
+  void add_coarser(int thread);
   void heads(int thread);
   Gemm over_places(const Weights& weights, const Buffer& from) const;
   void choose(std::int64_t image);
@@ -82,10 +84,13 @@ class Detector {
 
   // One thread alone, for one object.
   void draw_mask(int thread, std::int64_t image, std::int64_t object);
+  template <typename T>
+  void pool(const Box& box, T* region) const;
   void run_alone(int thread, Gemm gemm, const void* from, void* to);
 
   const DetectorSpec spec_;
   const Kernels& kernels_;
+  const std::int64_t bytes_;  // of a number in a map
   const bool poison_;
   Buffer arena_;
   std::vector<Weights> inner_weights_, outer_weights_, class_weights_, box_weights_, mask_weights_;
@@ -100,7 +105,7 @@ class Detector {
   Buffer inner_, pyramid_, class_tower_[2], box_tower_[2], class_out_, box_out_;
   // Of a region: each thread has two maps with a border, four pixels for each of its own, and their
   // answers.
-  std::int64_t map_floats_ = 0, up_floats_ = 0, answer_floats_ = 0;
+  std::int64_t map_bytes_ = 0, up_bytes_ = 0, answer_bytes_ = 0;
   std::vector<std::int64_t> region_taps_, region_pixels_, region_ups_, up_pixels_, answer_rows_;
   Buffer regions_, ups_, answers_;
 

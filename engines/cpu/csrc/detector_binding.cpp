@@ -79,8 +79,8 @@ void pool_box(const Map& features, const Vector<float>& box, float scale,
   const auto width = static_cast<std::int64_t>(features.shape(1));
   const auto size = static_cast<std::int64_t>(region.shape(0));
   const float* const b = box.data();
-  pool_region({features.data(), static_cast<std::int64_t>(features.shape(0)), width,
-               width * channels, channels, scale},
+  pool_region(Features<float>{features.data(), static_cast<std::int64_t>(features.shape(0)), width,
+                              width * channels, channels, scale},
               {b[0], b[1], b[2], b[3]}, size, channels, region.data(), size * channels, channels);
 }
 

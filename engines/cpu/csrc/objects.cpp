@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "weights.hpp"
+
 namespace laud {
 namespace {
 
 constexpr std::int64_t kSamples = 2;
+constexpr std::int64_t kBlock = 16;  // channels that are summed side by side
 // Boxes of this size come from the level whose stride is 2^kCanonicalLevel.
 constexpr float kCanonicalSize = 224.0f, kCanonicalLevel = 4.0f, kLevelSlack = 1e-6f;
 
@@ -151,8 +154,9 @@ std::int64_t level_of(const Box& box, std::int64_t first, std::int64_t levels) {
   return static_cast<std::int64_t>(std::min(level, high)) - first;
 }
 
-void pool_region(const Features& f, const Box& box, std::int64_t size, std::int64_t channels,
-                 float* out, std::int64_t row_stride, std::int64_t pixel_stride) {
+template <typename T>
+void pool_region(const Features<T>& f, const Box& box, std::int64_t size, std::int64_t channels,
+                 T* out, std::int64_t row_stride, std::int64_t pixel_stride) {
   const float left = box.left * f.scale, top = box.top * f.scale;
   const float width = std::max(box.right * f.scale - left, 1.0f) / static_cast<float>(size);
   const float height = std::max(box.bottom * f.scale - top, 1.0f) / static_cast<float>(size);
@@ -163,29 +167,41 @@ void pool_region(const Features& f, const Box& box, std::int64_t size, std::int6
   };
   for (std::int64_t y = 0; y < size; ++y) {
     for (std::int64_t x = 0; x < size; ++x) {
-      float* const to = out + y * row_stride + x * pixel_stride;
-      std::fill_n(to, channels, 0.0f);
+      // The pixels that its samples lie between, four each.
+      const T* pixels[4 * kSamples * kSamples];
+      float weights[4 * kSamples * kSamples];
+      std::int64_t count = 0;
       for (std::int64_t i = 0; i < kSamples * kSamples; ++i) {
         const Sample down = along(top, height, y, i / kSamples, f.height);
         const Sample across = along(left, width, x, i % kSamples, f.width);
         if (down.outside || across.outside) continue;
-        const float* const low = f.first + down.low * f.row_stride;
-        const float* const high = f.first + down.high * f.row_stride;
-        const float* const a = low + across.low * f.pixel_stride;
-        const float* const b = low + across.high * f.pixel_stride;
-        const float* const c = high + across.low * f.pixel_stride;
-        const float* const d = high + across.high * f.pixel_stride;
-        const float wa = down.low_weight * across.low_weight;
-        const float wb = down.low_weight * across.high_weight;
-        const float wc = down.high_weight * across.low_weight;
-        const float wd = down.high_weight * across.high_weight;
-        for (std::int64_t n = 0; n < channels; ++n) {
-          to[n] += wa * a[n] + wb * b[n] + wc * c[n] + wd * d[n];
+        for (const bool high : {false, true}) {
+          const T* const row = f.first + (high ? down.high : down.low) * f.row_stride;
+          const float weight = high ? down.high_weight : down.low_weight;
+          pixels[count] = row + across.low * f.pixel_stride;
+          weights[count++] = weight * across.low_weight;
+          pixels[count] = row + across.high * f.pixel_stride;
+          weights[count++] = weight * across.high_weight;
         }
       }
-      for (std::int64_t n = 0; n < channels; ++n) to[n] /= kSamples * kSamples;
+      T* const to = out + y * row_stride + x * pixel_stride;
+      for (std::int64_t n = 0; n < channels; n += kBlock) {
+        float sums[kBlock] = {};
+        const std::int64_t some = std::min(kBlock, channels - n);
+        for (std::int64_t i = 0; i < count; ++i) {
+          for (std::int64_t k = 0; k < some; ++k) sums[k] += weights[i] * to_float(pixels[i][n + k]);
+        }
+        for (std::int64_t k = 0; k < some; ++k) {
+          to_number(sums[k] / (kSamples * kSamples), to[n + k]);
+        }
+      }
     }
   }
 }
+
+template void pool_region(const Features<float>&, const Box&, std::int64_t, std::int64_t, float*,
+                          std::int64_t, std::int64_t);
+template void pool_region(const Features<std::uint16_t>&, const Box&, std::int64_t, std::int64_t,
+                          std::uint16_t*, std::int64_t, std::int64_t);
 
 }  // namespace laud

@@ -65,9 +65,11 @@ class Chooser {
   std::vector<std::int64_t> sorted_labels_, kept_;
 };
 
-// One level's features of an image: pixels `pixel_stride` numbers apart, `row_stride` a row.
+// One level's features of an image, floats or bf16: pixels `pixel_stride` numbers apart, `row_stride` a
+// row.
+template <typename T>
 struct Features {
-  const float* first;
+  const T* first;
   std::int64_t height, width, row_stride, pixel_stride;
   float scale;  // its pixels for one of the image
 };
@@ -77,9 +79,11 @@ struct Features {
 std::int64_t level_of(const Box& box, std::int64_t first, std::int64_t levels);
 
 // RoIAlign (arXiv:1703.06870) with two samples a side and bin, corners not shifted by half a pixel:
-// means over size x size bins of the box, `channels` each, at `out` with the given strides.
-void pool_region(const Features& features, const Box& box, std::int64_t size, std::int64_t channels,
-                 float* out, std::int64_t row_stride, std::int64_t pixel_stride);
+// means over size x size bins of the box, `channels` each, at `out` with the given strides. Sums are
+// floats.
+template <typename T>
+void pool_region(const Features<T>& features, const Box& box, std::int64_t size,
+                 std::int64_t channels, T* out, std::int64_t row_stride, std::int64_t pixel_stride);
 
 // 1 / (1 + exp(-x)).
 float sigmoid(float x);

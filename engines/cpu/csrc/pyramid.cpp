@@ -10,7 +10,7 @@ namespace laud {
 
 // Zeros where a 3x3 or a region reads what no layer writes.
 void Detector::clear(int thread) {
-  const auto pixel = static_cast<std::size_t>(gemms_.padded(spec_.width)) * sizeof(float);
+  const auto pixel = static_cast<std::size_t>(gemms_.padded(spec_.width) * bytes_);
   const auto zero = [&](Buffer& map, const std::vector<Run>& runs) {
     for (const Run& run : runs) {
       std::memset(map.data() + static_cast<std::size_t>(run.begin) * pixel, 0,
@@ -42,19 +42,10 @@ void Detector::pyramid(int thread, std::int64_t image) {
     gemms_.add(parts, gemm);
   }
   gemms_.run(thread, parts);
-  const std::int64_t channels = gemms_.padded(spec_.width);
-  float* const inner = inner_.data<float>();
-  for (std::size_t l = levels - 1; l-- > 0;) {
-    const std::int64_t begin = lists_->needed_ends[l], rows = lists_->needed_ends[l + 1] - begin;
-    const std::int64_t chunks = gemms_.chunks_of(rows);
-    gemms_.team().share(thread, chunks, [&](std::int64_t chunk) {
-      const std::int64_t end = begin + rows * (chunk + 1) / chunks;
-      for (std::int64_t r = begin + rows * chunk / chunks; r < end; ++r) {
-        float* const to = inner + lists_->needed.data()[r];
-        const float* const from = inner + lists_->parents.data()[r];
-        for (std::int64_t c = 0; c < channels; ++c) to[c] += from[c];
-      }
-    });
+  if (kernels_.element == Element::f32) {
+    add_coarser<float>(thread);
+  } else {
+    add_coarser<std::uint16_t>(thread);
   }
   parts.clear();
   for (std::size_t l = 0; l < levels; ++l) {
@@ -65,6 +56,26 @@ void Detector::pyramid(int thread, std::int64_t image) {
     gemms_.add(parts, gemm);
   }
   gemms_.run(thread, parts);
+}
+
+template <typename T>
+void Detector::add_coarser(int thread) {
+  const std::int64_t channels = gemms_.padded(spec_.width);
+  T* const inner = inner_.data<T>();
+  for (std::size_t l = canvas_.levels.size() - 1; l-- > 0;) {
+    const std::int64_t begin = lists_->needed_ends[l], rows = lists_->needed_ends[l + 1] - begin;
+    const std::int64_t chunks = gemms_.chunks_of(rows);
+    gemms_.team().share(thread, chunks, [&](std::int64_t chunk) {
+      const std::int64_t end = begin + rows * (chunk + 1) / chunks;
+      for (std::int64_t r = begin + rows * chunk / chunks; r < end; ++r) {
+        T* const to = inner + lists_->needed.data()[r];
+        const T* const from = inner + lists_->parents.data()[r];
+        for (std::int64_t c = 0; c < channels; ++c) {
+          to_number(to_float(to[c]) + to_float(from[c]), to[c]);
+        }
+      }
+    });
+  }
 }
 
 // Both towers side by side; levels share their weights and run as one list.

@@ -95,6 +95,19 @@ inline std::uint16_t to_bf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+inline float from_bf16(std::uint16_t value) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+// Numbers of float maps, whichever they are.
+inline float to_float(float value) { return value; }
+inline float to_float(std::uint16_t value) { return from_bf16(value); }
+inline void to_number(float value, float& number) { number = value; }
+inline void to_number(float value, std::uint16_t& number) { number = to_bf16(value); }
+
 inline std::int64_t element_bytes(Element element) {
   return element == Element::f32 ? 4 : (element == Element::bf16 ? 2 : 1);
 }

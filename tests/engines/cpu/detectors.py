@@ -19,6 +19,10 @@ from engines.cpu.detector_weights import detector_shapes
 from engines.cpu.loading import ISA_VARIABLE
 from engines.detection.architecture import Detector
 from tests.engines import int8
+from tests.engines.cpu import cases
+
+KERNELS = tuple(each for each in cases.KERNELS if each[0] != "int8")
+"""(precision, instruction set) of all that this machine can run detectors with."""
 
 Weights = dict[str, npt.NDArray[np.generic]]
 
@@ -113,10 +117,17 @@ def full(size: int, maskers: int = 0, name: str = "full") -> OperatingPoint:
     return static_point(name, size, maskers)
 
 
-def load(source: Bundle, *, isa: str = "", threads: int = 1, poison: bool = True) -> CpuDetector:
+def load(
+    source: Bundle,
+    *,
+    isa: str = "",
+    precision: str | None = None,
+    threads: int = 1,
+    poison: bool = True,
+) -> CpuDetector:
     """An engine held to an instruction set (empty: the best)."""
     with patch.dict(os.environ, {ISA_VARIABLE: isa}):
-        return CpuDetector(source, threads=threads, poison=poison)
+        return CpuDetector(source, precision=precision, threads=threads, poison=poison)
 
 
 def same(one: Output, i: int, other: Output, j: int) -> bool:

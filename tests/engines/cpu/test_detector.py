@@ -16,14 +16,16 @@ from engines.bundle import Bundle, write_bundle
 from engines.core import Glance, Output
 from engines.cpu import _native
 from engines.cpu.detector import CpuDetector
+from engines.cpu.loading import ISA_VARIABLE
 from engines.detection.letterbox import detections_of
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.registry import load_engine
 from tests.engines.cpu import processes
 from tests.engines.cpu.alone import PATIENCE_S, run_alone
-from tests.engines.cpu.cases import FP32_ISAS, pictures
 from tests.engines.cpu.cases import bundle as classifier
+from tests.engines.cpu.cases import pictures
 from tests.engines.cpu.detectors import (
+    KERNELS,
     MASKED,
     PLAIN,
     SMALL,
@@ -40,7 +42,7 @@ SIZE = 96
 IMAGES = pictures(3, SIZE)
 POINTS = [full(SIZE)] * 3
 
-isas = pytest.mark.parametrize("isa", FP32_ISAS)
+kernels = pytest.mark.parametrize(("precision", "isa"), KERNELS)
 
 
 def assert_same(one: Output, other: Output) -> None:
@@ -50,11 +52,16 @@ def assert_same(one: Output, other: Output) -> None:
 # Exactness
 
 
-@isas
+@kernels
 @pytest.mark.parametrize("threads", [2, 3])
-def test_neither_threads_nor_neighbours_change_a_bit(isa: str, threads: int) -> None:
+def test_neither_threads_nor_neighbours_change_a_bit(
+    precision: str, isa: str, threads: int
+) -> None:
     source = bundle()
-    with load(source, isa=isa) as one, load(source, isa=isa, threads=threads) as many:
+    with (
+        load(source, isa=isa, precision=precision) as one,
+        load(source, isa=isa, precision=precision, threads=threads) as many,
+    ):
         alone = [one.infer(IMAGES[i : i + 1], POINTS[:1]) for i in range(3)]
         together = many.infer(IMAGES[[2, 0, 1, 0]], [full(SIZE)] * 4)
     for place, i in enumerate([2, 0, 1, 0]):
@@ -62,14 +69,14 @@ def test_neither_threads_nor_neighbours_change_a_bit(isa: str, threads: int) -> 
     assert len({a.arrays["boxes"].tobytes() for a in alone}) == 3
 
 
-@isas
-def test_scratch_memory_is_never_read_before_it_is_written(isa: str) -> None:
+@kernels
+def test_scratch_memory_is_never_read_before_it_is_written(precision: str, isa: str) -> None:
     """Poisoned and fresh memory give the same bits, whatever ran before and is active."""
     source = bundle()
     active = np.random.default_rng(0).random((3, 24**2 + 12**2 + 6**2 + 3**2)) < 0.4
     answers = []
     for poison in (True, False):
-        with load(source, isa=isa, poison=poison, threads=2) as engine:
+        with load(source, isa=isa, precision=precision, poison=poison, threads=2) as engine:
             engine.infer(pictures(2, 160), [full(160)] * 2)
             engine.infer(IMAGES, POINTS)
             answers.append(engine.infer(IMAGES, POINTS, active=active, tell_places=True))
@@ -146,10 +153,18 @@ def test_calls_that_do_not_fit() -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("precision", ["int8", "bf16", "fp64"])
+@pytest.mark.parametrize("precision", ["int8", "fp64"])
 def test_precisions_that_it_has_not(precision: str) -> None:
-    with pytest.raises(InvalidInput, match=f"run in fp32 only so far, got precision '{precision}'"):
+    with pytest.raises(
+        InvalidInput, match=f"in fp32 and bf16 only so far, got precision '{precision}'"
+    ):
         CpuDetector(bundle(), precision=precision)
+
+
+def test_bf16_needs_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ISA_VARIABLE, "avx2")
+    with pytest.raises(EngineError, match="bf16 needs a CPU with AMX"):
+        CpuDetector(bundle(), precision="bf16")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +271,7 @@ assert not [name for name in sys.modules if name.startswith(("torch.", "engines.
 def test_the_registry_takes_it() -> None:
     with load_engine(bundle(), threads=1, precision="fp32") as engine:
         assert isinstance(engine, CpuDetector)
-    with pytest.raises(InvalidInput, match="fp32 only"):
+    with pytest.raises(InvalidInput, match="fp32 and bf16 only"):
         load_engine(bundle(), precision="int8")
 
 

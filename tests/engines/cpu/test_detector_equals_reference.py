@@ -17,7 +17,7 @@ from engines.core import Paradigm
 from engines.cpu import _native
 from engines.detection.architecture import Detector, pyramid_sizes
 from engines.reference.deciding import point_decision
-from tests.engines.cpu.cases import FP32_ISAS, pictures, point, stage
+from tests.engines.cpu.cases import BF16_ISAS, FP32_ISAS, pictures, point, stage
 from tests.engines.cpu.comparing_objects import (
     assert_near,
     assert_same_objects,
@@ -104,6 +104,18 @@ def test_some_images_of_a_batch_have_nothing() -> None:
         assert array.shape[1] == max(counts)
         for i, count in enumerate(counts):
             assert not array[i, count:].any()
+
+
+@pytest.mark.parametrize("isa", BF16_ISAS)
+def test_bf16_is_close(isa: str) -> None:
+    """Numbers have 8 bits there: dense answers are near, objects need not be the same."""
+    source, images = bundle(), pictures(1, 160)
+    with load(source, isa=isa, precision="bf16") as engine:
+        found = engine.infer(images, [full(160)], tell_places=True)
+    wanted = places_of(source, images)
+    error = np.linalg.norm(found.arrays["places"].astype(np.float64) - wanted)
+    assert error < 0.03 * np.linalg.norm(wanted)
+    assert found.arrays["counts"][0] > 3
 
 
 # What is not active
