@@ -140,6 +140,18 @@ def test_files_of_any_shape_have_their_own_pixels(client: triton.InferenceServer
     assert [each["size"] for each in runs] == [[height, width] for width, height in sizes]
 
 
+def test_turned_files_are_answered_upright(client: triton.InferenceServerClient) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = scene(240, 400).transpose(Image.Transpose.ROTATE_90)
+    grey = scene(240, 400).convert("L")
+    files = files_of(encoded(lying, "JPEG", exif=exif.tobytes()), encoded(grey))
+    result = client.infer("things", files)
+    np.testing.assert_allclose(result.as_numpy("boxes")[:, 0], [[30, 50, 120, 100]] * 2, atol=2.5)
+    sizes = [orjson.loads(text)["size"] for text in texts(result, "masks")[:, 0]]
+    assert sizes == [[400, 240]] * 2
+
+
 def test_pixels_stay_those_that_were_sent_at_smaller_points(
     client: triton.InferenceServerClient,
 ) -> None:
