@@ -107,35 +107,31 @@ class CpuDetector(Closing):
         net, detector = self._net, self._detector
         check_batch(images, points, len(net.maskers))
         check_contiguous(images)
-        for point in points:
-            if point.image_size % STRIDE:
-                raise InvalidInput(
-                    f"a detector's images are multiples of {STRIDE}, got {point.image_size}"
-                )
-            if point.glance is not None:
-                raise InvalidInput(f"a detector does not glance, point '{point.name}' does")
+        _check_points(points)
         n, size = len(images), MapSize(*images.shape[1:3])
         places = sum(each.area for each in pyramid_sizes(net, size))
+        flags = None if active is None else _flags(active, n, places)
         wishes = wishes_of_batch(tuple(points))
-        counts = np.zeros(n, np.int64)
-        filled: dict[str, npt.NDArray[Any]] = {
-            "boxes": np.empty((n, MOST_DETECTIONS, 4), np.float32),
-            "scores": np.empty((n, MOST_DETECTIONS), np.float32),
-            "labels": np.empty((n, MOST_DETECTIONS), np.int64),
-        }
-        if detector.masks:
-            shape = (n, MOST_DETECTIONS, MASK_SIZE, MASK_SIZE)
-            filled["masks"] = np.empty(shape, np.float32)
-        told = np.empty((n, places, net.num_classes + 5), np.float32) if tell_places else None
-        active_units = np.empty((n, len(net.maskers)), np.int64)
-        pixels = np.empty((n, len(net.blocks), 2), np.int64)
-        parts = np.empty(len(net.blocks) + 5, np.float64)
         with running(images.shape):
+            counts = np.zeros(n, np.int64)
+            # Masks of all that there may be take address space, and memory where they are written.
+            filled: dict[str, npt.NDArray[Any]] = {
+                "boxes": np.empty((n, MOST_DETECTIONS, 4), np.float32),
+                "scores": np.empty((n, MOST_DETECTIONS), np.float32),
+                "labels": np.empty((n, MOST_DETECTIONS), np.int64),
+            }
+            if detector.masks:
+                shape = (n, MOST_DETECTIONS, MASK_SIZE, MASK_SIZE)
+                filled["masks"] = np.empty(shape, np.float32)
+            told = np.empty((n, places, net.num_classes + 5), np.float32) if tell_places else None
+            active_units = np.empty((n, len(net.maskers)), np.int64)
+            pixels = np.empty((n, len(net.blocks), 2), np.int64)
+            parts = np.empty(len(net.blocks) + 5, np.float64)
             prepare, network = self._native.infer(
                 images,
                 wishes.thresholds,
                 wishes.caps,
-                None if active is None else _flags(active, n, places),
+                flags,
                 counts,
                 filled["boxes"],
                 filled["scores"],
@@ -146,6 +142,7 @@ class CpuDetector(Closing):
                 pixels,
                 parts,
             )
+            arrays = {name: _cut(array, counts) for name, array in filled.items()}
         costs = detector_macs(net, detector, size)
         macs = costs.dense + costs.per_object * counts.astype(np.float64)
         activation = np.ones(active_units.shape, np.float32)
@@ -154,7 +151,6 @@ class CpuDetector(Closing):
             rates = active_units / count.units
             activation = rates.astype(np.float32)
             macs += count.macs(rates, pixels, wishes.asked) - count.static
-        arrays = {name: _cut(array, counts) for name, array in filled.items()}
         if told is not None:
             arrays["places"] = told
         return Output(
@@ -187,6 +183,16 @@ def _spec(net: ResNet, manifest: Manifest, detector: Detector) -> _native.Detect
         candidates=CANDIDATES_PER_LEVEL,
         most=MOST_DETECTIONS,
     )
+
+
+def _check_points(points: Sequence[OperatingPoint]) -> None:
+    for point in points:
+        if point.image_size % STRIDE:
+            raise InvalidInput(
+                f"a detector's images are multiples of {STRIDE}, got {point.image_size}"
+            )
+        if point.glance is not None:
+            raise InvalidInput(f"a detector does not glance, point '{point.name}' does")
 
 
 def _flags(active: npt.NDArray[np.bool_], n: int, places: int) -> npt.NDArray[np.uint8]:

@@ -126,7 +126,7 @@ void check_places(const Canvas& canvas, double rate, std::uint32_t seed) {
     const bool zero = halo.count(pixel) || idle.count(pixel);
     if (on.count(pixel) && zero) fail("an active pixel is cleared");
     if (near.count(pixel) && !on.count(pixel) && !halo.count(pixel)) fail("read, but not cleared");
-    if (inside.count(pixel) && !on.count(pixel) && !zero) fail("a pixel of a level is left as it was");
+    if (inside.count(pixel) && !on.count(pixel) && !zero) fail("a pixel is left as it was");
   }
 }
 

@@ -1,5 +1,5 @@
-// Whole detectors in poisoned memory: an answer depends on neither batch mates nor threads, what is not
-// active is neither computed nor found. That the answers are right is tested against torch.
+// Whole detectors in poisoned memory: an answer depends on neither batch mates nor threads, what is
+// not active is neither computed nor found. That the answers are right is tested against torch.
 #include <cmath>
 #include <limits>
 
@@ -32,7 +32,9 @@ Tensors detector_tensors(const DetectorSpec& s) {
   }
   layer("head.classes.out", s.labels, s.width, 3);
   layer("head.boxes.out", 5, s.width, 3);
-  for (std::int64_t i = 0; i < s.mask_convs; ++i) layer("mask." + std::to_string(i), s.width, s.width, 3);
+  for (std::int64_t i = 0; i < s.mask_convs; ++i) {
+    layer("mask." + std::to_string(i), s.width, s.width, 3);
+  }
   for (int i = 0; i < 4; ++i) layer("mask.up." + std::to_string(i), s.width / 2, s.width, 1);
   layer("mask.out", 1, s.width / 2, 1);
   return tensors;
@@ -47,7 +49,8 @@ struct Found {
 
 class Runner {
  public:
-  Runner(const Kernels& kernels, int threads, std::int64_t head_convs = 2, std::int64_t mask_convs = 2)
+  Runner(const Kernels& kernels, int threads, std::int64_t head_convs = 2,
+         std::int64_t mask_convs = 2)
       : spec_(small_detector(head_convs, mask_convs)),
         tensors_(detector_tensors(spec_)),
         detector_(spec_, [this](const std::string& name) { return tensors_.find(name); }, kernels,

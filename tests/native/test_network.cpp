@@ -41,14 +41,14 @@ class Runner {
     Result r{std::vector<float>(count * 10), std::vector<float>(count * 10),
              std::vector<std::int64_t>(count * maskers), std::vector<std::int64_t>(count * blocks * 2),
              std::vector<double>(blocks + 2), 0};
-    Answer answer{r.probabilities.data(), r.scores.data(), {r.active.data(), r.pixels.data(), nullptr},
-                  r.parts_s.data(), 0, 0};
+    const Trace trace{r.active.data(), r.pixels.data(), nullptr};
+    Answer answer{r.probabilities.data(), r.scores.data(), trace, r.parts_s.data(), 0, 0};
     network_.infer({images.data(), n, size, size, wishes.data(), nullptr}, answer);
     r.network_s = answer.network_s;
     return r;
   }
 
-  Network& network() { return network_; }
+  std::int64_t num_maskers() const { return network_.backbone().num_maskers(); }
 
  private:
   NetworkSpec spec_;
@@ -75,7 +75,7 @@ LAUD_TEST(int8_has_the_same_bits_on_every_instruction_set) {
   std::vector<float> wanted;
   for (const Kernels* kernels : kernels_of(Element::u8)) {
     Runner runner(*kernels, 1);
-    const Result got = runner.run(images, 5, kSize, wishes_of(5, runner.network().backbone().num_maskers()));
+    const Result got = runner.run(images, 5, kSize, wishes_of(5, runner.num_maskers()));
     if (wanted.empty()) wanted = got.scores;
     for (std::size_t i = 0; i < wanted.size(); ++i) {
       expect_equal(got.scores[i], wanted[i], kernels->name, " score ", i);
@@ -88,7 +88,7 @@ LAUD_TEST(int8_has_the_same_bits_on_every_instruction_set) {
 LAUD_TEST(bf16_is_close_to_fp32) {
   const std::vector<std::uint8_t> images = random_images(1, kSize);
   Runner exact(*kernels_of(Element::f32).front(), 1);
-  const std::vector<Wish> all = wishes_of(1, exact.network().backbone().num_maskers());
+  const std::vector<Wish> all = wishes_of(1, exact.num_maskers());
   const Result wanted = exact.run(images, 1, kSize, all);
   for (const Kernels* kernels : kernels_of(Element::bf16)) {
     Runner runner(*kernels, 2);
@@ -111,7 +111,7 @@ LAUD_TEST(an_answer_depends_on_neither_batch_mates_nor_threads) {
   for (const Element element : {Element::f32, Element::bf16, Element::u8}) {
     for (const Kernels* kernels : kernels_of(element)) {
       Runner single(*kernels, 1);
-      const std::int64_t maskers = single.network().backbone().num_maskers();
+      const std::int64_t maskers = single.num_maskers();
       const std::vector<Wish> wishes = wishes_of(n, maskers);
       for (const int threads : {1, 2, 3}) {
         Runner runner(*kernels, threads);
@@ -138,7 +138,7 @@ LAUD_TEST(parts_add_up_to_the_network) {
   const std::vector<std::uint8_t> images = random_images(2, kSize);
   for (const int threads : {1, 3}) {
     Runner runner(*kernels_of(Element::f32).front(), threads);
-    const Result got = runner.run(images, 2, kSize, wishes_of(2, runner.network().backbone().num_maskers()));
+    const Result got = runner.run(images, 2, kSize, wishes_of(2, runner.num_maskers()));
     double sum = 0.0;
     for (const double part : got.parts_s) {
       if (!(part >= 0.0)) fail("a part took ", part, " s");

@@ -67,7 +67,8 @@ struct Object {
   std::int64_t label;
 };
 
-// Dense answers of levels whose places are all there, as the chooser and as its definition take them.
+// Dense answers of levels whose places are all there, as the chooser and as its definition take
+// them.
 struct Scene {
   std::int64_t labels, height, width;
   std::vector<std::vector<float>> classes, sides;
@@ -96,8 +97,8 @@ Scene random_scene(std::int64_t labels, std::int64_t height, std::int64_t width,
   return scene;
 }
 
-std::vector<Object> defined(const Scene& scene, std::size_t candidates, std::size_t most, float least,
-                            double overlap) {
+std::vector<Object> defined(const Scene& scene, std::size_t candidates, std::size_t most,
+                            float least, double overlap) {
   std::vector<Object> all;
   std::int64_t stride = 4;
   for (std::size_t l = 0; l < scene.classes.size(); ++l, stride *= 2) {
@@ -113,8 +114,7 @@ std::vector<Object> defined(const Scene& scene, std::size_t candidates, std::siz
                     std::min(x + side(2), static_cast<float>(scene.width)),
                     std::min(y + side(3), static_cast<float>(scene.height))};
       for (std::int64_t c = 0; c < scene.labels; ++c) {
-        const float logit =
-            scene.classes[l][i * static_cast<std::size_t>(scene.labels) + static_cast<std::size_t>(c)];
+        const float logit = scene.classes[l].data()[static_cast<std::int64_t>(i) * scene.labels + c];
         const float score = std::sqrt(sigmoid(logit) * sigmoid(sides[4]));
         if (score >= least) level.push_back({score, box, c});
       }
@@ -138,7 +138,8 @@ std::vector<Object> defined(const Scene& scene, std::size_t candidates, std::siz
 
 void check_scene(const Scene& scene, std::int64_t candidates, std::int64_t most, float least) {
   Chooser chooser(2, scene.labels, candidates, most, least, 0.5);
-  std::vector<float> boxes(static_cast<std::size_t>(most * 4)), scores(static_cast<std::size_t>(most));
+  std::vector<float> boxes(static_cast<std::size_t>(most * 4));
+  std::vector<float> scores(static_cast<std::size_t>(most));
   std::vector<std::int64_t> labels(static_cast<std::size_t>(most));
   // Twice: what the first image left must not matter.
   for (int round = 0; round < 2; ++round) {
@@ -153,7 +154,8 @@ void check_scene(const Scene& scene, std::int64_t candidates, std::int64_t most,
     const auto found =
         static_cast<std::size_t>(chooser.finish(boxes.data(), scores.data(), labels.data()));
     const std::vector<Object> wanted =
-        defined(scene, static_cast<std::size_t>(candidates), static_cast<std::size_t>(most), least, 0.5);
+        defined(scene, static_cast<std::size_t>(candidates), static_cast<std::size_t>(most), least,
+                0.5);
     expect_equal(found, wanted.size(), "objects of ", scene.labels, " labels");
     for (std::size_t i = 0; i < found; ++i) {
       expect_equal(scores[i], wanted[i].score, "score ", i);
@@ -210,8 +212,9 @@ LAUD_TEST(numbers_that_are_none_are_no_objects_and_no_wrong_access) {
   const std::vector<float> map(16, 1.0f);
   std::vector<float> region(4);
   const Box box{boxes[0], boxes[1], boxes[2], boxes[3]};
-  pool_region(Features<float>{map.data(), 4, 4, 4, 1, 0.25f}, box, 2, 1, region.data(), 2, 1);
-  pool_region(Features<float>{map.data(), 4, 4, 4, 1, 0.25f}, {-infinity, 0, infinity, 4}, 2, 1, region.data(), 2, 1);
+  const Features<float> features{map.data(), 4, 4, 4, 1, 0.25f};
+  pool_region(features, box, 2, 1, region.data(), 2, 1);
+  pool_region(features, {-infinity, 0, infinity, 4}, 2, 1, region.data(), 2, 1);
   for (const Box& each : {box, Box{0, 0, 0, 0}, Box{0, 0, infinity, 1}}) {
     const std::int64_t level = level_of(each, 2, 4);
     if (level < 0 || level > 3) fail("level ", level);
@@ -257,15 +260,17 @@ LAUD_TEST(a_region_is_the_mean_of_four_samples_a_bin) {
   const float scale = 0.25f;
   std::vector<std::uint16_t> rounded;
   for (const float each : map) rounded.push_back(to_bf16(each));
-  std::vector<Box> boxes{{0, 0, 36, 24}, {3, 2, 3, 2}, {30, 20, 36, 24}, {-30, -20, 60, 50}, {1, 1, 2, 23}};
+  std::vector<Box> boxes{
+      {0, 0, 36, 24}, {3, 2, 3, 2}, {30, 20, 36, 24}, {-30, -20, 60, 50}, {1, 1, 2, 23}};
   for (int i = 0; i < 30; ++i) boxes.push_back(random_box(random, 30));
+  const std::int64_t row = width * channels;
+  const Features<float> floats{map.data(), height, width, row, channels, scale};
+  const Features<std::uint16_t> bf16{rounded.data(), height, width, row, channels, scale};
   for (const Box& box : boxes) {
     std::vector<float> region(static_cast<std::size_t>(size * size * channels), -7.0f);
-    pool_region(Features<float>{map.data(), height, width, width * channels, channels, scale}, box,
-                size, channels, region.data(), size * channels, channels);
+    pool_region(floats, box, size, channels, region.data(), size * channels, channels);
     std::vector<std::uint16_t> halves(region.size(), 0xffa5);
-    pool_region(Features<std::uint16_t>{rounded.data(), height, width, width * channels, channels, scale},
-                box, size, channels, halves.data(), size * channels, channels);
+    pool_region(bf16, box, size, channels, halves.data(), size * channels, channels);
     const double left = box.left * scale, top = box.top * scale;
     const double w = std::max(box.right * scale - left, 1.0) / size;
     const double h = std::max(box.bottom * scale - top, 1.0) / size;

@@ -1,5 +1,5 @@
-// Loading a backbone, and planning its scratch memory for an image size. The pass is in stem.cpp and
-// blocks.cpp.
+// Loading a backbone, and planning its scratch memory for an image size. The pass is in stem.cpp
+// and blocks.cpp.
 #include "backbone.hpp"
 
 #include <algorithm>
@@ -28,7 +28,8 @@ void check(const BackboneSpec& spec) {
   std::int64_t channels = spec.stem_width;
   for (const BlockSpec& s : spec.blocks) {
     // Sums of 9 * width products of bytes have to fit 32 bits.
-    if (s.width < 1 || s.width > kMostWidth || s.out_channels < 1 || s.in_channels > 4 * kMostWidth || s.patch < 0 || s.groups < 0 || s.hidden < 1) {
+    if (s.width < 1 || s.width > kMostWidth || s.out_channels < 1 ||
+        s.in_channels > 4 * kMostWidth || s.patch < 0 || s.groups < 0 || s.hidden < 1) {
       throw std::invalid_argument(s.name + ": a width or count is out of range");
     }
     if (s.stride != 1 && s.stride != 2) throw std::invalid_argument(s.name + ": stride is not 1 or 2");

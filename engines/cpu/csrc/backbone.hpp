@@ -12,7 +12,8 @@
 
 namespace laud {
 
-// Pixels around an image that the stem reads, and numbers behind the last row (with weights of zero).
+// Pixels around an image that the stem reads, and numbers behind the last row (with weights of
+// zero).
 constexpr std::int64_t kStemBorder = 3, kRowSlack = 16;
 
 struct BlockSpec {
@@ -33,8 +34,9 @@ struct BackboneSpec {
   std::vector<BlockSpec> blocks;
 };
 
-// Images uint8 (n, height, width, 3) in C order; wishes (n, maskers). decisions: null, or what every
-// masker's units shall be whatever their logits, (n, all units) with the maskers side by side.
+// Images uint8 (n, height, width, 3) in C order; wishes (n, maskers). decisions: null, or what
+// every masker's units shall be whatever their logits, (n, all units) with the maskers side by
+// side.
 struct Batch {
   const std::uint8_t* images;
   std::int64_t n, height, width;
@@ -91,15 +93,15 @@ class PartClock {
 // Stem and blocks of a network, with their scratch memory. The threads of its team run it together.
 class Backbone {
  public:
-  // keeps_stages: the last map of every stage stays until the next pass, else only that of the last.
-  // Throws std::invalid_argument for a specification that makes no network.
+  // keeps_stages: the last map of every stage stays until the next pass, else only that of the
+  // last. Throws std::invalid_argument for a specification that makes no network.
   Backbone(const BackboneSpec& spec, GemmTeam& gemms, bool keeps_stages);
 
   // Its layers and maskers, which hold once the packer has packed.
   void load(Packer& packer);
 
-  // Memory and geometry for a batch of that size. Throws std::bad_alloc. True where the image size is
-  // another than before.
+  // Memory and geometry for a batch of that size. Throws std::bad_alloc. True where the image size
+  // is another than before.
   bool plan(const Batch& batch);
 
   // Before the threads run; both stay until they have.

@@ -118,8 +118,8 @@ NB_MODULE(_native, m) {
           nb::kw_only(), nb::arg("backbone"), nb::arg("classes"), nb::arg("output_scale"),
           nb::arg("feature_scale"));
   nb::class_<Engine>(m, "Engine")
-      .def(nb::init<const NetworkSpec&, const nb::dict&, const std::string&, const std::string&, int,
-                    bool>(),
+      .def(nb::init<const NetworkSpec&, const nb::dict&, const std::string&, const std::string&,
+                    int, bool>(),
            nb::arg("spec"), nb::arg("weights"), nb::arg("precision"), nb::arg("isa"),
            nb::arg("threads"), nb::arg("poison"))
       .def("infer", &Engine::infer, nb::arg("images").noconvert(),

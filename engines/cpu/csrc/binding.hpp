@@ -1,5 +1,5 @@
-// What the bindings of both networks share. Arguments are checked in Python first; what is checked here
-// keeps a wrong call from becoming a wrong memory access.
+// What the bindings of both networks share. Arguments are checked in Python first; what is checked
+// here keeps a wrong call from becoming a wrong memory access.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -13,8 +13,8 @@ struct Level {
   std::int64_t pixels() const { return height * width; }
 };
 
-// One map for all levels, with pixels of border around each: lists over several levels, and layers that
-// levels share, then need one table of taps.
+// One map for all levels, with pixels of border around each: lists over several levels, and layers
+// that levels share, then need one table of taps.
 struct Canvas {
   std::vector<Level> levels;  // the finest first, each half the one before
   std::int64_t height = 0, width = 0;
@@ -34,8 +34,8 @@ struct Run {
   std::int64_t begin, count;
 };
 
-// Which pixels of a pyramid one image computes. Offsets count numbers; lists go level by level, those of
-// level l from `*_ends[l]` to `*_ends[l + 1]`.
+// Which pixels of a pyramid one image computes. Offsets count numbers; lists go level by level,
+// those of level l from `*_ends[l]` to `*_ends[l + 1]`.
 struct PlaceLists {
   Offsets places;     // active ones, on a canvas
   Offsets indices;    // the same within their level: y * width + x
@@ -49,8 +49,9 @@ struct PlaceLists {
   void reserve(const Canvas& canvas);
 };
 
-// Fills the lists. active: one byte per place, levels one after another; null: all. `channels`, padded,
-// of the canvas and of each stage's map. `marks`: scratch of one byte per pixel of the canvas.
+// Fills the lists. active: one byte per place, levels one after another; null: all. `channels`,
+// padded, of the canvas and of each stage's map. `marks`: scratch of one byte per pixel of the
+// canvas.
 void list_places(PlaceLists& lists, const Canvas& canvas, const std::uint8_t* active,
                  std::int64_t channels, const std::vector<std::int64_t>& stage_channels,
                  std::uint8_t* marks);

@@ -1,5 +1,5 @@
-// Loading a detector and planning its memory; the pass is in pyramid.cpp and, behind the dense answers,
-// in masks.cpp.
+// Loading a detector and planning its memory; the pass is in pyramid.cpp and, behind the dense
+// answers, in masks.cpp.
 #include "detector.hpp"
 
 #include <algorithm>
@@ -28,7 +28,8 @@ const DetectorSpec& checked(const DetectorSpec& s) {
       throw std::invalid_argument("a level of the pyramid does not end a stage");
     }
   }
-  for (const std::int64_t count : {s.labels, s.width, s.head_convs, s.region, s.candidates, s.most}) {
+  for (const std::int64_t count :
+       {s.labels, s.width, s.head_convs, s.region, s.candidates, s.most}) {
     if (count < 1 || count > kMostWidth) {
       throw std::invalid_argument("a count of the detector is not between 1 and 4096");
     }
@@ -41,14 +42,14 @@ const DetectorSpec& checked(const DetectorSpec& s) {
 
 }  // namespace
 
-Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels& kernels, int threads,
-                   bool poison)
+Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels& kernels,
+                   int threads, bool poison)
     : spec_(checked(spec)),
       kernels_(kernels),
       bytes_(element_bytes(kernels.element)),
       poison_(poison),
-      chooser_(static_cast<std::int64_t>(spec.lasts.size()), spec.labels, spec.candidates, spec.most,
-               spec.least_score, spec.overlap),
+      chooser_(static_cast<std::int64_t>(spec.lasts.size()), spec.labels, spec.candidates,
+               spec.most, spec.least_score, spec.overlap),
       gemms_(kernels, threads),
       backbone_(spec.backbone, gemms_, true) {
   if (kernels.element == Element::u8) {
@@ -66,7 +67,8 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
     packer.add("pyramid.inner." + std::to_string(l), width, block.out_channels, 1,
                Layer::convolution, inner_weights_[l]);
   }
-  const auto stack = [&](const std::string& name, std::int64_t count, std::vector<Weights>& layers) {
+  const auto stack = [&](const std::string& name, std::int64_t count,
+                         std::vector<Weights>& layers) {
     layers.resize(static_cast<std::size_t>(count));
     for (std::size_t i = 0; i < layers.size(); ++i) {
       packer.add(name + std::to_string(i), width, width, 3, Layer::convolution, layers[i]);

@@ -16,24 +16,26 @@ struct DetectorSpec {
   std::int64_t labels, width;       // width: channels of the pyramid and of the heads
   std::int64_t head_convs;          // of each of the two towers, one of classes and one of boxes
   std::int64_t mask_convs;          // 0: objects get no mask
-  std::int64_t region;              // pixels on a side that a mask is made from; it has twice as many
+  std::int64_t region;              // pixels on a side of what a mask, of twice as many, is made from
   double overlap;                   // boxes of one label that overlap by more are one object
   float least_score;
   std::int64_t candidates, most;    // places of a level that compete; objects of an image
 };
 
-// active: null, or which places an image computes, (n, places) with the levels side by side, the finest
-// first. What is not active is zero in the pyramid and in every layer of the heads, and no object.
+// active: null, or which places an image computes, (n, places) with the levels side by side, the
+// finest first. What is not active is zero in the pyramid and in every layer of the heads, and no
+// object.
 struct DetectorBatch {
   Batch images;
   const std::uint8_t* active;
 };
 
-// Written by Detector::infer: counts (n); boxes (n, most, 4), in pixels of the image, scores and labels
-// (n, most), of which those behind an image's count are left as they were, as are masks, null or (n,
-// most, 2 region, 2 region). places: null, or the dense answers (n, places, labels + 5): class logits,
-// four distances in units, the centre's logit; -infinity and zeros where a place is not active.
-// parts_s (blocks + 5): stem, every block, pyramid, heads, choice and masks, of the whole batch.
+// Written by Detector::infer: counts (n); boxes (n, most, 4), in pixels of the image, scores and
+// labels (n, most), of which those behind an image's count are left as they were, as are masks,
+// null or (n, most, 2 region, 2 region). places: null, or the dense answers (n, places, labels +
+// 5): class logits, four distances in units, the centre's logit; -infinity and zeros where a place
+// is not active. parts_s (blocks + 5): stem, every block, pyramid, heads, choice and masks, of the
+// whole batch.
 struct Objects {
   std::int64_t* counts;
   float* boxes;
@@ -54,8 +56,8 @@ class Detector {
   Detector(const DetectorSpec& spec, const Source& source, const Kernels& kernels, int threads,
            bool poison);
 
-  // Throws std::bad_alloc where the batch needs more memory than there is, and std::invalid_argument
-  // for an image size whose maps do not halve from level to level.
+  // Throws std::bad_alloc where the batch needs more memory than there is, and
+  // std::invalid_argument for an image size whose maps do not halve from level to level.
   void infer(const DetectorBatch& batch, Objects& objects);
 
   const Backbone& backbone() const { return backbone_; }

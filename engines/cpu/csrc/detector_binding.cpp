@@ -41,8 +41,8 @@ class DetectorEngine : public Guarded<Detector> {
                   (!places || has_shape(*places, n, all, spec.labels + 5)) &&
                   has_shape(parts_s, detector.backbone().num_blocks() + 5));
       Objects objects{counts.data(), boxes.data(), scores.data(), labels.data(),
-                      masks ? masks->data() : nullptr, places ? places->data() : nullptr, call.trace,
-                      parts_s.data(), 0.0, 0.0};
+                      masks ? masks->data() : nullptr, places ? places->data() : nullptr,
+                      call.trace, parts_s.data(), 0.0, 0.0};
       detector.infer({call.batch, active ? active->data() : nullptr}, objects);
       return {objects.prepare_s, objects.network_s};
     });

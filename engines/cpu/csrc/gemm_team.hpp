@@ -18,7 +18,8 @@ struct Part {
 };
 using Parts = std::vector<Part>;
 
-// Threads that compute layers together: every member calls `run` with parts of its own that are alike.
+// Threads that compute layers together: every member calls `run` with parts of its own that are
+// alike.
 class GemmTeam {
  public:
   GemmTeam(const Kernels& kernels, int threads);
@@ -36,8 +37,8 @@ class GemmTeam {
   // Computes all parts; ends with a barrier.
   void run(int thread, Parts& parts);
 
-  // Chunks into which work of `items` equal parts is cut: one for a thread alone, else several each,
-  // so that a late thread's can be taken over.
+  // Chunks into which work of `items` equal parts is cut: one for a thread alone, else several
+  // each, so that a late thread's can be taken over.
   std::int64_t chunks_of(std::int64_t items) const;
 
   Parts& parts(int thread) { return parts_[static_cast<std::size_t>(thread)]; }

@@ -1,5 +1,5 @@
-// The masks of a detector's objects: each is made by one thread from beginning to end, in memory of its
-// own, so that a region stays in the caches and nobody waits.
+// The masks of a detector's objects: each is made by one thread from beginning to end, in memory of
+// its own, so that a region stays in the caches and nobody waits.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -26,7 +26,8 @@ Network::Network(const NetworkSpec& spec, const Source& source, const Kernels& k
 
 void Network::plan(const Batch& batch) {
   backbone_.plan(batch);
-  const std::int64_t n = batch.n, features = gemms_.padded(spec_.backbone.blocks.back().out_channels);
+  const std::int64_t n = batch.n;
+  const std::int64_t features = gemms_.padded(spec_.backbone.blocks.back().out_channels);
   if (n <= planned_n_) return;
   planned_n_ = 0;  // nothing is planned should memory end below
   means_.reserve(gemms_.size() * features * 4);

@@ -13,8 +13,8 @@ struct NetworkSpec {
   double output_scale, feature_scale;  // u8 only: of the last map and of its pooled features
 };
 
-// Written by Network::infer: probabilities and scores (n, classes); seconds, of the whole batch: parts
-// (blocks + 2) has the stem, every block and the head, and sums to network_s.
+// Written by Network::infer: probabilities and scores (n, classes); seconds, of the whole batch:
+// parts (blocks + 2) has the stem, every block and the head, and sums to network_s.
 struct Answer {
   float* probabilities;
   float* scores;
@@ -27,7 +27,8 @@ struct Answer {
 class Network {
  public:
   // Throws std::invalid_argument for a tensor that is missing or of a wrong shape, std::bad_alloc.
-  // poison: scratch memory is filled with NaN before each call and guard zones are checked after it.
+  // poison: scratch memory is filled with NaN before each call and guard zones are checked after
+  // it.
   Network(const NetworkSpec& spec, const Source& source, const Kernels& kernels, int threads,
           bool poison);
 

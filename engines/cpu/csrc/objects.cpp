@@ -22,8 +22,8 @@ bool overlaps(const Box& a, const Box& b, double overlap) {
   return shared / (area(a) + area(b) - shared) > overlap;
 }
 
-// Where a sample lies between two pixels of a row or column, and their weights; `outside`: it counts
-// as 0.
+// Where a sample lies between two pixels of a row or column, and their weights; `outside`: it
+// counts as 0.
 struct Sample {
   std::int64_t low, high;
   float low_weight, high_weight;
@@ -44,8 +44,8 @@ Sample sample(float at, std::int64_t size) {
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
-std::int64_t suppress(const Box* boxes, const std::int64_t* labels, std::int64_t count, double overlap,
-                      std::int64_t most, std::int64_t* kept) {
+std::int64_t suppress(const Box* boxes, const std::int64_t* labels, std::int64_t count,
+                      double overlap, std::int64_t most, std::int64_t* kept) {
   std::int64_t found = 0;
   for (std::int64_t i = 0; i < count && found < most; ++i) {
     const bool stays = std::none_of(kept, kept + found, [&](std::int64_t k) {
@@ -56,8 +56,8 @@ std::int64_t suppress(const Box* boxes, const std::int64_t* labels, std::int64_t
   return found;
 }
 
-Chooser::Chooser(std::int64_t levels, std::int64_t labels, std::int64_t candidates, std::int64_t most,
-                 float least_score, double overlap)
+Chooser::Chooser(std::int64_t levels, std::int64_t labels, std::int64_t candidates,
+                 std::int64_t most, float least_score, double overlap)
     : labels_(labels),
       most_(most),
       most_candidates_(static_cast<std::size_t>(candidates)),
@@ -189,7 +189,8 @@ void pool_region(const Features<T>& f, const Box& box, std::int64_t size, std::i
         float sums[kBlock] = {};
         const std::int64_t some = std::min(kBlock, channels - n);
         for (std::int64_t i = 0; i < count; ++i) {
-          for (std::int64_t k = 0; k < some; ++k) sums[k] += weights[i] * to_float(pixels[i][n + k]);
+          const T* const from = pixels[i] + n;
+          for (std::int64_t k = 0; k < some; ++k) sums[k] += weights[i] * to_float(from[k]);
         }
         for (std::int64_t k = 0; k < some; ++k) {
           to_number(sums[k] / (kSamples * kSamples), to[n + k]);

@@ -1,4 +1,5 @@
-// From dense answers to objects. Plain loops, built for every machine alike: the same bits everywhere.
+// From dense answers to objects. Plain loops, built for every machine alike: the same bits
+// everywhere.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +11,11 @@ struct Box {
   float left, top, right, bottom;
 };
 
-// Greedy non-maximum suppression of boxes that are sorted, the surest first: a box stays unless one of
-// its label that stayed before it overlaps it by more than `overlap` (IoU). Writes the indices of at
-// most `most` that stay, ascending, and returns how many.
-std::int64_t suppress(const Box* boxes, const std::int64_t* labels, std::int64_t count, double overlap,
-                      std::int64_t most, std::int64_t* kept);
+// Greedy non-maximum suppression of boxes that are sorted, the surest first: a box stays unless one
+// of its label that stayed before it overlaps it by more than `overlap` (IoU). Writes the indices
+// of at most `most` that stay, ascending, and returns how many.
+std::int64_t suppress(const Box* boxes, const std::int64_t* labels, std::int64_t count,
+                      double overlap, std::int64_t most, std::int64_t* kept);
 
 // The dense answers of one level at some places, one row each: class logits; distances to the four
 // sides in units, of which those below 0 count as 0, and the logit of the centre.
@@ -31,8 +32,8 @@ struct LevelAnswers {
 // Chooses the objects of one image. Nothing allocates behind the constructor.
 class Chooser {
  public:
-  // Per level the `candidates` surest of those that reach `least_score` compete; ties go to the lower
-  // place, then to the lower label. At most `most` objects.
+  // Per level the `candidates` surest of those that reach `least_score` compete; ties go to the
+  // lower place, then to the lower label. At most `most` objects.
   Chooser(std::int64_t levels, std::int64_t labels, std::int64_t candidates, std::int64_t most,
           float least_score, double overlap);
 
@@ -65,8 +66,8 @@ class Chooser {
   std::vector<std::int64_t> sorted_labels_, kept_;
 };
 
-// One level's features of an image, floats or bf16: pixels `pixel_stride` numbers apart, `row_stride` a
-// row.
+// One level's features of an image, floats or bf16: pixels `pixel_stride` numbers apart,
+// `row_stride` a row.
 template <typename T>
 struct Features {
   const T* first;
@@ -74,13 +75,13 @@ struct Features {
   float scale;  // its pixels for one of the image
 };
 
-// Which level an object's features come from (FPN, arXiv:1612.03144, eq. 1): `first` is the exponent
-// of the finest level's stride. Between 0 and levels - 1.
+// Which level an object's features come from (FPN, arXiv:1612.03144, eq. 1): `first` is the
+// exponent of the finest level's stride. Between 0 and levels - 1.
 std::int64_t level_of(const Box& box, std::int64_t first, std::int64_t levels);
 
 // RoIAlign (arXiv:1703.06870) with two samples a side and bin, corners not shifted by half a pixel:
-// means over size x size bins of the box, `channels` each, at `out` with the given strides. Sums are
-// floats.
+// means over size x size bins of the box, `channels` each, at `out` with the given strides. Sums
+// are floats.
 template <typename T>
 void pool_region(const Features<T>& features, const Box& box, std::int64_t size,
                  std::int64_t channels, T* out, std::int64_t row_stride, std::int64_t pixel_stride);

@@ -1,5 +1,5 @@
-// The dense half of a detector behind its backbone, for one image: pyramid and heads, at active places
-// only. Every thread runs every function here with its own number.
+// The dense half of a detector behind its backbone, for one image: pyramid and heads, at active
+// places only. Every thread runs every function here with its own number.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -148,7 +148,9 @@ void Detector::tell_places(std::int64_t image) const {
     for (std::int64_t r = lists_->place_ends[l]; r < lists_->place_ends[l + 1]; ++r) {
       float* const place = to + lists_->indices.data()[r] * row;
       const float* const sides = box_out_.data<float>() + box_rows_[static_cast<std::size_t>(r)];
-      std::copy_n(class_out_.data<float>() + class_rows_[static_cast<std::size_t>(r)], labels, place);
+      const float* const classes =
+          class_out_.data<float>() + class_rows_[static_cast<std::size_t>(r)];
+      std::copy_n(classes, labels, place);
       for (int s = 0; s < 4; ++s) place[labels + s] = sides[s] < 0.0f ? 0.0f : sides[s];
       place[labels + 4] = sides[4];
     }

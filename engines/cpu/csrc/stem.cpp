@@ -1,6 +1,6 @@
-// A pass up to the first block, whose map is that of a pool. Every thread runs every function here with
-// its own number; barriers lie between parts that read what other threads wrote. Nothing here allocates:
-// memory is planned beforehand.
+// A pass up to the first block, whose map is that of a pool. Every thread runs every function here
+// with its own number; barriers lie between parts that read what other threads wrote. Nothing here
+// allocates: memory is planned beforehand.
 #include <algorithm>
 #include <cstring>
 
@@ -86,8 +86,8 @@ void Backbone::stem(int thread) {
   });
 }
 
-// The 7x7/2 convolution, row by row into a ring of four rows, and the max pool over it: rows [begin,
-// end) of all images' pooled maps.
+// The 7x7/2 convolution, row by row into a ring of four rows, and the max pool over it: rows
+// [begin, end) of all images' pooled maps.
 void Backbone::stem_band(int thread, std::int64_t begin, std::int64_t end) {
   const std::int64_t channels = padded(spec_.stem_width);
   const std::int64_t row_bytes = (batch_->width + 2 * kStemBorder) * 3 * bytes_;

@@ -153,6 +153,27 @@ def memory_runs_out() -> None:
         assert same(engine.infer(images, points), many - 1, alone, 0)
 
 
+def memory_runs_out_for_a_detector() -> None:
+    """The same, where outputs are large too."""
+    size, many = 256, 48
+    images, small = pictures(1, size).repeat(many, axis=0), pictures(2, 64)
+    points, few = [detectors.full(size)] * many, [detectors.full(64)] * 2
+    with detectors.load(detectors.bundle(), threads=2) as engine:
+        wanted = engine.infer(small, few)
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(_STATUS.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        # Too little for all masks, then for them but not for maps besides.
+        for room in (32, 120):
+            resource.setrlimit(resource.RLIMIT_AS, (used + room * 2**20, hard))
+            with pytest.raises(EngineError, match=r"not enough memory.*\(48, 256, 256, 3\)"):
+                engine.infer(images, points)
+            found = engine.infer(small, few)
+            assert all(detectors.same(found, i, wanted, i) for i in range(2))
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        alone = engine.infer(images[:1], points[:1])
+        assert detectors.same(engine.infer(images, points), many - 1, alone, 0)
+
+
 def alive_at_the_end() -> None:
     """An engine with threads that nobody closes before the process ends."""
     forgotten.append(load(bundle(), threads=3))

@@ -209,6 +209,10 @@ def test_weights_that_are_no_numbers_crash_nothing() -> None:
                 engine.infer(IMAGES, POINTS)
 
 
+def test_memory_that_there_is_not_is_an_error_and_no_crash() -> None:
+    assert run_alone(processes.memory_runs_out_for_a_detector) == ""
+
+
 # Its life
 
 
