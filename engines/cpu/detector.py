@@ -13,7 +13,7 @@ from engines.bundle import Bundle
 from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
-from engines.cpu.counting import Counters, wishes_of_batch
+from engines.cpu.counting import Counters, Float64Array, Int64Array, Wishes, wishes_of_batch
 from engines.cpu.detector_weights import detector_tensors
 from engines.cpu.loading import (
     backbone_spec,
@@ -26,12 +26,15 @@ from engines.cpu.loading import (
 from engines.detection.architecture import (
     CANDIDATES_PER_LEVEL,
     LEVEL_UNITS,
+    LEVELS,
     MASK_SIZE,
     MOST_DETECTIONS,
     ROI_SIZE,
     STRIDE,
     Detector,
-    detector_macs,
+    LevelRates,
+    executed_dense_macs,
+    macs_per_object,
     pyramid_sizes,
 )
 from engines.errors import BundleError, EngineError, InvalidInput
@@ -98,14 +101,16 @@ class CpuDetector(Closing):
         """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed or forked.
 
         For tests and benchmarks there are two more. active: bool (N, places), levels side by side,
-        the finest first; elsewhere the pyramid and every layer of the heads are zero, and no object
-        is found. `macs` are counted as if all were. tell_places: the output also has `places`,
-        float32 (N, places, labels + 5): class logits, four distances in units, the centre's logit.
+        the finest first; holds whatever the levels' maskers decide, which are still evaluated.
+        Elsewhere the pyramid and every layer of the heads are zero, and no object is found.
+        tell_places: the output also has `places`, float32 (N, places, labels + 5): class logits,
+        four distances in units, the centre's logit.
         """
         if self._closed:
             raise EngineError("the engine has been closed")
         net, detector = self._net, self._detector
-        check_batch(images, points, len(net.maskers))
+        own = len(net.maskers)
+        check_batch(images, points, own + detector.num_maskers)
         check_contiguous(images)
         _check_points(points)
         n, size = len(images), MapSize(*images.shape[1:3])
@@ -124,7 +129,9 @@ class CpuDetector(Closing):
                 shape = (n, MOST_DETECTIONS, MASK_SIZE, MASK_SIZE)
                 filled["masks"] = np.empty(shape, np.float32)
             told = np.empty((n, places, net.num_classes + 5), np.float32) if tell_places else None
-            active_units = np.empty((n, len(net.maskers)), np.int64)
+            active_units = np.empty((n, own), np.int64)
+            level_units = np.empty((n, detector.num_maskers), np.int64)
+            level_pixels = np.empty((n, LEVELS), np.int64)
             pixels = np.empty((n, len(net.blocks), 2), np.int64)
             parts = np.empty(len(net.blocks) + 5, np.float64)
             prepare, network = self._native.infer(
@@ -140,27 +147,46 @@ class CpuDetector(Closing):
                 told,
                 active_units,
                 pixels,
+                level_units,
+                level_pixels,
                 parts,
             )
             arrays = {name: _cut(array, counts) for name, array in filled.items()}
-        costs = detector_macs(net, detector, size)
-        macs = costs.dense + costs.per_object * counts.astype(np.float64)
-        activation = np.ones(active_units.shape, np.float32)
-        if wishes.any:
-            count = self._counters.of(size.height, size.width)
-            rates = active_units / count.units
-            activation = rates.astype(np.float32)
-            macs += count.macs(rates, pixels, wishes.asked) - count.static
+        rates, macs = self._counted(size, wishes, active_units, pixels, level_units, level_pixels)
         if told is not None:
             arrays["places"] = told
         return Output(
             arrays={"counts": counts, **arrays},
-            activation=activation,
-            macs=macs,
+            activation=rates.astype(np.float32),
+            macs=macs + macs_per_object(detector) * counts,
             durations_s={"prepare": prepare, "network": network},
             parts_s=parts,
             pixels=pixels,
         )
+
+    def _counted(
+        self,
+        image: MapSize,
+        wishes: Wishes,
+        units: Int64Array,
+        pixels: Int64Array,
+        level_units: Int64Array,
+        level_pixels: Int64Array,
+    ) -> tuple[Float64Array, Float64Array]:
+        """Activation rates (N, maskers), and multiply-accumulates before any choice (N,)."""
+        net, detector, own = self._net, self._detector, units.shape[1]
+        sizes = pyramid_sizes(net, image)
+        patches = detector.level_patches or ()
+        grids = [each.patches(patch).area for each, patch in zip(sizes, patches, strict=False)]
+        counter = self._counters.of(image.height, image.width)
+        rates = units / counter.units
+        network = counter.macs(rates, pixels, wishes.asked[:, :own])
+        levels = [
+            LevelRates(level_pixels[:, i] / each.area, wishes.asked[:, own + i] if patches else 0.0)
+            for i, each in enumerate(sizes)
+        ]
+        macs: Float64Array = executed_dense_macs(net, detector, image, network, levels)
+        return np.concatenate([rates, level_units / np.array(grids, np.int64)], axis=1), macs
 
     def close(self) -> None:
         self._closed = True
@@ -173,6 +199,7 @@ def _spec(net: ResNet, manifest: Manifest, detector: Detector) -> _native.Detect
         backbone=backbone_spec(net, manifest, "fp32"),
         lasts=[ends[stage] for stage in sorted(ends)],
         units=list(LEVEL_UNITS),
+        patches=list(detector.level_patches or ()),
         labels=net.num_classes,
         width=detector.width,
         head_convs=detector.head_convs,

@@ -12,12 +12,20 @@ import numpy as np
 
 from engines.architecture import ResNet
 from engines.bundle import Bundle
-from engines.cpu.weights import Floats, Shapes, backbone_shapes, checked_weights, convolution
-from engines.detection.architecture import Detector, stage_channels
+from engines.cpu.weights import (
+    PATCH_MASKER,
+    Floats,
+    Shapes,
+    backbone_shapes,
+    checked_weights,
+    convolution,
+)
+from engines.detection.architecture import LEVELS, Detector, stage_channels
 
 _BODY = "dense.body."
 _CLASSES = "dense.head.classification_head"
 _BOXES = "dense.head.regression_head"
+_LEVEL = "dense.level_maskers"
 _UP = "instances.mask_predictor.conv5_mask"
 _LAYERS_OF_A_CONV = 3
 """In a tower of torchvision's: convolution, norm (here none) and ReLU."""
@@ -30,6 +38,10 @@ def detector_shapes(net: ResNet, detector: Detector) -> Shapes:
         shapes.update(convolution(given, outputs, inputs, kernel))
     shapes.update(convolution(f"{_BOXES}.bbox_reg", 4, detector.width, 3))
     shapes.update(convolution(f"{_BOXES}.bbox_ctrness", 1, detector.width, 3))
+    if detector.level_patches is not None:
+        for level, channels in enumerate(stage_channels(net)):
+            for part in PATCH_MASKER:
+                shapes[f"{_LEVEL}.{level}.{part}"] = (channels,)
     if detector.masks:
         half = detector.width // 2
         shapes[f"{_UP}.weight"] = (detector.width, half, 2, 2)
@@ -46,6 +58,9 @@ def detector_tensors(bundle: Bundle, net: ResNet, detector: Detector) -> Floats:
     for source, target, *_ in _convolutions(net, detector):
         for part in ("weight", "bias"):
             tensors[f"{target}.{part}"] = given[f"{source}.{part}"]
+    for level in range(LEVELS if detector.level_patches is not None else 0):
+        for part in PATCH_MASKER:
+            tensors[f"pyramid.masker.{level}.{part}"] = given[f"{_LEVEL}.{level}.{part}"]
     for part in ("weight", "bias"):
         # Four sides and the centre are one layer: both read the same tower.
         tensors[f"head.boxes.out.{part}"] = np.concatenate(

@@ -12,6 +12,9 @@ from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.quantisation import STEM_KERNEL, quantise_network
 
+PATCH_MASKER = ("mean", "std", "weight")
+"""Tensors of a masker of patches, a number per channel each."""
+
 _MOST_FAULTS_SHOWN = 20
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,18 +50,14 @@ def checked_weights(bundle: Bundle, wanted: Shapes | None = None) -> Floats:
     faults = [f"missing: {name}" for name in sorted(wanted.keys() - given.keys())]
     faults += [f"unexpected: {name}" for name in sorted(given.keys() - wanted.keys())]
     for name in wanted.keys() & given.keys():
-        array = given[name]
+        array, of_masker = given[name], "masker" in name
         if array.shape != wanted[name]:
             faults.append(f"wrong shape: {name} {array.shape} instead of {wanted[name]}")
         elif array.dtype.kind != "f":
             faults.append(f"wrong type: {name} has elements of type {array.dtype}")
-        elif ".masker_" in name and not np.isfinite(array).all():
+        elif of_masker and not np.isfinite(array).all():
             faults.append(f"not finite: {name}")
-        elif (
-            ".masker_" in name
-            and name.endswith(".std")
-            and np.any(np.asarray(array, np.float32) <= 0)
-        ):
+        elif of_masker and name.endswith(".std") and np.any(np.asarray(array, np.float32) <= 0):
             faults.append(f"not positive: {name}")
     if faults:
         shown = "; ".join(faults[:_MOST_FAULTS_SHOWN])
@@ -119,7 +118,7 @@ def _block(block: Block) -> Iterator[tuple[str, tuple[int, ...]]]:
     if block.projection:
         yield from convolution(f"{name}.downsample.0", block.out_channels, channels, 1)
     if block.paradigm.masks_space:
-        for part in ("mean", "std", "weight"):
+        for part in PATCH_MASKER:
             yield f"{name}.masker_spatial.{part}", (channels,)
     if block.paradigm.masks_channels:
         masker, hidden = f"{name}.masker_channel", block.channel_masker_hidden

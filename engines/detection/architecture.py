@@ -14,7 +14,7 @@ from pydantic import Field
 
 from engines.architecture import MapSize, ResNet
 from engines.core import FrozenModel
-from engines.macs import BlockRates, executed_macs, static_macs
+from engines.macs import static_macs
 
 MOST_DETECTIONS = 500
 """Of one picture; those of the nuclei set hold up to 375 objects."""
@@ -118,16 +118,16 @@ def executed_dense_macs(
     net: ResNet,
     detector: Detector,
     image: MapSize,
-    blocks: Sequence[BlockRates],
+    network: Any,
     levels: Sequence[LevelRates],
 ) -> Any:
     """Backbone, pyramid and dense heads at these rates; the type follows the rates'.
 
-    Laterals are computed everywhere, since coarse levels feed finer ones.
+    network: what `executed_macs` counts, whose classifier is left out here. Laterals are counted
+    everywhere, since coarse levels feed finer ones.
     """
     sizes, width = pyramid_sizes(net, image), detector.width
-    classifier = net.num_features * (sizes[-1].area + net.num_classes)
-    total: Any = executed_macs(net, image, blocks) - classifier
+    total = network - net.num_features * (sizes[-1].area + net.num_classes)
     each = 9 * width * width + _tower(net, detector)
     patches = detector.level_patches or (1,) * LEVELS
     for size, channels, patch, rate in zip(

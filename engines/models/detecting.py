@@ -17,6 +17,7 @@ from engines.detection.architecture import LEVELS, LevelRates, detector_macs, ex
 from engines.detection.letterbox import letterbox, to_picture
 from engines.detection.scenes import Detections, Scene
 from engines.detection.scores import DetectionScores, score
+from engines.macs import executed_macs
 from engines.models.detection import DenseNetwork, LaudDetector
 from engines.models.flops import block_rates
 from engines.models.inputs import normalise
@@ -66,9 +67,8 @@ def dense_macs(
         for mask in masks
         if mask.masker >= first and mask.pixels is not None
     ] or [LevelRates()] * LEVELS
-    count = executed_dense_macs(
-        dense.net, dense.detector, image, block_rates(dense.net, masks, evaluated), levels
-    )
+    network = executed_macs(dense.net, image, block_rates(dense.net, masks, evaluated))
+    count = executed_dense_macs(dense.net, dense.detector, image, network, levels)
     return count if isinstance(count, Tensor) else torch.tensor(count, dtype=torch.float64)
 
 

@@ -13,8 +13,8 @@ constexpr std::int64_t kSize = 48, kMost = 40, kRegion = 6, kLabels = 2;
 constexpr float kAll = -std::numeric_limits<float>::infinity();
 
 DetectorSpec small_detector(std::int64_t head_convs, std::int64_t mask_convs) {
-  return {small_backbone(), {2, 5}, {2.0f, 4.0f}, kLabels, 8, head_convs, mask_convs, kRegion,
-          0.5,              0.3f,   30,           kMost};
+  return {small_backbone(), {2, 5},     {2.0f, 4.0f}, {5, 2}, kLabels, 8,
+          head_convs,       mask_convs, kRegion,      0.5,    0.3f,    30, kMost};
 }
 
 Tensors detector_tensors(const DetectorSpec& s) {
@@ -25,6 +25,10 @@ Tensors detector_tensors(const DetectorSpec& s) {
     const auto& block = s.backbone.blocks[static_cast<std::size_t>(s.lasts[l])];
     layer("pyramid.inner." + std::to_string(l), s.width, block.out_channels, 1);
     layer("pyramid.outer." + std::to_string(l), s.width, s.width, 3);
+    const std::string masker = "pyramid.masker." + std::to_string(l);
+    tensors.vector(masker + ".mean", block.out_channels, 0.5f, 1.0f);
+    tensors.vector(masker + ".std", block.out_channels, 0.0f, 1.5f);
+    tensors.vector(masker + ".weight", block.out_channels, 1.0f, 0.0f);
   }
   for (std::int64_t i = 0; i < s.head_convs; ++i) {
     layer("head.classes." + std::to_string(i), s.width, s.width, 3);
@@ -41,7 +45,7 @@ Tensors detector_tensors(const DetectorSpec& s) {
 }
 
 struct Found {
-  std::vector<std::int64_t> counts, labels, active_units, pixels;
+  std::vector<std::int64_t> counts, labels, active_units, pixels, level_units, level_pixels;
   std::vector<float> boxes, scores, masks, places;
   std::vector<double> parts_s;
   double network_s;
@@ -57,7 +61,7 @@ class Runner {
                   threads, true) {}
 
   Found run(const std::uint8_t* images, std::int64_t n, std::int64_t size = kSize,
-            const std::uint8_t* active = nullptr) {
+            const std::uint8_t* active = nullptr, const std::vector<Wish>& levels = {}) {
     const auto count = static_cast<std::size_t>(n);
     const auto maskers = static_cast<std::size_t>(detector_.backbone().num_maskers());
     const auto blocks = static_cast<std::size_t>(detector_.backbone().num_blocks());
@@ -73,10 +77,16 @@ class Runner {
     f.places.resize(count * places * (kLabels + 5));
     f.parts_s.resize(blocks + 5);
     const std::vector<Wish> wishes(count * maskers, Wish{kAll, -1});
+    const std::vector<Wish> all(count * 2, Wish{kAll, -1});
+    const std::vector<Wish>& of_levels = levels.empty() ? all : levels;
+    f.level_units.resize(count * 2);
+    f.level_pixels.resize(count * 2);
     Objects objects{f.counts.data(), f.boxes.data(), f.scores.data(), f.labels.data(),
                     spec_.mask_convs ? f.masks.data() : nullptr, f.places.data(),
-                    {f.active_units.data(), f.pixels.data(), nullptr}, f.parts_s.data(), 0, 0};
-    detector_.infer({{images, n, size, size, wishes.data(), nullptr}, active}, objects);
+                    {f.active_units.data(), f.pixels.data(), nullptr}, f.level_units.data(),
+                    f.level_pixels.data(), f.parts_s.data(), 0, 0};
+    detector_.infer({{images, n, size, size, wishes.data(), nullptr}, of_levels.data(), active},
+                    objects);
     f.network_s = objects.network_s;
     return f;
   }
@@ -163,7 +173,7 @@ LAUD_TEST(no_object_is_where_nothing_is_active) {
   const Found everything = runner.run(images.data(), n);
   const Found all = runner.run(images.data(), n, kSize, active.data());
   for (std::int64_t i = 0; i < n; ++i) {
-    const Found alone{{all.counts[static_cast<std::size_t>(i)]}, part(all.labels, i, n), {}, {},
+    const Found alone{{all.counts[static_cast<std::size_t>(i)]}, part(all.labels, i, n), {}, {}, {}, {},
                       part(all.boxes, i, n), part(all.scores, i, n), part(all.masks, i, n),
                       part(all.places, i, n), {}, 0};
     expect_same(everything, i, n, alone, "all active");
@@ -181,6 +191,36 @@ LAUD_TEST(no_object_is_where_nothing_is_active) {
   for (std::int64_t p = 0; p < n * places; ++p) {
     const float logit = some.places[static_cast<std::size_t>(p * (kLabels + 5))];
     if (std::isfinite(logit) != (active[static_cast<std::size_t>(p)] != 0)) fail("place ", p);
+  }
+}
+
+LAUD_TEST(maskers_of_levels_decide_for_each_image_by_itself) {
+  const std::int64_t n = 4, bytes = kSize * kSize * 3;
+  const std::vector<std::uint8_t> images = random_images(n, kSize);
+  constexpr float kNone = std::numeric_limits<float>::infinity();
+  // Not asked; the coarser level empty; a cap and a threshold; nothing.
+  const std::vector<Wish> wishes{{kAll, -1}, {kAll, -1}, {kAll, -1}, {kNone, -1},
+                                 {kAll, 4},  {0.0f, -1}, {kNone, -1}, {kNone, -1}};
+  for (const Kernels* kernels : kernels_of(Element::f32)) {
+    for (const int threads : {1, 3}) {
+      Runner runner(*kernels, threads), single(*kernels, 1);
+      const Found batch = runner.run(images.data(), n, kSize, nullptr, wishes);
+      for (std::int64_t i = 0; i < n; ++i) {
+        const Found alone = single.run(images.data() + i * bytes, 1, kSize, nullptr,
+                                       {wishes.begin() + 2 * i, wishes.begin() + 2 * i + 2});
+        expect_same(batch, i, n, alone, std::string(kernels->name) + " image " + std::to_string(i));
+        if (part(batch.level_units, i, n) != alone.level_units) fail("units of image ", i);
+      }
+      // Maps of 12 and 6 pixels in patches of 5 and 2: of four patches the last ends at the border.
+      const std::vector<std::int64_t> pixels{144, 36, 144, 0, batch.level_pixels[4],
+                                             batch.level_pixels[5], 0, 0};
+      if (batch.level_pixels != pixels) fail("active places");
+      expect_equal(batch.level_units[0], 9, "patches of the finer level");
+      expect_equal(batch.level_units[4], 4, "units under a cap");
+      expect_equal(batch.level_pixels[5], 4 * batch.level_units[5], "places of whole patches");
+      if (batch.level_units[5] < 1 || batch.level_units[5] > 8) fail("a threshold of no use");
+      expect_equal(batch.counts[3], 0, "objects of nothing");
+    }
   }
 }
 
@@ -214,6 +254,8 @@ LAUD_TEST(specifications_that_make_no_detector_are_refused) {
   refused([](DetectorSpec& s) { s.lasts = {2, 4}; }, "end at the last block");
   refused([](DetectorSpec& s) { s.lasts = {5, 5}; }, "not in order");
   refused([](DetectorSpec& s) { s.lasts = {1, 5}; }, "does not end a stage");
+  refused([](DetectorSpec& s) { s.patches = {2}; }, "a patch each");
+  refused([](DetectorSpec& s) { s.patches = {2, 0}; }, "between 1 and 4096");
   refused([](DetectorSpec& s) { s.labels = 0; }, "between 1 and 4096");
   refused([](DetectorSpec& s) { s.most = 1 << 20; }, "between 1 and 4096");
   refused([](DetectorSpec& s) { s.mask_convs = -1; }, "mask_convs");

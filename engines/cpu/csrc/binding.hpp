@@ -40,23 +40,24 @@ bool has_shape(const Array& array, Sizes... sizes) {
   return true;
 }
 
-// A backbone's part of a call, checked.
+// A backbone's part of a call, checked; `behind` maskers come after its own in thresholds and caps.
 class Call {
  public:
   // Throws std::invalid_argument.
   Call(const Backbone& backbone, const Images& images, const Table<float>& thresholds,
        const Table<std::int64_t>& caps, const Result<std::int64_t, 2>& active_units,
-       const Result<std::int64_t, 3>& pixels)
+       const Result<std::int64_t, 3>& pixels, std::int64_t behind = 0)
       : batch{images.data(), static_cast<std::int64_t>(images.shape(0)),
               static_cast<std::int64_t>(images.shape(1)),
               static_cast<std::int64_t>(images.shape(2)), nullptr, nullptr},
         trace{active_units.data(), pixels.data(), nullptr} {
     const std::int64_t n = batch.n, maskers = backbone.num_maskers();
+    const std::int64_t all = maskers + behind;
     check(n > 0 && batch.height > 0 && batch.width > 0 && images.shape(3) == 3 &&
-          has_shape(thresholds, n, maskers) && has_shape(caps, n, maskers) &&
+          has_shape(thresholds, n, all) && has_shape(caps, n, all) &&
           has_shape(active_units, n, maskers) && has_shape(pixels, n, backbone.num_blocks(), 2));
-    for (std::int64_t i = 0; i < n * maskers; ++i) {
-      wishes_.push_back({thresholds.data()[i], caps.data()[i]});
+    for (std::int64_t i = 0; i < n * all; ++i) {
+      (i % all < maskers ? wishes_ : behind_).push_back({thresholds.data()[i], caps.data()[i]});
     }
     batch.wishes = wishes_.data();
   }
@@ -67,11 +68,14 @@ class Call {
     throw std::invalid_argument("an array's shape does not fit the images or the network");
   }
 
+  // (n, behind).
+  const Wish* wishes_behind() const { return behind_.data(); }
+
   Batch batch;
   Trace trace;
 
  private:
-  std::vector<Wish> wishes_;
+  std::vector<Wish> wishes_, behind_;
 };
 
 // A network that may be called from several threads, is closed once, and refuses to run in a fork.

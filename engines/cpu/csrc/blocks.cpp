@@ -45,21 +45,17 @@ void Backbone::pool_inputs(int thread, const Block& block, const Block* previous
 void Backbone::pool_items(int thread, const Block& block, const Block* previous, std::int64_t begin,
                          std::int64_t end) {
   const Geometry& g = block.geometry;
-  const std::int64_t stride = block.spec.stride, row = g.width_in * g.in_channels;
   float* const means = standardised_.data<float>() + thread * 2 * most_channels_;
   float* const scratch = means + most_channels_;
-  const auto pool = [&](const unsigned char* x, std::int64_t height, std::int64_t width, float* out) {
-    const float factor =
-        static_cast<float>(block.spec.input_scale / static_cast<double>(height * width));
-    kernels_.means(x, row, g.in_channels, height, width, g.in_channels, factor, out);
-  };
   std::int64_t item = 0;
   for (std::int64_t i = 0; i < batch_->n && item < end; ++i) {
-    const unsigned char* const x = trunk_[block.from].data() + i * g.in_numbers() * bytes_;
+    const Windows map{trunk_[block.from].data() + i * g.in_numbers() * bytes_,
+                      g.height_in, g.width_in, g.in_channels, g.height_in, g.width_in,
+                      bytes_, block.spec.input_scale};
     float* const logits = logits_.data<float>() + i * 2 * most_units_;
     if (asked(block, i, true)) {
-      const std::int64_t window_h = g.patch ? g.patch * stride : g.height_in;
-      const std::int64_t window_w = g.patch ? g.patch * stride : g.width_in;
+      Windows patches = map;
+      if (g.patch) patches.window_height = patches.window_width = g.patch * block.spec.stride;
       // What the previous block did not write has the mean that it had.
       const bool kept = previous && previous->keeps_means && has_means_[static_cast<std::size_t>(i)];
       const std::uint8_t* const written =
@@ -68,18 +64,14 @@ void Backbone::pool_items(int thread, const Block& block, const Block* previous,
       const std::int64_t last = std::min(end - item, g.patches());
       for (std::int64_t u = first; u < last; ++u) {
         float* const mean = means_.data<float>() + i * means_of_image_ + u * g.in_channels;
-        if (!written || written[u]) {
-          const std::int64_t top = u / g.grid_width * window_h, left = u % g.grid_width * window_w;
-          pool(x + (top * row + left * g.in_channels) * bytes_, std::min(window_h, g.height_in - top),
-               std::min(window_w, g.width_in - left), mean);
-        }
+        if (!written || written[u]) patches.mean(kernels_, u, mean);
         logits[u] = block.spatial.logit(kernels_, mean, scratch);
       }
       item += g.patches();
     }
     if (asked(block, i, false)) {
       if (item >= begin && item < end) {
-        pool(x, g.height_in, g.width_in, means);
+        map.mean(kernels_, 0, means);
         block.channel.logits(kernels_, means, scratch,
                              hidden_.data<float>() + thread * block.channel.hidden_floats(),
                              logits + most_units_);

@@ -3,6 +3,7 @@
 #include "detector.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -28,6 +29,14 @@ const DetectorSpec& checked(const DetectorSpec& s) {
       throw std::invalid_argument("a level of the pyramid does not end a stage");
     }
   }
+  if (!s.patches.empty() && s.patches.size() != s.lasts.size()) {
+    throw std::invalid_argument("levels need a patch each, or none at all");
+  }
+  for (const std::int64_t patch : s.patches) {
+    if (patch < 1 || patch > kMostWidth) {
+      throw std::invalid_argument("a patch of a level is not between 1 and 4096");
+    }
+  }
   for (const std::int64_t count :
        {s.labels, s.width, s.head_convs, s.region, s.candidates, s.most}) {
     if (count < 1 || count > kMostWidth) {
@@ -51,12 +60,14 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
       chooser_(static_cast<std::int64_t>(spec.lasts.size()), spec.labels, spec.candidates,
                spec.most, spec.least_score, spec.overlap),
       gemms_(kernels, threads),
-      backbone_(spec.backbone, gemms_, true) {
+      backbone_(spec.backbone, gemms_, true),
+      maskers_(spec.patches, spec.lasts, backbone_, gemms_) {
   if (kernels.element == Element::u8) {
     throw std::invalid_argument("detectors run in fp32 and bf16 only");
   }
   Packer packer(kernels, source);
   backbone_.load(packer);
+  maskers_.load(packer, spec.backbone);
   const std::int64_t width = spec.width;
   const std::size_t levels = spec.lasts.size();
   // In execution order: the coarsest level comes first.
@@ -136,6 +147,7 @@ void Detector::plan(const DetectorBatch& batch) {
   for (std::int64_t t = 0; t < 9; ++t) {
     taps_.push_back(((t / 3 - 1) * canvas_.width + t % 3 - 1) * channels);
   }
+  maskers_.plan();
   marks_.resize(static_cast<std::size_t>(canvas_.pixels()));
   all_.reserve(canvas_);
   some_.reserve(canvas_);
@@ -192,14 +204,8 @@ void Detector::infer(const DetectorBatch& batch, Objects& objects) {
 }
 
 void Detector::run_image(int thread, std::int64_t image, PartClock& clock, double* parts) {
-  if (thread == 0) {
-    lists_ = &all_;
-    if (batch_->active) {
-      list_places(some_, canvas_, batch_->active + image * canvas_.places(),
-                  gemms_.padded(spec_.width), stage_channels_, marks_.data());
-      lists_ = &some_;
-    }
-  }
+  maskers_.look(thread, image, batch_->levels + image * maskers_.count());
+  if (thread == 0) list_image(image);
   gemms_.team().barrier();
   clear(thread);
   pyramid(thread, image);
@@ -216,8 +222,24 @@ void Detector::run_image(int thread, std::int64_t image, PartClock& clock, doubl
   clock.add(thread, parts[3]);
 }
 
+// Which of its places are computed.
+void Detector::list_image(std::int64_t image) {
+  const std::int64_t first = image * maskers_.count();
+  const std::uint8_t* active =
+      maskers_.decide(batch_->levels + first, objects_->level_units + first);
+  if (batch_->active) active = batch_->active + image * canvas_.places();
+  lists_ = active ? &some_ : &all_;
+  if (active) {
+    list_places(some_, canvas_, active, gemms_.padded(spec_.width), stage_channels_, marks_.data());
+  }
+  const auto levels = static_cast<std::int64_t>(canvas_.levels.size());
+  std::adjacent_difference(lists_->place_ends.begin() + 1, lists_->place_ends.end(),
+                           objects_->level_pixels + image * levels);
+}
+
 void Detector::each_buffer(void (*visit)(Buffer&)) {
   backbone_.each_buffer(visit);
+  maskers_.each_buffer(visit);
   for (Buffer* each :
        {&inner_, &pyramid_, &class_tower_[0], &class_tower_[1], &box_tower_[0], &box_tower_[1],
         &class_out_, &box_out_, &regions_, &ups_, &answers_, &gemms_.buffer()}) {

@@ -5,6 +5,7 @@
 
 #include "backbone.hpp"
 #include "canvas.hpp"
+#include "level_maskers.hpp"
 #include "objects.hpp"
 
 namespace laud {
@@ -13,6 +14,7 @@ struct DetectorSpec {
   BackboneSpec backbone;
   std::vector<std::int64_t> lasts;  // the blocks whose maps the pyramid stands on, the finest first
   std::vector<float> units;         // per level, of its distances, in pixels of the image
+  std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; none: no maskers
   std::int64_t labels, width;       // width: channels of the pyramid and of the heads
   std::int64_t head_convs;          // of each of the two towers, one of classes and one of boxes
   std::int64_t mask_convs;          // 0: objects get no mask
@@ -22,11 +24,12 @@ struct DetectorSpec {
   std::int64_t candidates, most;    // places of a level that compete; objects of an image
 };
 
-// active: null, or which places an image computes, (n, places) with the levels side by side, the
-// finest first. What is not active is zero in the pyramid and in every layer of the heads, and no
-// object.
+// levels: wishes of the levels' maskers (n, maskers). active: null, or which places an image
+// computes whatever they decide, (n, places) with the levels side by side, the finest first. What
+// is not active is zero in the pyramid and in every layer of the heads, and no object.
 struct DetectorBatch {
   Batch images;
+  const Wish* levels;
   const std::uint8_t* active;
 };
 
@@ -34,8 +37,9 @@ struct DetectorBatch {
 // labels (n, most), of which those behind an image's count are left as they were, as are masks,
 // null or (n, most, 2 region, 2 region). places: null, or the dense answers (n, places, labels +
 // 5): class logits, four distances in units, the centre's logit; -infinity and zeros where a place
-// is not active. parts_s (blocks + 5): stem, every block, pyramid, heads, choice and masks, of the
-// whole batch.
+// is not active. level_units: active ones of each level's masker (n, maskers); level_pixels: active
+// places of each level (n, levels). parts_s (blocks + 5): stem, every block, pyramid, heads, choice
+// and masks, of the whole batch.
 struct Objects {
   std::int64_t* counts;
   float* boxes;
@@ -44,6 +48,8 @@ struct Objects {
   float* masks;
   float* places;
   Trace trace;
+  std::int64_t* level_units;
+  std::int64_t* level_pixels;
   double* parts_s;
   double prepare_s, network_s;
 };
@@ -64,6 +70,7 @@ class Detector {
   const DetectorSpec& spec() const { return spec_; }
   // Places of all levels for an image size that is a multiple of the coarsest stride.
   std::int64_t num_places(std::int64_t height, std::int64_t width) const;
+  std::int64_t num_level_maskers() const { return maskers_.count(); }
   void abandon() { gemms_.team().abandon(); }
 
  private:
@@ -75,6 +82,7 @@ class Detector {
 
   // Every thread together, for one image.
   void run_image(int thread, std::int64_t image, PartClock& clock, double* parts);
+  void list_image(std::int64_t image);
   void clear(int thread);
   void pyramid(int thread, std::int64_t image);
   template <typename T>
@@ -119,6 +127,7 @@ class Detector {
   Chooser chooser_;
   GemmTeam gemms_;
   Backbone backbone_;
+  LevelMaskers maskers_;
 };
 
 }  // namespace laud

@@ -27,10 +27,13 @@ class DetectorEngine : public Guarded<Detector> {
                                   const std::optional<Result<float, 3>>& places,
                                   const Result<std::int64_t, 2>& active_units,
                                   const Result<std::int64_t, 3>& pixels,
+                                  const Result<std::int64_t, 2>& level_units,
+                                  const Result<std::int64_t, 2>& level_pixels,
                                   const Result<double, 1>& parts_s) {
     return run([&](Detector& detector) -> std::pair<double, double> {
       const DetectorSpec& spec = detector.spec();
-      Call call(detector.backbone(), images, thresholds, caps, active_units, pixels);
+      Call call(detector.backbone(), images, thresholds, caps, active_units, pixels,
+                detector.num_level_maskers());
       const std::int64_t n = call.batch.n, side = 2 * spec.region;
       const std::int64_t all = detector.num_places(call.batch.height, call.batch.width);
       Call::check(has_shape(counts, n) && has_shape(boxes, n, spec.most, 4) &&
@@ -39,11 +42,15 @@ class DetectorEngine : public Guarded<Detector> {
                   (!masks || has_shape(*masks, n, spec.most, side, side)) &&
                   (!active || has_shape(*active, n, all)) &&
                   (!places || has_shape(*places, n, all, spec.labels + 5)) &&
+                  has_shape(level_units, n, detector.num_level_maskers()) &&
+                  has_shape(level_pixels, n, spec.lasts.size()) &&
                   has_shape(parts_s, detector.backbone().num_blocks() + 5));
       Objects objects{counts.data(), boxes.data(), scores.data(), labels.data(),
                       masks ? masks->data() : nullptr, places ? places->data() : nullptr,
-                      call.trace, parts_s.data(), 0.0, 0.0};
-      detector.infer({call.batch, active ? active->data() : nullptr}, objects);
+                      call.trace, level_units.data(), level_pixels.data(), parts_s.data(), 0.0,
+                      0.0};
+      detector.infer({call.batch, call.wishes_behind(), active ? active->data() : nullptr},
+                     objects);
       return {objects.prepare_s, objects.network_s};
     });
   }
@@ -91,17 +98,18 @@ void bind_detector(nb::module_& m) {
       .def(
           "__init__",
           [](DetectorSpec* self, BackboneSpec backbone, std::vector<std::int64_t> lasts,
-             std::vector<float> units, std::int64_t labels, std::int64_t width,
-             std::int64_t head_convs, std::int64_t mask_convs, std::int64_t region, double overlap,
-             float least_score, std::int64_t candidates, std::int64_t most) {
-            new (self) DetectorSpec{std::move(backbone), std::move(lasts), std::move(units), labels,
-                                    width, head_convs, mask_convs, region, overlap, least_score,
-                                    candidates, most};
+             std::vector<float> units, std::vector<std::int64_t> patches, std::int64_t labels,
+             std::int64_t width, std::int64_t head_convs, std::int64_t mask_convs,
+             std::int64_t region, double overlap, float least_score, std::int64_t candidates,
+             std::int64_t most) {
+            new (self) DetectorSpec{std::move(backbone), std::move(lasts), std::move(units),
+                                    std::move(patches), labels, width, head_convs, mask_convs,
+                                    region, overlap, least_score, candidates, most};
           },
           nb::kw_only(), nb::arg("backbone"), nb::arg("lasts"), nb::arg("units"),
-          nb::arg("labels"), nb::arg("width"), nb::arg("head_convs"), nb::arg("mask_convs"),
-          nb::arg("region"), nb::arg("overlap"), nb::arg("least_score"), nb::arg("candidates"),
-          nb::arg("most"));
+          nb::arg("patches"), nb::arg("labels"), nb::arg("width"), nb::arg("head_convs"),
+          nb::arg("mask_convs"), nb::arg("region"), nb::arg("overlap"), nb::arg("least_score"),
+          nb::arg("candidates"), nb::arg("most"));
   nb::class_<DetectorEngine>(m, "DetectorEngine")
       .def(nb::init<const DetectorSpec&, const nb::dict&, const std::string&, const std::string&,
                     int, bool>(),
@@ -113,7 +121,8 @@ void bind_detector(nb::module_& m) {
            nb::arg("boxes").noconvert(), nb::arg("scores").noconvert(),
            nb::arg("labels").noconvert(), nb::arg("masks").noconvert().none(),
            nb::arg("places").noconvert().none(), nb::arg("active_units").noconvert(),
-           nb::arg("pixels").noconvert(), nb::arg("parts_s").noconvert())
+           nb::arg("pixels").noconvert(), nb::arg("level_units").noconvert(),
+           nb::arg("level_pixels").noconvert(), nb::arg("parts_s").noconvert())
       .def("close", &DetectorEngine::close);
   m.def("suppress", &suppress_boxes, nb::arg("boxes").noconvert(), nb::arg("labels").noconvert(),
         nb::arg("overlap"), nb::arg("kept").noconvert(),

@@ -50,7 +50,19 @@ def places_of(
     """Dense answers (N, places, labels + 5) as the native engine tells them."""
     model = model_of(bundle)
     x = normalise(images, bundle.manifest.preprocessing)
-    outputs = model.dense(x, decide)[0] if active is None else masked_dense(model.dense, x, active)
+    if active is not None:
+        outputs = masked_dense(model.dense, x, active)
+    else:
+        outputs, asked = model.dense(x, decide)
+        of_levels = [each.pixels for each in asked if each.masker >= len(model.net.maskers)]
+        if of_levels:
+            skipped = torch.cat([each.flatten(1) for each in of_levels if each is not None], 1) == 0
+            outputs = DenseOutputs(
+                outputs.features,
+                outputs.logits.masked_fill(skipped[..., None], -torch.inf),
+                outputs.distances,
+                outputs.centres.masked_fill(skipped[..., None], 0.0),
+            )
     joined = torch.cat((outputs.logits, outputs.distances, outputs.centres), dim=2)
     told: npt.NDArray[np.float32] = joined.numpy()
     return told

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from engines.architecture import ResNet, Stage
 from engines.bundle import Bundle, Manifest, PointRecord, Preprocessing, Provenance, WeightsFile
-from engines.core import OperatingPoint, Output, static_point
+from engines.core import OperatingPoint, Output, Paradigm, static_point
 from engines.cpu.detector import CpuDetector
 from engines.cpu.detector_weights import detector_shapes
 from engines.cpu.loading import ISA_VARIABLE
@@ -46,6 +46,16 @@ WIDE = ResNet(
     num_classes=3,
     folded=True,
 )
+SKIPPING = WIDE.model_copy(
+    update={
+        "stages": (
+            Stage(depth=2, width=8),
+            Stage(depth=2, width=12, paradigm=Paradigm.SPATIAL, spatial_granularity=2),
+            Stage(depth=2, width=20, paradigm=Paradigm.SPATIAL, spatial_granularity=1),
+            Stage(depth=1, width=24, paradigm=Paradigm.SPATIAL, spatial_granularity=1),
+        )
+    }
+)
 _ANSWERS = ("cls_logits.weight", "bbox_reg.weight", "bbox_ctrness.weight")
 _CALM = 0.05
 """Of the weights behind the towers: scores then differ, and boxes have an area."""
@@ -53,6 +63,9 @@ _CALM = 0.05
 PLAIN = Detector(width=8, head_convs=1, masks=False)
 MASKED = Detector(width=24, head_convs=2, mask_convs=2, least_score=0.5)
 DEEP = Detector(width=72, head_convs=3, mask_convs=1, least_score=0.6)
+DYNAMIC = MASKED.model_copy(update={"level_patches": (4, 2, 1, 1)})
+RAGGED = MASKED.model_copy(update={"level_patches": (5, 4, 4, 2)})
+"""Maps of 96 and 160 px have patches that end at their borders."""
 
 
 def random_weights(net: ResNet, detector: Detector, seed: int = 0, bias: float = -2.0) -> Weights:
@@ -64,6 +77,13 @@ def random_weights(net: ResNet, detector: Detector, seed: int = 0, bias: float =
     for name, shape in detector_shapes(net, detector).items():
         if name.startswith("dense.body."):
             weights[name] = backbone[name.removeprefix("dense.body.")]
+            continue
+        if "level_maskers" in name:
+            low, high = (0.2, 0.5) if name.endswith("std") else (0.2, 0.8)
+            value = rng.uniform(low, high, shape)
+            if name.endswith("weight"):
+                value = rng.normal(size=shape)
+            weights[name] = value.astype(np.float32)
             continue
         spread = 0.1 if name.endswith("bias") else np.sqrt(2.0 / np.prod(shape[1:]))
         if name.endswith(_ANSWERS):
@@ -86,6 +106,7 @@ def bundle(
     **changes: Any,
 ) -> Bundle:
     """Its first point is `full`. changes: of `random_weights`."""
+    maskers = num_maskers(net, detector)
     manifest = Manifest(
         name="things",
         task="segmentation" if detector.masks else "detection",
@@ -97,8 +118,8 @@ def bundle(
         detector=detector,
         points=tuple(
             PointRecord(
-                point=full(size, len(net.maskers), "full" if i == 0 else f"size-{size}"),
-                activation=(1.0,) * len(net.maskers),
+                point=full(size, maskers, "full" if i == 0 else f"size-{size}"),
+                activation=(1.0,) * maskers,
                 macs=1e6,
                 macs_ratio=1.0,
             )
@@ -110,6 +131,11 @@ def bundle(
     )
     given = random_weights(net, detector, **changes) if weights is None else dict(weights)
     return Bundle(Path("things.laud"), manifest, "0" * 64, given)
+
+
+def num_maskers(net: ResNet, detector: Detector) -> int:
+    """Of backbone and levels."""
+    return len(net.maskers) + detector.num_maskers
 
 
 def full(size: int, maskers: int = 0, name: str = "full") -> OperatingPoint:

@@ -299,6 +299,8 @@ def arguments(source: Bundle, n: int = 2) -> dict[str, Any]:
         "places": np.empty((n, places, len(source.manifest.labels) + 5), np.float32),
         "active_units": np.empty((n, 0), np.int64),
         "pixels": np.empty((n, blocks, 2), np.int64),
+        "level_units": np.empty((n, 0), np.int64),
+        "level_pixels": np.empty((n, 4), np.int64),
         "parts_s": np.empty(blocks + 5, np.float64),
     }
 
