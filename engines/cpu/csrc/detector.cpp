@@ -37,7 +37,8 @@ const DetectorSpec& checked(const DetectorSpec& s) {
       throw std::invalid_argument("a patch of a level is not between 1 and 4096");
     }
   }
-  for (const std::int64_t count : {s.labels, s.width, s.head_convs, s.region, s.candidates, s.most}) {
+  for (const std::int64_t count :
+       {s.labels, s.width, s.head_convs, s.region, s.candidates, s.most}) {
     if (count < 1 || count > kMostWidth) {
       throw std::invalid_argument("a count of the detector is not between 1 and 4096");
     }

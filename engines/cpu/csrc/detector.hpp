@@ -14,7 +14,7 @@ struct DetectorSpec {
   BackboneSpec backbone;
   std::vector<std::int64_t> lasts;  // the blocks whose maps the pyramid stands on, the finest first
   std::vector<float> units;         // per level, of its distances, in pixels of the image
-  std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; none: no maskers
+  std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; or none
   std::int64_t labels, width;       // width: channels of the pyramid and of the heads
   std::int64_t head_convs;          // of each of the two towers, one of classes and one of boxes
   std::int64_t mask_convs;          // 0: objects get no mask
@@ -24,21 +24,24 @@ struct DetectorSpec {
   std::int64_t candidates, most;    // places of a level that compete; objects of an image
 };
 
-// levels: wishes of the levels' maskers (n, maskers). active: null, or which places an image computes
-// whatever they decide, (n, places) with the levels side by side, the finest first. What is not active is
-// zero in the pyramid and in every layer of the heads, and no object.
+// levels: wishes of the levels' maskers, (n, maskers).
+// active: null, or which places an image computes whatever they decide, (n, places) with the levels
+// side by side, the finest first. What is not active is zero in the pyramid and in every layer of
+// the heads, and no object.
 struct DetectorBatch {
   Batch images;
   const Wish* levels;
   const std::uint8_t* active;
 };
 
-// Written by Detector::infer: counts (n); boxes (n, most, 4), in pixels of the image, scores and labels
-// (n, most), of which those behind an image's count are left as they were, as are masks, null or (n,
-// most, 2 region, 2 region). places: null, or the dense answers (n, places, labels + 5): class logits,
-// four distances in units, the centre's logit; -infinity and zeros where a place is not active.
-// level_units: active ones of each level's masker (n, maskers); level_pixels: active places of each
-// level (n, levels). parts_s (blocks + 5): stem, every block, pyramid, heads, choice and masks, of the whole batch.
+// Written by Detector::infer: counts (n); boxes (n, most, 4), in pixels of the image, scores and
+// labels (n, most), of which those behind an image's count are left as they were, as are masks,
+// null or (n, most, 2 region, 2 region). places: null, or the dense answers (n, places, labels +
+// 5): class logits, four distances in units, the centre's logit; -infinity and zeros where a place
+// is not active. parts_s (blocks + 5): stem, every block, pyramid, heads, choice and masks, of the
+// whole batch.
+// level_units: active units of each level's masker, (n, maskers); level_pixels: active places of
+// each level, (n, levels).
 struct Objects {
   std::int64_t* counts;
   float* boxes;
