@@ -53,6 +53,7 @@ class DetectorSpec:
         backbone: BackboneSpec,
         lasts: Sequence[int],
         units: Sequence[float],
+        patches: Sequence[int],
         labels: int,
         width: int,
         head_convs: int,
@@ -113,6 +114,8 @@ class DetectorEngine:
         places: npt.NDArray[np.float32] | None,
         active_units: npt.NDArray[np.int64],
         pixels: npt.NDArray[np.int64],
+        level_units: npt.NDArray[np.int64],
+        level_pixels: npt.NDArray[np.int64],
         parts_s: npt.NDArray[np.float64],
     ) -> tuple[float, float]: ...
     def close(self) -> None: ...

@@ -181,7 +181,8 @@ LAUD_TEST(no_object_is_where_nothing_is_active) {
   const Found everything = runner.run(images.data(), n);
   const Found all = runner.run(images.data(), n, kSize, active.data());
   for (std::int64_t i = 0; i < n; ++i) {
-    const Found alone{{all.counts[static_cast<std::size_t>(i)]}, part(all.labels, i, n), {}, {}, {}, {},
+    const Found alone{{all.counts[static_cast<std::size_t>(i)]}, part(all.labels, i, n),
+                      {}, {}, {}, {},
                       part(all.boxes, i, n), part(all.scores, i, n), part(all.masks, i, n),
                       part(all.places, i, n), {}, 0};
     expect_same(everything, i, n, alone, "all active");

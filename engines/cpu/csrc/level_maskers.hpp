@@ -11,8 +11,8 @@ namespace laud {
 // pyramid stands on. Nothing allocates behind `plan`.
 class LevelMaskers {
  public:
-  // patches: of each level, places on a side of what one decision covers, the finest level first; none:
-  // there are no maskers. lasts: the blocks whose maps they look at.
+  // patches: of each level, places on a side of what one decision covers, the finest level first;
+  // none: there are no maskers. lasts: the blocks whose maps they look at.
   LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& lasts,
                const Backbone& backbone, GemmTeam& gemms);
 
@@ -26,8 +26,8 @@ class LevelMaskers {
   // Every thread together: logits of one image where `wishes`, one per masker, ask for them.
   void look(int thread, std::int64_t image, const Wish* wishes);
 
-  // One thread, behind it: one byte per place, levels one after another, or null where all are active.
-  // Writes how many units of each masker are.
+  // One thread, behind it: one byte per place, levels one after another, or null where all are
+  // active. Writes how many units of each masker are.
   const std::uint8_t* decide(const Wish* wishes, std::int64_t* active_units);
 
   void each_buffer(void (*visit)(Buffer&));

@@ -94,8 +94,7 @@ def areas(size: int = SIZE) -> list[int]:
 def of_level(found: Output, level: int, size: int = SIZE) -> npt.NDArray[np.float32]:
     """Dense answers of one level (N, places, labels + 5)."""
     first = sum(areas(size)[:level])
-    of: npt.NDArray[np.float32] = found.arrays["places"][:, first : first + areas(size)[level]]
-    return of
+    return found.arrays["places"][:, first : first + areas(size)[level]].astype(np.float32)
 
 
 # The same as torch
