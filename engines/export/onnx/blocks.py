@@ -182,7 +182,7 @@ class Blocks:
         name = f"{block.name}.read"
         index, count = self._graph.laud(
             "dilate", patches.place, patches.count, x, out=[name, f"{name}/count"],
-            patch=patches.unit, strides=[second] * 2, stride_before=first,
+            patch=patches.unit, stride=second, stride_before=first,
         )  # fmt: skip
         return _List(index, "", count, 1)
 

@@ -77,7 +77,7 @@ class Layers:
         (y,) = self.graph.laud(
             operator, x, *lists, stored, self._bias(name, shape),
             *([] if residual is None else [residual]), out=[name],
-            strides=[stride] * 2, pads=[shape.kernel // 2] * 4, **attributes,
+            stride=stride, **attributes,
         )  # fmt: skip
         return y
 

@@ -13,7 +13,7 @@ weights (kernel, kernel, inputs, outputs). A list is `index` int32 (N, U), of wh
 partition: logits (N, U), thresholds (N, M), caps (N, M) -> index, place, count. Active units in
     rising order, then the others; place[index[i]] = i. `masker` is the column of thresholds, caps.
 dilate: place, count of patches and x, the block's input -> index (N, Q), count of the pixels that a
-    3x3 of `strides` reads. x gives the size alone: Q is that of x after `stride_before`.
+    3x3 of `stride` reads. x gives the size alone: Q is that of x after `stride_before`.
 block_conv: ReLU(convolution) on the pixels of active patches; elsewhere it is not to be read.
 block_conv_add: ReLU(convolution + residual) on active patches, ReLU(residual) elsewhere.
 conv_to_groups: ReLU(convolution) in active channel groups; elsewhere it is not to be read.
@@ -27,7 +27,12 @@ pixel_mask: place, count of patches and y -> which pixels of the map y are activ
     These two have no plugin: they are what their functions are, everywhere.
 
 `patch` is the side of a patch in pixels of the output, WHOLE_MAP where one decision covers the map;
-`group` is the channels of a group; `strides` and `pads` are those of ONNX's Conv.
+`group` is the channels of a group, `stride` that of the convolution, which is padded so that a
+stride of 1 keeps the size.
+
+All attributes are single integers, and no function refers to a list of them: the parser of TensorRT
+(seen in TensorRT-RTX 1.7) silently takes strides that are a function's attribute for 1. Functions
+therefore convolve at a stride of 1 and drop what lies between.
 """
 
 from __future__ import annotations
@@ -79,8 +84,7 @@ _PARTITION = """
 # The size of the map that the 3x3 reads, (1,) each, and that of the block's output, scalars.
 _SIZES = """
     before = Constant <value_int: int = @stride_before> ()
-    strides = Constant <value_ints: ints = @strides> ()
-    stride = Gather (strides, zero)
+    stride = Constant <value_int: int = @stride> ()
     x_height = Shape <start = 2, end = 3> (x)
     x_width = Shape <start = 3, end = 4> (x)
     before_less = Sub (before, one)
@@ -103,18 +107,35 @@ _LIVE = """
     units = Cast <to = 6> (live)
 """
 
-# A 3x3 of ones around every active pixel of the output, `strides` apart.
-_SPREAD = """
-    dots = Cast <to = 1> (pixels)
-    ones = Constant <value = float[1, 1, 3, 3] {1, 1, 1, 1, 1, 1, 1, 1, 1}> ()
-    spread = ConvTranspose <strides: ints = @strides, pads = [1, 1, 0, 0]> (dots, ones)
-    begin = Constant <value_ints: ints = [0, 0]> ()
-    end = Concat <axis = 0> (read_height, read_width)
-    axes_23 = Constant <value_ints: ints = [2, 3]> ()
-    cut = Slice (spread, begin, end, axes_23)
-    flat = Flatten <axis = 1> (cut)
-    half = Constant <value = float {0.5}> ()
-    active = Greater (flat, half)
+
+def _near(side: str) -> str:
+    """Which pixels of the output a pixel's 3x3 may touch along a side: `side`_0, _1 and _2."""
+    return f"""
+    read_{side}_scalar = Squeeze (read_{side})
+    {side}_pixels = Range (zero, read_{side}_scalar, one)
+    {side}_first = Sub (stride, two)
+    {side}_below = Add ({side}_pixels, {side}_first)
+    {side}_below_pixel = Div ({side}_below, stride)
+    {side}_0 = Max ({side}_below_pixel, zero)
+    {side}_1 = Div ({side}_pixels, stride)
+    {side}_above = Add ({side}_pixels, one)
+    {side}_above_pixel = Div ({side}_above, stride)
+    {side}_2 = Min ({side}_above_pixel, {side}_last)
+"""
+
+
+def _spread() -> str:
+    """`active`, bool (N, Q), and `rows` for a list of it, from `wide`, decisions (N, H, W)."""
+    lines = "    two = Constant <value_int: int = 2> ()\n" + _near("height") + _near("width")
+    source = "wide"
+    for axis, side in ((1, "height"), (2, "width")):
+        for near in range(3):
+            lines += f"    {side}_at_{near} = Gather <axis = {axis}> ({source}, {side}_{near})\n"
+        lines += f"    {side}_any = Max ({side}_at_0, {side}_at_1, {side}_at_2)\n"
+        source = f"{side}_any"
+    return f"""{lines}
+    flat = Flatten <axis = 1> ({source})
+    active = Cast <to = 9> (flat)
     all = Shape (flat)
     per_image = Shape <start = 1, end = 2> (flat)
     num_pixels = Squeeze (per_image)
@@ -123,10 +144,21 @@ _SPREAD = """
     rows = Expand (numbers_32, all)
 """
 
+
 _WEIGHT = """
     weight_OIHW = Transpose <perm = [3, 2, 0, 1]> (weight)
     float_0 = Constant <value = float {0}> ()
     nothing = CastLike (float_0, bias)
+"""
+
+_STRIDED = f"""
+    stride = Constant <value_int: int = @stride> ()
+    step = Unsqueeze (stride, axis_0)
+    steps = Concat <axis = 0> (step, step)
+    begin = Constant <value_ints: ints = [0, 0]> ()
+    end = Constant <value_ints: ints = [{MAX_IMAGE_SIZE}, {MAX_IMAGE_SIZE}]> ()
+    sides = Constant <value_ints: ints = [2, 3]> ()
+    sums = Slice (everywhere, begin, end, sides, steps)
 """
 
 _GROUP = """
@@ -229,7 +261,7 @@ def _convolution(
 ) -> _Operator:
     """patches: on a list of them. read, written: inputs, outputs of a list of groups. add: a
     residual."""
-    inputs, attributes, body = ["x"], ["strides", "pads"], _WEIGHT
+    inputs, attributes, body = ["x"], ["stride"], _WEIGHT
     groups = read or written
     if patches:
         inputs += ["index", "count"]
@@ -243,10 +275,8 @@ def _convolution(
         body += _channels("x", "inputs", "group_units")
         body += "    known = Where (inputs, x, nothing)\n"
         source = "known"
-    body += (
-        "    sums = Conv <strides: ints = @strides, pads: ints = @pads> "
-        f"({source}, weight_OIHW, bias)\n"
-    )
+    body += f'    everywhere = Conv <auto_pad = "SAME_UPPER"> ({source}, weight_OIHW, bias)\n'
+    body += _STRIDED
     if patches:
         body += _size("sums") + _units("index", "count", "block") + _pixels("block_units")
     last = "sums"
@@ -279,8 +309,8 @@ _OPERATORS = {
     "dilate": _Operator(
         ["place", "count", "x"],
         ["index", "num_pixels_active"],
-        ["patch", "strides", "stride_before"],
-        _SIZES + _LIVE + _pixels("units") + _SPREAD + _list("pixel_place", "num_pixels_active"),
+        ["patch", "stride", "stride_before"],
+        _SIZES + _LIVE + _pixels("units") + _spread() + _list("pixel_place", "num_pixels_active"),
     ),
     "pixel_mask": _Operator(
         ["place", "count", "y"],

@@ -97,7 +97,7 @@ def test_dilate(patch: int, stride: int, stride_before: int) -> None:
         },
         ["index", "num_pixels"],
         patch=patch,
-        strides=[stride] * 2,
+        stride=stride,
         stride_before=stride_before,
     )
     assert index.shape == (4, read.area)
@@ -133,7 +133,7 @@ def test_convolutions(operator: str, stride: int, patch: int, kernel: int) -> No
     residual = torch.randn(4, size.height, size.width, width) if add else None
     patches = listed(size.patches(patch).area)
     groups = listed(width // group, seed=1)
-    inputs, attributes = {"x": x.permute(0, 3, 1, 2)}, {"strides": [stride] * 2}
+    inputs = {"x": x.permute(0, 3, 1, 2)}
     if blocks:
         inputs |= {"index": patches.index, "count": patches.count}
     if read or written:
@@ -145,8 +145,7 @@ def test_convolutions(operator: str, stride: int, patch: int, kernel: int) -> No
         operator,
         {name: array.contiguous() for name, array in inputs.items()},
         ["y"],
-        pads=[kernel // 2] * 4,
-        **attributes,
+        stride=stride,
         **({"patch": patch} if blocks else {}),
         **({"group": group} if read or written else {}),
     )
