@@ -14,11 +14,11 @@ struct DetectorSpec {
   BackboneSpec backbone;
   std::vector<std::int64_t> lasts;  // the blocks whose maps the pyramid stands on, the finest first
   std::vector<float> units;         // per level, of its distances, in pixels of the image
-  std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; none: no maskers
+  std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; or none
   std::int64_t labels, width;       // width: channels of the pyramid and of the heads
   std::int64_t head_convs;          // of each of the two towers, one of classes and one of boxes
   std::int64_t mask_convs;          // 0: objects get no mask
-  std::int64_t region;              // pixels on a side of what a mask, of twice as many, is made from
+  std::int64_t region;              // pixels on a side of what a mask, twice as large, is made from
   double overlap;                   // boxes of one label that overlap by more are one object
   float least_score;
   std::int64_t candidates, most;    // places of a level that compete; objects of an image
