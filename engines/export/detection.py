@@ -20,14 +20,13 @@ from engines.bundle import (
     write_bundle,
 )
 from engines.closing import Closing
-from engines.core import Engine, OperatingPoint, Output, UInt8Array, static_point
+from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.detection.architecture import Detector, detector_macs, macs_per_object
 from engines.detection.read import read_scenes
 from engines.detection.scenes import Scene
-from engines.errors import ConfigError
 from engines.evaluation.detection import check_labels, detection_records, judge, square
 from engines.export.calibrate import calibrate
-from engines.export.drafts import NO_HASH, serving_engine
+from engines.export.drafts import NO_HASH, learned_point, serving_engine
 from engines.export.pictures import Say
 from engines.runs import PointRequest, Run
 
@@ -56,7 +55,7 @@ def export_detector(
     scenes = read_scenes(data, "validation")
     check_labels(scenes, run.labels)
     maskers = len(run.architecture.maskers) + detector.num_maskers
-    points = [_learned(request, thresholds, maskers) for request in run.points]
+    points = [learned_point(request, thresholds, maskers) for request in run.points]
     first = detector_macs(run.architecture, detector, MapSize(*[points[0].image_size] * 2))
     draft = PointRecord(
         point=points[0], activation=(1.0,) * maskers, macs=first.dense, macs_ratio=1.0
@@ -91,17 +90,6 @@ def export_detector(
     records = detection_records(results, "validation")
     write_bundle(out, manifest(records), weights)
     return read_bundle(out)
-
-
-def _learned(
-    request: PointRequest, thresholds: Mapping[float, tuple[float, ...]], maskers: int
-) -> OperatingPoint:
-    static = static_point(request.name, request.image_size, maskers)
-    if request.budget is None:
-        return static
-    if request.budget not in thresholds:
-        raise ConfigError(f"the run trained no budget {request.budget:g} for '{request.name}'")
-    return static.model_copy(update={"thresholds": tuple(thresholds[request.budget])})
 
 
 def _calibrated(

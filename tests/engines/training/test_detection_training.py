@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from engines.models.detection import LaudDetector
 from engines.runs import read_run
 from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
-from engines.training.detection_trainer import DetectionTrainer, detection_losses, level_pyramid
+from engines.training.detection_trainer import detection_losses, level_pyramid
 from engines.training.run import train
 from engines.training.scene_batches import SceneBatches
 from engines.training.starts import starting_network
 from tests.engines.detection.tiny import write_nuclei
+from tests.engines.training.killing import Killed, killed_at
 from tests.engines.training.tiny_detection import read_tiny, tiny_detection
 
 pytestmark = pytest.mark.torch
@@ -113,26 +113,6 @@ def test_the_pyramid_begins_level(root: Path) -> None:
     assert spreads == pytest.approx([1.0] * 4, rel=0.01)
 
 
-class Killed(Exception):
-    pass
-
-
-def _killed_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> Callable[[], None]:
-    """Ends the training after so many steps, its state just written."""
-    step, count = DetectionTrainer._step, 0
-
-    def counted(self: DetectionTrainer, phase: Any, optimiser: Any, *more: Any) -> dict[str, float]:
-        nonlocal count
-        if count == steps:
-            self._save(optimiser)
-            raise Killed
-        count += 1
-        return step(self, phase, optimiser, *more)
-
-    monkeypatch.setattr(DetectionTrainer, "_step", counted)
-    return lambda: monkeypatch.setattr(DetectionTrainer, "_step", step)
-
-
 def test_a_resumed_run_equals_an_uninterrupted_one(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,7 +121,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole = train(path, tmp_path / "whole", {}, said.append)
     assert any("dense heads" in line for line in said)
     assert any(line.startswith("projected: ") for line in said)
-    revive = _killed_at(monkeypatch, 3)
+    revive = killed_at(monkeypatch, 3)
     with pytest.raises(Killed):
         train(path, tmp_path / "halves", {}, said.append)
     revive()

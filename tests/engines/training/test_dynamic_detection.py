@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from engines.reference.detection import ReferenceDetector
 from engines.runs import read_run
 from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
-from engines.training.detection_trainer import DetectionTrainer, detection_losses
+from engines.training.detection_trainer import detection_losses
 from engines.training.foreground import (
     ForegroundMasks,
     foreground_units,
@@ -42,6 +41,7 @@ from engines.training.run import train
 from engines.training.scene_batches import Target, answering_places
 from engines.training.starts import starting_network
 from tests.engines.detection.tiny import write_nuclei
+from tests.engines.training.killing import Killed, killed_at
 from tests.engines.training.tiny_detection import tiny_dynamic
 
 pytestmark = pytest.mark.torch
@@ -182,32 +182,12 @@ def test_what_is_not_computed_does_not_count(root: Path, model: LaudDetector) ->
     assert float(none["box"].detach()) == float(none["centre"].detach()) == 0
 
 
-class Killed(Exception):
-    pass
-
-
-def _killed_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> Callable[[], None]:
-    """Ends the training after so many steps, its state just written."""
-    step, count = DetectionTrainer._step, 0
-
-    def counted(self: DetectionTrainer, phase: Any, optimiser: Any, *more: Any) -> dict[str, float]:
-        nonlocal count
-        if count == steps:
-            self._save(optimiser)
-            raise Killed
-        count += 1
-        return step(self, phase, optimiser, *more)
-
-    monkeypatch.setattr(DetectionTrainer, "_step", counted)
-    return lambda: monkeypatch.setattr(DetectionTrainer, "_step", step)
-
-
 @pytest.mark.parametrize("steps", [6, 8])
 def test_a_run_killed_while_maskers_learn_equals_an_uninterrupted_one(
     root: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     path = _write(tmp_path / "tiny.yaml", root)
-    revive = _killed_at(monkeypatch, steps)
+    revive = killed_at(monkeypatch, steps)
     with pytest.raises(Killed):
         train(path, tmp_path / "halves", {}, lambda line: None)
     revive()
