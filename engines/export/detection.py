@@ -30,7 +30,7 @@ from engines.export.drafts import NO_HASH, learned_point, serving_engine
 from engines.export.pictures import Say
 from engines.runs import PointRequest, Run
 
-_PICTURES = 48
+_PICTURES = 24
 """Pictures that thresholds are calibrated on, evenly from all: a search runs them a dozen times."""
 
 
