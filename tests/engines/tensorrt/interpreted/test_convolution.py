@@ -49,12 +49,17 @@ class Case:
         # Every image of a batch differs: some, none, all, few.
         thresholds = torch.tensor([0.0, INFINITY, -INFINITY, 0.9])[: self.images]
         most = torch.full((self.images,), MOST)
-        units = self.out.patches(spec.patch or None).area
+        units = self.out.patches(self.patch).area
         self.patches = reference.partition(torch.randn(self.images, units), thresholds, most)
         listed = spec.inputs if spec.read else spec.outputs
         groups = listed // (spec.group or listed)
         turned = thresholds.roll(1)
         self.groups = reference.partition(torch.randn(self.images, groups), turned, most)
+
+    @property
+    def patch(self) -> int | None:
+        """None for the whole map."""
+        return None if self.spec.patch == WHOLE_MAP else self.spec.patch
 
     def run(self, **replaced: Tensor) -> Guarded:
         """The kernel's output, (N, H, W, pitch); arguments may be replaced by name."""
@@ -88,7 +93,7 @@ class Case:
             self.bias,
             stride=spec.stride,
             patches=patches,
-            patch=spec.patch or None,
+            patch=self.patch,
             read=groups if spec.read else None,
             wanted=groups if spec.written else None,
             residual=self.residual,
@@ -106,7 +111,7 @@ class Case:
         if spec.add and spec.patch is not None:
             idle = ~reference.sparse_conv(
                 self.x, self.weight, self.bias, stride=spec.stride,
-                patches=self.patches.units, patch=spec.patch or None,
+                patches=self.patches.units, patch=self.patch,
             ).written  # fmt: skip
             assert self.residual is not None
             assert torch.equal(y[..., : spec.outputs][idle], self.residual.relu()[idle])
