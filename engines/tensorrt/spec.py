@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engines.architecture import MapSize
+from engines.core import MAX_IMAGE_SIZE
 from engines.errors import InvalidInput
 
 Dtype = Literal["fp16", "fp32"]
@@ -20,8 +21,8 @@ Constant = int | bool | None
 TENSOR_CORES_FROM = 80
 """Compute capability below which Triton multiplies without tensor cores."""
 
-WHOLE_MAP = 0
-"""`patch` of layer skipping."""
+WHOLE_MAP = MAX_IMAGE_SIZE
+"""`patch` of layer skipping, as in the operators of ONNX: no map is larger."""
 
 _HWC = {"fp16": 8, "fp32": 1}
 # Numbers that one instruction moves.
@@ -146,6 +147,11 @@ class ConvSpec(KernelSpec):
         if self.patch is None and self.group is None:
             raise InvalidInput("a convolution that skips has patches or groups")
 
+    @property
+    def _patch(self) -> int | None:
+        """None for the whole map."""
+        return None if self.patch == WHOLE_MAP else self.patch
+
     def pitch(self, channels: int) -> int:
         """Channels from one pixel to the next in memory."""
         unit = _HWC[self.dtype]
@@ -193,7 +199,7 @@ class ConvSpec(KernelSpec):
                 "Y_PITCH": self.pitch(self.outputs),
                 "KERNEL": self.kernel,
                 "STRIDE": self.stride,
-                "PATCH": self.patch or WHOLE_MAP,
+                "PATCH": self._patch or 0,
                 "GROUP": self.group or 1,
                 "READ": self.read,
                 "WRITTEN": self.written,
@@ -208,7 +214,7 @@ class ConvSpec(KernelSpec):
     def numbers(self, x: MapSize) -> dict[str, int]:
         """Arguments that are numbers, for an input map of that size."""
         size = _strided(x, self.stride)
-        grid = size.patches(self.patch or None)
+        grid = size.patches(self._patch)
         return {
             "height": x.height,
             "width": x.width,
@@ -221,7 +227,8 @@ class ConvSpec(KernelSpec):
     def grid(self, images: int, x: MapSize, cc: int) -> tuple[int, int, int]:
         """Programs for the most that can be active."""
         tile, size = self.tile(cc), _strided(x, self.stride)
-        pixels = size.patches(self.patch).area * self.patch**2 if self.patch else size.area
+        patch = self._patch
+        pixels = size.patches(patch).area * patch**2 if patch else size.area
         return -(-pixels // tile.rows), -(-self.outputs // tile.columns), images
 
 

@@ -12,8 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("triton", reason="the kernels are Triton's: pip install '.[tensorrt]'")
 onnx = pytest.importorskip("onnx")
 
+from engines.architecture import MapSize
 from engines.errors import EngineError, InvalidInput
-from engines.export.onnx.operators import OPERATORS, function, plugin
+from engines.export.onnx.operators import OPERATORS, WHOLE_MAP, function, plugin
 from engines.tensorrt import compiling
 from engines.tensorrt.compile_matrix import CASES, MOST_SHARED_BYTES, Row, main, sources, table
 from engines.tensorrt.compiling import PTX_VERSIONS, compile_kernel
@@ -64,6 +65,12 @@ def test_operators_and_kernels_have_the_same_inputs_in_the_same_order() -> None:
         declared = function(name)
         assert pointers[: len(declared.input)] == list(declared.input)
         assert len(pointers) == len(declared.input) + len(declared.output)
+
+
+def test_the_whole_map_is_the_same_patch_in_both() -> None:
+    spec = ConvSpec("fp16", 16, 16, patch=WHOLE_MAP)
+    assert spec.signature(86).constants["PATCH"] == 0
+    assert spec.numbers(MapSize(56, 56))["num_units"] == 1
 
 
 def test_arguments_are_in_the_kernels_order_with_outputs_last() -> None:

@@ -27,7 +27,7 @@ def test_programs_cover_all_pixels_and_channels(
     assert images == 3
     assert columns * tile.columns >= spec.outputs > (columns - 1) * tile.columns
     area = numbers["out_height"] * numbers["out_width"]
-    slots = numbers["num_units"] * patch**2 if patch else area
+    slots = area if patch == WHOLE_MAP else numbers["num_units"] * patch**2
     assert rows * tile.rows >= slots >= area
     assert slots > (rows - 1) * tile.rows
 
