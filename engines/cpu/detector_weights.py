@@ -27,7 +27,10 @@ def detector_shapes(net: ResNet, detector: Detector) -> Shapes:
     """Names and shapes of a bundle's tensors."""
     shapes = {f"{_BODY}{name}": shape for name, shape in backbone_shapes(net).items()}
     for name, outputs, inputs, kernel in (
-        *((given, *layer) for given, _, *layer in _convolutions(net, detector)),
+        *(
+            (given, outputs, inputs, kernel)
+            for given, _, outputs, inputs, kernel in _convolutions(net, detector)
+        ),
         (f"{_BOXES}.bbox_reg", 4, detector.width, 3),
         (f"{_BOXES}.bbox_ctrness", 1, detector.width, 3),
     ):

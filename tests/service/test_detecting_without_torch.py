@@ -19,7 +19,8 @@ from engines.bundle import write_bundle
 from engines.detection.rle import mask_of_rle
 from tests.engines.cpu.detectors import MASKED, SMALL, bundle
 from tests.engines.detection.tiny import write_nuclei
-from tests.service.process import PATIENCE_S, ROOT, environment, read_until, stop
+from tests.service.process import ROOT, environment, read_until, stop
+from tests.service.scripted import PATIENCE_S
 
 _START = """
 import sys

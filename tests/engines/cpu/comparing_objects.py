@@ -69,7 +69,7 @@ def masked_dense(dense: DenseNetwork, x: Tensor, active: npt.NDArray[np.bool_]) 
         flag.reshape(len(x), 1, *each.shape[2:]) for flag, each in zip(flags, maps, strict=True)
     ]
     above: Tensor | None = None
-    features = []
+    features: list[Tensor] = []
     for level in reversed(range(len(maps))):
         own = dense.fpn.inner_blocks[level](maps[level])
         above = own if above is None else own + F.interpolate(above, size=own.shape[2:])
