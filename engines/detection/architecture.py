@@ -121,24 +121,33 @@ def executed_dense_macs(
     blocks: Sequence[BlockRates],
     levels: Sequence[LevelRates],
 ) -> Any:
-    """Backbone, pyramid and dense heads at these rates; the type follows the rates'.
+    """Backbone, pyramid and dense heads at these rates; the type follows the rates'."""
+    last = pyramid_sizes(net, image)[-1]
+    classifier = net.num_features * (last.area + net.num_classes)
+    pyramid, heads = level_macs(net, detector, image, levels)
+    return executed_macs(net, image, blocks) - classifier + pyramid + heads
+
+
+def level_macs(
+    net: ResNet, detector: Detector, image: MapSize, levels: Sequence[LevelRates]
+) -> tuple[Any, Any]:
+    """Pyramid, the maskers of its levels included, and dense heads at these rates.
 
     Laterals are computed everywhere, since coarse levels feed finer ones.
     """
-    sizes, width = pyramid_sizes(net, image), detector.width
-    classifier = net.num_features * (sizes[-1].area + net.num_classes)
-    total: Any = executed_macs(net, image, blocks) - classifier
-    each = 9 * width * width + _tower(net, detector)
+    width, tower = detector.width, _tower(net, detector)
     patches = detector.level_patches or (1,) * LEVELS
+    pyramid: Any = 0
+    heads: Any = 0
     for size, channels, patch, rate in zip(
-        sizes, stage_channels(net), patches, levels, strict=True
+        pyramid_sizes(net, image), stage_channels(net), patches, levels, strict=True
     ):
         masker = 2 * channels * size.patches(patch).area
-        total = (
-            total + channels * width * size.area
-            + each * size.area * rate.pixels + masker * rate.masker
-        )  # fmt: skip
-    return total
+        smoothing = 9 * width * width * size.area
+        pyramid = pyramid + channels * width * size.area
+        pyramid = pyramid + smoothing * rate.pixels + masker * rate.masker
+        heads = heads + tower * size.area * rate.pixels
+    return pyramid, heads
 
 
 def _tower(net: ResNet, detector: Detector) -> int:
@@ -150,15 +159,12 @@ def _tower(net: ResNet, detector: Detector) -> int:
 
 def detector_macs(net: ResNet, detector: Detector, image: MapSize) -> DetectorMacs:
     """What each part takes for an image of that size."""
-    areas = [size.area for size in pyramid_sizes(net, image)]
-    width = detector.width
-    square = 9 * width * width
-    classifier = net.num_features * (areas[-1] + net.num_classes)
-    lateral = sum(c * width * area for c, area in zip(stage_channels(net), areas, strict=True))
+    classifier = net.num_features * (pyramid_sizes(net, image)[-1].area + net.num_classes)
+    pyramid, heads = level_macs(net, detector, image, [LevelRates(1, 0)] * LEVELS)
     return DetectorMacs(
         backbone=static_macs(net, image) - classifier,
-        pyramid=lateral + square * sum(areas),
-        heads=_tower(net, detector) * sum(areas),
+        pyramid=pyramid,
+        heads=heads,
         per_object=macs_per_object(detector),
     )
 
