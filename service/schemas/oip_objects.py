@@ -43,9 +43,7 @@ def limits_of(parameters: Mapping[str, Any]) -> Limits:
     except ValidationError as error:
         fault = error.errors()[0]
         name = str(fault["loc"][0])
-        raise BadRequest(
-            f"parameter '{name}': {fault['msg']}, got {shown(asked[name])}"
-        ) from None
+        raise BadRequest(f"parameter '{name}': {fault['msg']}, got {shown(asked[name])}") from None
 
 
 def mask_texts(found: Detections, width: int, height: int) -> list[str]:

@@ -181,7 +181,7 @@ def test_an_explanation_is_an_output(client: triton.InferenceServerClient) -> No
         ({"top": 0}, "parameter 'top': Input should be greater than or equal to 1, got 0"),
         ({"top": 501}, "parameter 'top': Input should be less than or equal to 500, got 501"),
         ({"top": 1.5}, "parameter 'top': Input should be a valid integer, got 1.5"),
-        ({"top": [[list(range(99))]]}, "parameter 'top': Input should be a valid integer, got [[[0,"),
+        ({"top": [[*range(99)]]}, "parameter 'top': Input should be a valid integer, got [[0, 1,"),
         ({"operating_point": "tiny"}, "unknown operating point 'tiny'"),
         ({"explain": 1}, "parameter 'explain' must be true or false"),
     ],
