@@ -49,6 +49,8 @@ def explain_objects(model: Model, reply: Reply, width: int, height: int) -> Obje
         total = backbone + pyramid + heads + masks
     elif reply.macs is not None:
         total = round(reply.macs)
+        if pyramid is not None and heads is not None:
+            backbone = total - pyramid - heads - masks
     if total is not None:
         ratio = round((total - masks) / nothing.dense, 4)
     inner = inner_size(width, height, point.image_size)

@@ -26,15 +26,10 @@ _LAYERS_OF_A_CONV = 3
 def detector_shapes(net: ResNet, detector: Detector) -> Shapes:
     """Names and shapes of a bundle's tensors."""
     shapes = {f"{_BODY}{name}": shape for name, shape in backbone_shapes(net).items()}
-    for name, outputs, inputs, kernel in (
-        *(
-            (given, outputs, inputs, kernel)
-            for given, _, outputs, inputs, kernel in _convolutions(net, detector)
-        ),
-        (f"{_BOXES}.bbox_reg", 4, detector.width, 3),
-        (f"{_BOXES}.bbox_ctrness", 1, detector.width, 3),
-    ):
-        shapes.update(convolution(name, outputs, inputs, kernel))
+    for given, _, outputs, inputs, kernel in _convolutions(net, detector):
+        shapes.update(convolution(given, outputs, inputs, kernel))
+    shapes.update(convolution(f"{_BOXES}.bbox_reg", 4, detector.width, 3))
+    shapes.update(convolution(f"{_BOXES}.bbox_ctrness", 1, detector.width, 3))
     if detector.masks:
         half = detector.width // 2
         shapes[f"{_UP}.weight"] = (detector.width, half, 2, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,12 +15,11 @@ from engines.core import OperatingPoint, Paradigm, static_point
 from engines.detection.architecture import (
     LEVELS,
     Detector,
-    LevelRates,
     detector_macs,
-    executed_dense_macs,
+    pyramid_sizes,
+    stage_channels,
 )
 from engines.errors import EngineError
-from engines.macs import BlockRates
 from service.executor import Model
 from service.explain_detection import explain_objects
 from service.request import Prediction, Reply
@@ -194,22 +194,31 @@ def test_a_total_is_told_where_the_engine_tells_nothing_else() -> None:
     parts = detector_macs(SKIPS, DETECTOR, IMAGE)
     executed = 0.8 * parts.dense + 2 * parts.per_object
     found = explained(SKIPS, SKIP, None, objects=2, macs=executed)
-    assert (found.macs.backbone, found.macs.total) == (None, round(executed))
+    assert found.macs.total == round(executed)
+    assert found.macs.backbone == round(0.8 * parts.dense) - parts.pyramid - parts.heads
     assert found.macs_ratio == 0.8
 
 
-def dense(active: Sequence[float], detector: Detector) -> float:
+def executed_by(active: Sequence[float], patches: Sequence[int]) -> float:
     """What a static backbone takes with those shares of the pixels of each level, asked for."""
-    blocks = [BlockRates()] * len(STATIC.blocks)
-    levels = [LevelRates(share, 1.0) for share in active]
-    return float(executed_dense_macs(STATIC, detector, IMAGE, blocks, levels))
+    parts = detector_macs(STATIC, DETECTOR, IMAGE)
+    areas = [each.area for each in pyramid_sizes(STATIC, IMAGE)]
+    # A pixel's 3x3 of the pyramid and its dense heads are what is skipped.
+    each = 9 * DETECTOR.width**2 + parts.heads / sum(areas)
+    skipped = sum((1 - share) * area * each for share, area in zip(active, areas, strict=True))
+    # Pooled input and a weight per channel, for every patch.
+    maskers = [
+        2 * channels * math.ceil(math.sqrt(area) / patch) ** 2
+        for channels, area, patch in zip(stage_channels(STATIC), areas, patches, strict=True)
+    ]
+    return parts.dense - skipped + sum(maskers)
 
 
 def test_levels_that_skip_are_counted() -> None:
-    active, detector = (0.25, 0.5, 1.0, 0.0), DETECTOR.model_copy(update={"level_patches": WHOLE})
+    active = (0.25, 0.5, 1.0, 0.0)
     found = explained(STATIC, LEVEL_SKIP, None, patches=WHOLE, levels=active, objects=3)
-    executed = dense(active, detector)
-    parts = detector_macs(STATIC, detector, IMAGE)
+    executed = executed_by(active, WHOLE)
+    parts = detector_macs(STATIC, DETECTOR, IMAGE)
     assert not found.skips_nothing
     assert found.macs_ratio == round(executed / parts.dense, 4)
     assert found.macs_ratio < 0.9
@@ -224,9 +233,8 @@ def test_partial_patches_are_counted_where_decisions_are_told() -> None:
     """A patch of the last row and column has one pixel of 25."""
     units = [np.zeros(16, bool), np.zeros(4, bool), np.zeros(4, bool), np.zeros(4, bool)]
     units[0][-1] = True
-    detector = DETECTOR.model_copy(update={"level_patches": PARTIAL})
     found = explained(STATIC, LEVEL_SKIP, units, patches=PARTIAL)
-    assert found.macs.total == dense((1 / 256, 0.0, 0.0, 0.0), detector)
+    assert found.macs.total == executed_by((1 / 256, 0.0, 0.0, 0.0), PARTIAL)
     assert found.levels[0].activation == 1 / 16
 
 
@@ -236,7 +244,7 @@ def test_of_partial_patches_only_the_total_is_known_where_they_are_not() -> None
     assert (found.macs.pyramid, found.macs.heads, found.macs.total) == (None, None, None)
     assert found.macs_ratio is None
     assert "the engine does not tell where" in found.summary
-    executed = dense(active, DETECTOR.model_copy(update={"level_patches": PARTIAL}))
+    executed = executed_by(active, PARTIAL)
     told = explained(STATIC, LEVEL_SKIP, None, patches=PARTIAL, levels=active, macs=executed)
     assert (told.macs.pyramid, told.macs.heads) == (None, None)
     assert told.macs.total == round(executed)

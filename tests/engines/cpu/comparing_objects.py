@@ -126,10 +126,10 @@ def _has_twin(one: Output, i: int, d: int, other: Output) -> bool:
     alike &= other.arrays["labels"][i, :count] == one.arrays["labels"][i, d]
     scores = other.arrays["scores"][i, :count].astype(np.float64)
     alike &= np.abs(scores - float(one.arrays["scores"][i, d])) <= SCORE_BOUND
-    if "masks" in one.arrays:
-        masks = other.arrays["masks"][i, :count].astype(np.float64)
+    if "masks" in one.arrays and alike.any():
+        masks = other.arrays["masks"][i, :count][alike].astype(np.float64)
         apart = np.abs(masks - one.arrays["masks"][i, d].astype(np.float64))
-        alike &= apart.max(axis=(1, 2), initial=0.0) <= MASK_BOUND
+        return bool((apart.max(axis=(1, 2)) <= MASK_BOUND).any())
     return bool(alike.any())
 
 
