@@ -254,7 +254,7 @@ def _rates(net: Network, image: MapSize, decided: Sequence[_Decided]) -> list[Bl
         spatial, channel = found.get((i, "spatial")), found.get((i, "channel"))
         share = dilated = anywhere = 1.0
         if spatial is not None and spatial.grid is not None:
-            pixels = _pixels(spatial.grid, spatial.block.granularity.spatial, out)
+            pixels = active_pixels(spatial.grid, spatial.block.granularity.spatial, out)
             share, anywhere = float(pixels.mean()), float(pixels.any())
             stride = 1 if net.stride_in_1x1 else block.stride
             dilated = float(_dilated(pixels, stride, out if net.stride_in_1x1 else into).mean())
@@ -272,7 +272,7 @@ def _rates(net: Network, image: MapSize, decided: Sequence[_Decided]) -> list[Bl
     return rates
 
 
-def _pixels(grid: Bools, patch: int | None, size: MapSize) -> Bools:
+def active_pixels(grid: Bools, patch: int | None, size: MapSize) -> Bools:
     """Output pixels (H, W) that are active; partial patches end at the map's border."""
     if patch is None:
         return np.broadcast_to(grid, (size.height, size.width))

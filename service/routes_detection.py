@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,15 +36,15 @@ from service.schemas.detection import (
     described,
     objects_answer,
 )
-from service.service import Service, service_of
+from service.service import service_of
 from service.taking import require_task, take_picture
 from service.whole_pictures import (
-    MAX_DRAWN,
     InPicture,
     WholePicture,
     drawn,
     in_picture,
     mask_bytes,
+    overlay_bytes,
 )
 
 Masks = Literal["rle", "polygon"] | None
@@ -112,11 +111,21 @@ async def _answer(
     require_task(model, tasks)
     picture, objective = await take_picture(request, service, model, exchange, WholePicture)
 
+    num_bytes = overlay_bytes(picture) if query.overlay else 0
+
     async def answered() -> _Answered:
         (reply,) = await service.answer(
-            model, [picture], objective, exchange, explain=query.explain
+            model,
+            [picture],
+            objective,
+            exchange,
+            explain=query.explain,
+            answer_bytes=num_bytes,
         )
-        return await _result(service, model, picture, reply, query, masks)
+        of_masks = mask_bytes([(picture, reply)], query) if masks else 0
+        return await service.beside(
+            exchange, _making(model, picture, reply, query, masks), num_bytes + of_masks
+        )
 
     done = await until_disconnect(
         request.receive, answered(), ClientGone("the client left before the answer")
@@ -133,16 +142,15 @@ async def _answer(
     return Response(content, media_type="application/json", headers=headers)
 
 
-async def _result(
-    service: Service,
+def _making(
     model: Model,
     picture: WholePicture,
     reply: Reply,
     query: DetectQuery,
     masks: Masks,
-) -> _Answered:
-    """Beside the event loop: hundreds of masks, and decoding again, take longer than others should
-    wait."""
+) -> Callable[[], _Answered]:
+    """What makes the result of a reply. Not for the event loop: hundreds of masks, and decoding
+    again, take their time."""
     labels = model.manifest.labels
 
     def listed() -> _Answered:
@@ -156,11 +164,4 @@ async def _result(
         there = in_picture(picture, reply, query, masks=masks is not None)
         return _Answered(reply, there, drawn(picture, there.found, labels), None)
 
-    num_bytes = 0 if masks is None else mask_bytes(picture, reply, query)
-    if query.overlay:
-        header = picture.header
-        pixels = MAX_DRAWN**2 if header is None else header.width * header.height
-        # Decoded, scaled and encoded: three times three bytes a pixel.
-        num_bytes += 9 * pixels
-    with service.memory.reserve(num_bytes):
-        return await asyncio.to_thread(painted if query.overlay else listed)
+    return painted if query.overlay else listed

@@ -179,13 +179,8 @@ async def _objects(
             ],
         )
 
-    num_bytes = 0
-    if masks:
-        asked = zip(pictures, replies, strict=True)
-        num_bytes = sum(mask_bytes(picture, reply, limits) for picture, reply in asked)
-    # Hundreds of masks take longer than others should wait for the event loop.
-    with service.memory.reserve(num_bytes):
-        return replies, await asyncio.to_thread(found)
+    num_bytes = mask_bytes(zip(pictures, replies, strict=True), limits) if masks else 0
+    return replies, await service.beside(exchange, found, num_bytes)
 
 
 def _pictures(kind: type[P], parsed: oip.InferRequest, service: Service) -> list[P]:

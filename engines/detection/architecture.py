@@ -123,22 +123,34 @@ def executed_dense_macs(
 ) -> Any:
     """Backbone, pyramid and dense heads at these rates; the type follows the rates'.
 
-    network: what `executed_macs` counts, whose classifier is left out here. Laterals are counted
-    everywhere, since coarse levels feed finer ones.
+    network: what `executed_macs` counts, whose classifier is left out here.
     """
-    sizes, width = pyramid_sizes(net, image), detector.width
-    total = network - net.num_features * (sizes[-1].area + net.num_classes)
-    each = 9 * width * width + _tower(net, detector)
+    last = pyramid_sizes(net, image)[-1]
+    classifier = net.num_features * (last.area + net.num_classes)
+    pyramid, heads = level_macs(net, detector, image, levels)
+    return network - classifier + pyramid + heads
+
+
+def level_macs(
+    net: ResNet, detector: Detector, image: MapSize, levels: Sequence[LevelRates]
+) -> tuple[Any, Any]:
+    """Pyramid, the maskers of its levels included, and dense heads at these rates.
+
+    Laterals are counted everywhere, since coarse levels feed finer ones.
+    """
+    width, tower = detector.width, _tower(net, detector)
     patches = detector.level_patches or (1,) * LEVELS
+    pyramid: Any = 0
+    heads: Any = 0
     for size, channels, patch, rate in zip(
-        sizes, stage_channels(net), patches, levels, strict=True
+        pyramid_sizes(net, image), stage_channels(net), patches, levels, strict=True
     ):
         masker = 2 * channels * size.patches(patch).area
-        total = (
-            total + channels * width * size.area
-            + each * size.area * rate.pixels + masker * rate.masker
-        )  # fmt: skip
-    return total
+        smoothing = 9 * width * width * size.area
+        pyramid = pyramid + channels * width * size.area
+        pyramid = pyramid + smoothing * rate.pixels + masker * rate.masker
+        heads = heads + tower * size.area * rate.pixels
+    return pyramid, heads
 
 
 def _tower(net: ResNet, detector: Detector) -> int:
@@ -150,15 +162,12 @@ def _tower(net: ResNet, detector: Detector) -> int:
 
 def detector_macs(net: ResNet, detector: Detector, image: MapSize) -> DetectorMacs:
     """What each part takes for an image of that size."""
-    areas = [size.area for size in pyramid_sizes(net, image)]
-    width = detector.width
-    square = 9 * width * width
-    classifier = net.num_features * (areas[-1] + net.num_classes)
-    lateral = sum(c * width * area for c, area in zip(stage_channels(net), areas, strict=True))
+    classifier = net.num_features * (pyramid_sizes(net, image)[-1].area + net.num_classes)
+    pyramid, heads = level_macs(net, detector, image, [LevelRates(1, 0)] * LEVELS)
     return DetectorMacs(
         backbone=static_macs(net, image) - classifier,
-        pyramid=lateral + square * sum(areas),
-        heads=_tower(net, detector) * sum(areas),
+        pyramid=pyramid,
+        heads=heads,
         per_object=macs_per_object(detector),
     )
 

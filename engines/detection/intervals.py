@@ -144,7 +144,8 @@ def _match(
         enough = overlaps[i] >= _OVERLAPS[:, None]
         # An object that counts is preferred; of those that do not, one may be found many times.
         able = np.where(enough & free & ~ignored, overlaps[i], -1.0)
-        best = able.argmax(axis=1)
+        # Of equal overlaps COCO takes the last.
+        best = able.shape[1] - 1 - able[:, ::-1].argmax(axis=1)
         hit = able[rows, best] >= 0
         right[hit, i] = True
         free[rows[hit], best[hit]] = False

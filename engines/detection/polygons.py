@@ -2,11 +2,13 @@
 
 A polygon is a flat list x0, y0, x1, y1, ... of corners of pixels, clockwise as it is seen; a mask
 is the union of its polygons. Pixels that touch at a corner only belong to different polygons.
-COCO's polygons cannot have holes: a mask with holes is cut in two at each of them, and the parts
-share the cut as a side.
+COCO's polygons cannot have holes: a mask with holes is cut from top to bottom, so that each of them
+opens into a part, and the parts share the cut as a side.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,21 +18,36 @@ Polygon = list[int]
 
 
 def polygons_of(mask: InstanceMask) -> list[Polygon]:
-    """The outlines in the pixels of the picture; none for a mask without pixels."""
-    found: list[Polygon] = []
-    left_over = [(mask.left, mask.bitmap)]
-    while left_over:
-        left, bitmap = left_over.pop()
-        outlines, holes = _outlines(bitmap)
-        if not holes:
-            found += [
-                (outline + np.array([left, mask.top])).ravel().tolist() for outline in outlines
-            ]
-            continue
-        # At the left side of the hole in the middle of them: it opens into the right part.
-        cut = sorted(int(hole[:, 0].min()) for hole in holes)[len(holes) // 2]
-        left_over += [(left + cut, bitmap[:, cut:]), (left, bitmap[:, :cut])]
-    return found
+    """The outlines in the pixels of the picture; none for a mask without pixels.
+
+    Takes two walks over the bitmap at most, whatever its holes.
+    """
+    outlines, holes = _outlines(mask.bitmap)
+    if not holes:
+        return [_polygon(outline, mask.left, mask.top) for outline in outlines]
+    # What a cut leaves closed on both of its sides was a hole before: one round of cuts is enough.
+    edges = [0, *_cuts(holes), mask.bitmap.shape[1]]
+    return [
+        _polygon(outline, mask.left + first, mask.top)
+        for first, last in pairwise(edges)
+        for outline in _outlines(mask.bitmap[:, first:last])[0]
+    ]
+
+
+def _polygon(corners: Int64Array, left: int, top: int) -> Polygon:
+    moved: Polygon = (corners + np.array([left, top])).ravel().tolist()
+    return moved
+
+
+def _cuts(holes: list[Int64Array]) -> list[int]:
+    """The fewest columns, ascending, one of which touches each hole: the rightmost hole is opened
+    at its left side, and with it all that reach so far; then the rightmost of the others."""
+    sides = sorted(((int(hole[:, 0].min()), int(hole[:, 0].max())) for hole in holes), reverse=True)
+    cuts: list[int] = []
+    for left, right in sides:
+        if not cuts or right < cuts[-1]:
+            cuts.append(left)
+    return cuts[::-1]
 
 
 def _outlines(bitmap: BoolArray) -> tuple[list[Int64Array], list[Int64Array]]:
@@ -52,21 +69,21 @@ def _outlines(bitmap: BoolArray) -> tuple[list[Int64Array], list[Int64Array]]:
     second[np.cumsum(twice)[twice == 2] - 1] = True
     # In a row the first of such two ends the edge from the left. In a column it ends that from
     # above where the upper left pixel is set, and begins that below where the upper right one is.
-    across = _partners(np.arange(len(ys)))
-    down = _partners(np.lexsort((second ^ rises, ys, xs)))
+    across = _partners(np.arange(len(ys))).tolist()
+    down = _partners(np.lexsort((second ^ rises, ys, xs))).tolist()
     outlines: list[Int64Array] = []
     holes: list[Int64Array] = []
-    seen = np.zeros(len(ys), np.bool_)
+    seen = bytearray(len(ys))
     for first in range(len(ys)):
         if seen[first]:
             continue
         ring: list[int] = []
         corner = first
         while not seen[corner]:
-            beside = int(across[corner])
+            beside = across[corner]
             seen[corner] = seen[beside] = True
             ring += (corner, beside)
-            corner = int(down[beside])
+            corner = down[beside]
         corners = np.stack((xs[ring], ys[ring]), axis=1)
         # Its first corner is its upper left one: what it encloses lies to the lower right.
         (outlines if bitmap[ys[first], xs[first]] else holes).append(corners)

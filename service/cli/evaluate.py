@@ -33,7 +33,8 @@ def evaluate(
     ] = None,
     engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")
+        str | None,
+        typer.Option(help="fp32, bf16 or int8 [the best there is; of a detector fp32]."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [every CPU it may use].")

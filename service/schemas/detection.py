@@ -95,12 +95,12 @@ class Object(TypedDict):
 
 
 class DenseMacs(Wire):
-    """Multiply-accumulates of an image by part. backbone, total: null where the engine does not
-    tell what was skipped. masks: of the mask head, for every object that was found."""
+    """Multiply-accumulates of an image by part; null where the engine does not tell what was
+    skipped of it. masks: of the mask head, for every object that was found."""
 
     backbone: int | None
-    pyramid: int
-    heads: int
+    pyramid: int | None
+    heads: int | None
     masks: int
     total: int | None
 
@@ -108,12 +108,14 @@ class DenseMacs(Wire):
 class PyramidLevel(Wire):
     """A level of the pyramid, at each of whose rows x columns places an object is looked for.
 
-    stride: pixels of the network's input from one place to the next.
+    stride: pixels of the network's input from one place to the next. activation: share of its
+    patches that were computed; 1 where nothing is skipped.
     """
 
     stride: int
     rows: int
     columns: int
+    activation: float
 
 
 class ObjectsExplanation(Wire):

@@ -196,7 +196,7 @@ def _images(
     expected = "UINT8" if item["name"] == IMAGE else "BYTES"
     if item.get("datatype") != expected:
         raise BadRequest(
-            f"input '{item['name']}' has datatype {_shown(item.get('datatype'))}, expected "
+            f"input '{item['name']}' has datatype {shown(item.get('datatype'))}, expected "
             f"{expected}: send {form.text}"
         )
     shape = _shape(item, form)
@@ -213,10 +213,10 @@ def _shape(item: dict[str, Any], form: Form) -> tuple[int, ...]:
         or not all(type(n) is int and 0 <= n < _MAX_DIMENSION for n in shape)
         or not shape
     ):
-        raise BadRequest(f"input '{item['name']}': 'shape' must list sizes, got {_shown(shape)}")
+        raise BadRequest(f"input '{item['name']}': 'shape' must list sizes, got {shown(shape)}")
     rest = [form.size, form.size, 3] if item["name"] == IMAGE else []
     if shape[1:] != rest or shape[0] < 1:
-        raise BadRequest(f"input '{item['name']}' has shape {_shown(shape)}: send {form.text}")
+        raise BadRequest(f"input '{item['name']}' has shape {shown(shape)}: send {form.text}")
     if shape[0] > form.max_images:
         raise BadRequest(f"{shape[0]} images in one request, the limit is {form.max_images}")
     return tuple(shape)
@@ -235,7 +235,7 @@ def _binary_part(item: dict[str, Any], binary: memoryview) -> memoryview | None:
         return None
     if type(size) is not int or size != len(binary):
         raise BadRequest(
-            f"input '{item['name']}': binary_data_size is {_shown(size)}, but {len(binary)} "
+            f"input '{item['name']}': binary_data_size is {shown(size)}, but {len(binary)} "
             "bytes follow the JSON"
         )
     if "data" in item:
@@ -281,7 +281,7 @@ def _flat(data: Any, depth: int) -> list[Any]:
     return values
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A wrong value as an error message quotes it: never longer than a line."""
     try:
         text = repr(value)

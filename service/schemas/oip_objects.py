@@ -28,6 +28,7 @@ from service.schemas.oip import (
     POINT,
     SCORES,
     WantedOutput,
+    shown,
 )
 from service.schemas.oip_answer import Tensor, texts
 
@@ -42,8 +43,7 @@ def limits_of(parameters: Mapping[str, Any]) -> Limits:
     except ValidationError as error:
         fault = error.errors()[0]
         name = str(fault["loc"][0])
-        got = f"{asked[name]!r:.80}"
-        raise BadRequest(f"parameter '{name}': {fault['msg']}, got {got}") from None
+        raise BadRequest(f"parameter '{name}': {fault['msg']}, got {shown(asked[name])}") from None
 
 
 def mask_texts(found: Detections, width: int, height: int) -> list[str]:

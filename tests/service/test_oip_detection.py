@@ -193,6 +193,7 @@ def test_an_explanation_is_an_output(client: triton.InferenceServerClient) -> No
         ({"top": 0}, "parameter 'top': Input should be greater than or equal to 1, got 0"),
         ({"top": 501}, "parameter 'top': Input should be less than or equal to 500, got 501"),
         ({"top": 1.5}, "parameter 'top': Input should be a valid integer, got 1.5"),
+        ({"top": [[*range(99)]]}, "parameter 'top': Input should be a valid integer, got [[0, 1,"),
         ({"operating_point": "tiny"}, "unknown operating point 'tiny'"),
         ({"explain": 1}, "parameter 'explain' must be true or false"),
     ],
@@ -203,6 +204,20 @@ def test_wrong_parameters_are_refused(
     refused = refusal(client, pixels_of(BLACK), parameters=parameters)
     assert refused.status() == "400"
     assert says in refused.message()
+
+
+def test_a_value_nested_a_thousand_deep_is_refused(served: Live) -> None:
+    """The client's library could not write it."""
+    nested = b'{"inputs": [%b], "parameters": {"top": %b}}' % (
+        orjson.dumps(pixels_of(BLACK, binary=False)[0]._get_tensor()),
+        b"[" * 1000 + b"]" * 1000,
+    )
+    with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as client:
+        answer = client._post("v2/models/things/infer", nested, {}, None)
+        assert answer.status_code == 400
+        assert b"parameter 'top': Input should be a valid integer, got something nested" in (
+            answer.read()
+        )
 
 
 def test_wrong_tensors_files_and_outputs_are_refused(

@@ -1,5 +1,5 @@
-// From dense answers to objects. Plain loops, built for every machine alike: the same bits
-// everywhere.
+// From dense answers to objects. Plain loops: the same bits whatever the threads, the batch mates
+// and the place in the batch. Between machines they may differ: exp and log2 are the C library's.
 #pragma once
 
 #include <cstdint>

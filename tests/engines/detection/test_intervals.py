@@ -100,3 +100,23 @@ def test_nothing_found_is_nothing_right() -> None:
     nothing = found[0].surest(0)
     got = ap_intervals(scenes, [nothing] * len(found), 2, masks=False)
     assert got.ap == got.ap50 == got.ap75 == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_of_equal_overlaps_the_last_object_is_matched(masks: bool) -> None:
+    """The surest lies midway between two objects: only if it takes the second, the other detection
+    finds the first one free."""
+    objects, ours = [[0, 0, 10, 10], [4, 0, 14, 10]], [[2, 0, 12, 10], [0, 0, 10, 10]]
+    shapes = [
+        tuple(InstanceMask(x0, y0, np.ones((y1 - y0, x1 - x0), np.bool_)) for x0, y0, x1, y1 in of)
+        for of in (objects, ours)
+    ]
+    scene = scene_of(Path("a"), (SIZE, SIZE), objects, [0, 0], masks=shapes[0])
+    found = Detections(
+        np.array(ours, np.float32), np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64),
+        shapes[1],
+    )  # fmt: skip
+    scores = score([scene], [found], ("a",))
+    expected = scores.mask_ap50 if masks else scores.box_ap50
+    assert expected == pytest.approx(1.0)
+    assert ap_intervals([scene], [found], 1, masks=masks).ap50.value == pytest.approx(expected)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from engines.detection import polygons
 from engines.detection.polygons import Polygon, polygons_of
 from engines.detection.scenes import BoolArray, InstanceMask
 
@@ -31,12 +34,12 @@ def bitmap(rows: list[str]) -> BoolArray:
     return np.array([[mark == "#" for mark in row] for row in rows])
 
 
-def filled(polygons: list[Polygon], mask: InstanceMask) -> npt.NDArray[np.int64]:
+def filled(outlines: list[Polygon], mask: InstanceMask) -> npt.NDArray[np.int64]:
     """How many of the polygons each pixel's centre lies in: slow, and by crossing counts alone."""
     height, width = mask.bitmap.shape
     rows, columns = np.mgrid[: height + TOP + 2, : width + LEFT + 2] + 0.5
     counts = np.zeros(rows.shape, np.int64)
-    for polygon in polygons:
+    for polygon in outlines:
         corners = np.array(polygon).reshape(-1, 2)
         inside = np.zeros(rows.shape, np.bool_)
         for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -49,12 +52,12 @@ def filled(polygons: list[Polygon], mask: InstanceMask) -> npt.NDArray[np.int64]
 
 def assert_exact(pixels: BoolArray) -> list[Polygon]:
     mask = InstanceMask(LEFT, TOP, pixels)
-    polygons = polygons_of(mask)
-    counts = filled(polygons, mask)
+    outlines = polygons_of(mask)
+    counts = filled(outlines, mask)
     # The union is the mask, and no two of them overlap.
     height, width = counts.shape
     np.testing.assert_array_equal(counts, mask.window(0, 0, width, height).astype(int))
-    return polygons
+    return outlines
 
 
 @pytest.mark.parametrize("rows", SHAPES.values(), ids=SHAPES)
@@ -84,6 +87,27 @@ def test_holes_are_cut_open() -> None:
     assert left == [3, 2, 4, 2, 4, 5, 3, 5]
     assert right[:2] == [4, 2]
     assert len(assert_exact(bitmap(SHAPES["two holes"]))) == 3
+
+
+def test_a_bitmap_is_walked_over_twice_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many holes it has."""
+    walked: list[int] = []
+    outlines = polygons._outlines
+
+    def counted(part: BoolArray) -> Any:
+        walked.append(part.size)
+        return outlines(part)
+
+    monkeypatch.setattr(polygons, "_outlines", counted)
+    rows, columns = np.mgrid[:61, :61]
+    assert_exact(~((rows % 4 == 2) & ((columns + rows // 4) % 6 == 2)))
+    assert sum(walked) == 2 * 61 * 61
+
+
+def test_a_cut_opens_every_hole_that_it_meets() -> None:
+    """Three holes above one another need one, the fourth to their left another."""
+    shape = ["########", "#.##..##", "########", "###...##", "########", "####.###", "########"]
+    assert len(assert_exact(bitmap(shape))) == 3
 
 
 @pytest.mark.parametrize("seed", range(10))
