@@ -91,4 +91,4 @@ def test_a_detector_is_judged(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["engine"] == "cpu"
-    assert [each["point"] for each in found["points"]] == ["full", "size-64"]
+    assert [each["name"] for each in found["points"]] == ["full", "size-64"]
