@@ -23,7 +23,7 @@ MAX_DRAWN = 2048
 """Long side of a drawn picture in pixels, at most: larger ones are shown smaller."""
 
 MOST_MASK_PIXELS = 100_000_000
-"""Of the boxes of one answer's masks: a thread makes about that many in a second or two."""
+"""Of the boxes of one answer's masks: a thread makes that many in about a second."""
 
 Floats = npt.NDArray[np.float64]
 

@@ -59,8 +59,7 @@ def is_about_objects(line: str) -> bool:
 
 
 def readme_blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text("utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[0].read_text("utf-8"), re.M | re.S)
 
 
 def labels() -> list[str]:

@@ -115,7 +115,7 @@ def test_no_room_is_made_for_what_is_not_answered() -> None:
     assert mask_bytes([(picture, reply_of())], Limits()) == 0
 
 
-def test_more_masks_than_a_second_or_two_makes_are_refused() -> None:
+def test_more_masks_than_a_second_makes_are_refused() -> None:
     """Of all pictures of an answer together."""
     large = WholePicture.of_pixels(np.broadcast_to(np.zeros(3, np.uint8), (6300, 6300, 3)))
     whole = (large, reply_of((0, 0, 64, 64)))
