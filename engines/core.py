@@ -164,7 +164,8 @@ class Output:
     activation: share of active units per image and masker, float32 (N, maskers).
     macs: multiply-accumulates executed per image, maskers included, float64 (N,).
     durations_s: seconds per stage of the engine (`prepare`, `network`), for the whole batch.
-    parts_s: what `network` consists of, float64 (blocks + 2,): stem, every block, head.
+    parts_s: what `network` consists of, float64 (blocks + 2,): stem, every block, head. Detection
+    has (blocks + 5,): stem, every block, pyramid, dense heads, choice of objects, masks.
     pixels: per block how many output pixels were active and on how many its first convolution was
     computed, int64 (N, blocks, 2). Both None where an engine does not tell.
     """

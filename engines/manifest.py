@@ -212,7 +212,8 @@ class Manifest(FrozenModel):
             raise ValueError(
                 f"{len(self.labels)} labels for {self.architecture.num_classes} classes"
             )
-        _check_points(self.points, len(self.architecture.maskers))
+        of_levels = 0 if self.detector is None else self.detector.num_maskers
+        _check_points(self.points, len(self.architecture.maskers) + of_levels)
         _check_detector(self)
         if self.quantisation is not None:
             _check_quantisation(self.quantisation, self.architecture, self.points)

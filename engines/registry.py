@@ -7,7 +7,7 @@ from importlib import import_module
 
 from engines.bundle import Bundle
 from engines.core import MAX_THREADS, Engine
-from engines.errors import BundleError, EngineError, InvalidInput
+from engines.errors import EngineError, InvalidInput
 
 DEFAULT_ENGINE = "cpu"
 
@@ -19,11 +19,6 @@ Maker = Callable[[Bundle, int | None, str | None], Engine]
 
 
 def _cpu(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
-    if bundle.manifest.detector is not None:
-        raise BundleError(
-            f"the cpu engine runs classification only so far, '{bundle.path.name}' is of task "
-            f"'{bundle.manifest.task}'; take the reference engine (--engine reference)"
-        )
     try:
         import_module(_NATIVE_MODULE)
     except ImportError as error:
@@ -31,6 +26,10 @@ def _cpu(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
             f"the cpu engine was not built for this Python ({error}); install laudserve again "
             "where there is a C++ compiler, or take the reference engine"
         ) from None
+    if bundle.manifest.detector is not None:
+        from engines.cpu.detector import CpuDetector
+
+        return CpuDetector(bundle, threads=threads, precision=precision)
     from engines.cpu.engine import CpuEngine
 
     return CpuEngine(bundle, threads=threads, precision=precision)

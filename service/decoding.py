@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 from engines.core import UInt8Array
 from service.decode_costs import DecodeCosts
 from service.images import Picture
 from service.request import Request
+from service.work_pool import WorkPool
 
 _SHORT_S = 0.003
 """About ten times what it takes to wake a thread and to be woken by it, on a machine that rests."""
@@ -40,9 +42,7 @@ class DecodePool:
     ) -> None:
         """pool: instead of threads, where a test decides what is decoded when."""
         self._clock = clock
-        if pool is None:
-            pool = ThreadPoolExecutor(threads, thread_name_prefix="laud-decode")
-        self._pool = pool
+        self._pool = WorkPool(threads, "laud-decode", pool=pool)
 
     def decode(
         self,
@@ -57,45 +57,15 @@ class DecodePool:
         Cancelling the future drops the picture while it waits for a thread. on_end: called on the
         loop once no thread holds the picture, which may be after the future was cancelled.
         """
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[Decoded] = loop.create_future()
-        working = self._pool.submit(self._decode, picture, size, crop_ratio)
-
-        def dropped(future: asyncio.Future[Decoded]) -> None:
-            if future.cancelled():
-                working.cancel()
-
-        def ended(work: Future[Decoded]) -> None:
-            on_end()
-            if waiting.done():
-                return
-            if work.cancelled():
-                waiting.cancel()
-            elif (error := work.exception()) is None:
-                waiting.set_result(work.result())
-            else:
-                waiting.set_exception(error)
-
-        def report(work: Future[Decoded]) -> None:
-            # A loop that was closed meanwhile has nobody who waits.
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(ended, work)
-
-        waiting.add_done_callback(dropped)
-        working.add_done_callback(report)
-        return waiting
+        return self._pool.run(partial(self._decode, picture, size, crop_ratio), on_end=on_end)
 
     def close(self) -> None:
         """Start nothing more; what runs finishes."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     def _decode(self, picture: Picture, size: int, crop_ratio: float) -> Decoded:
         begin_s = self._clock()
-        try:
-            pixels = picture.at(size, crop_ratio=crop_ratio)
-        except StopIteration as error:
-            # Futures cannot carry one.
-            raise RuntimeError(f"decoding stopped: {error!r}") from error
+        pixels = picture.at(size, crop_ratio=crop_ratio)
         return Decoded(pixels, self._clock() - begin_s)
 
 

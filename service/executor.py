@@ -257,6 +257,7 @@ class Executor:
             Reply(
                 probabilities=probabilities_of(output, i),
                 objects=objects_of(output, i),
+                macs=float(output.macs[i]),
                 activation=output.activation[i],
                 point=point,
                 reason=request.reason,

@@ -55,38 +55,74 @@ class _Decided:
         return self.units.reshape(patches.height, patches.width)
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What the blocks of a network computed of an image.
+
+    macs: executed in the whole network, maskers included; None where the engine does not tell what
+    its maskers decided.
+    """
+
+    blocks: list[ExplainedBlock]
+    map: SkipMap | None
+    macs: float | None
+
+
 def explain(model: Model, reply: Reply) -> Explanation:
     """The explanation of one image; grids and shares are there where its decisions are."""
     net, point = model.manifest.architecture, reply.point
     at_first_sight = reply.looked_again is False
     shown = point.first_look if at_first_sight else point
     image = MapSize(shown.image_size, shown.image_size)
-    decided = _all_of(net, image) if at_first_sight else _decided(net, image, reply)
-    told = all(one.units is not None for one in decided)
-    shares, total = _macs_ratios(net, image, decided) if told else (None, None)
-    if shares is not None and total is not None and point.glance is not None:
-        shares, total = _with_first_look(net, point, shares, total, again=not at_first_sight)
+    computed = (
+        _computed(net, image, _all_of(net, image))
+        if at_first_sight
+        else (computed_blocks(net, reply))
+    )
+    total = None
+    if computed.macs is not None:
+        total = round(computed.macs / static_macs(net, image), 4)
+    blocks = computed.blocks
+    if total is not None and point.glance is not None:
+        blocks, total = _with_first_look(net, point, blocks, total, again=not at_first_sight)
     return Explanation(
-        summary=_summary(point, total, reply.looked_again),
+        summary=summary(point, total, reply.looked_again),
         skips_nothing=point.skips_nothing,
         looked_again=reply.looked_again,
         image_size=shown.image_size,
         crop_ratio=model.manifest.preprocessing.crop_ratio,
         macs_ratio=total,
-        map=_skip_map(decided),
-        blocks=[
-            ExplainedBlock(
-                name=block.name,
-                paradigm=block.paradigm.value,
-                macs_ratio=shares[i] if shares else None,
-                maskers=[_masker(one) for one in decided if one.masker.block == i],
-            )
-            for i, block in enumerate(net.blocks)
-        ],
+        map=computed.map,
+        blocks=blocks,
     )
 
 
-def _summary(point: OperatingPoint, macs_ratio: float | None, again: bool | None) -> str:
+def computed_blocks(net: Network, reply: Reply) -> Computed:
+    """What was computed of an image at its point's own size. Raises EngineError for decisions that
+    do not fit the network."""
+    image = MapSize(reply.point.image_size, reply.point.image_size)
+    return _computed(net, image, _decided(net, image, reply))
+
+
+def _computed(net: Network, image: MapSize, decided: Sequence[_Decided]) -> Computed:
+    ratios: list[float] | None = None
+    macs: float | None = None
+    if all(one.units is not None for one in decided):
+        ratios, macs = _executed(net, image, decided)
+    blocks = [
+        ExplainedBlock(
+            name=block.name,
+            paradigm=block.paradigm.value,
+            macs_ratio=ratios[i] if ratios else None,
+            maskers=[_masker(one) for one in decided if one.masker.block == i],
+        )
+        for i, block in enumerate(net.blocks)
+    ]
+    return Computed(blocks, _skip_map(decided), macs)
+
+
+def summary(point: OperatingPoint, macs_ratio: float | None, again: bool | None = None) -> str:
+    """What a point took of an image, in a sentence without its full stop."""
     where = f"'{point.name}' at {point.image_size}x{point.image_size} pixels"
     if point.glance is not None and again is not None:
         small = point.glance.image_size
@@ -143,17 +179,20 @@ def _all_of(net: Network, image: MapSize) -> list[_Decided]:
 
 
 def _with_first_look(
-    net: Network, point: OperatingPoint, shares: list[float], total: float, *, again: bool
-) -> tuple[list[float], float]:
+    net: Network, point: OperatingPoint, blocks: list[ExplainedBlock], total: float, *, again: bool
+) -> tuple[list[ExplainedBlock], float]:
     """Shares of blocks and of the network, the first look's included, over the point's own size."""
     first, own = (MapSize(size, size) for size in (point.first_look.image_size, point.image_size))
-    blocks = zip(all_block_macs(net, first), all_block_macs(net, own), strict=True)
-    small = [one.static / whole.static for one, whole in blocks]
+    macs = zip(all_block_macs(net, first), all_block_macs(net, own), strict=True)
+    small = [one.static / whole.static for one, whole in macs]
     small_total = static_macs(net, first) / static_macs(net, own)
     if again:
-        small = [sum(pair) for pair in zip(small, shares, strict=True)]
+        small = [one + (block.macs_ratio or 0.0) for one, block in zip(small, blocks, strict=True)]
         small_total += total
-    return [round(share, 4) for share in small], round(small_total, 4)
+    shares = zip(blocks, small, strict=True)
+    return [
+        block.model_copy(update={"macs_ratio": round(share, 4)}) for block, share in shares
+    ], round(small_total, 4)
 
 
 def _masker(one: _Decided) -> ExplainedMasker:
@@ -173,10 +212,10 @@ def _bits(row: Bools) -> str:
     return (row.view(np.uint8) + ord("0")).tobytes().decode()
 
 
-def _macs_ratios(
+def _executed(
     net: Network, image: MapSize, decided: Sequence[_Decided]
 ) -> tuple[list[float], float]:
-    """Multiply-accumulates per block, and of the whole network, over those of skipping nothing.
+    """Multiply-accumulates per block over those of skipping nothing, and of the whole network.
 
     Maskers included, as `engines.macs` counts them.
     """
@@ -191,8 +230,7 @@ def _macs_ratios(
         round(float(branch + block.projection) / block.static, 4)
         for branch, block in zip(branches, macs, strict=True)
     ]
-    static = totals[none] + sum(block.skippable for block in macs)
-    return ratios, round(float((branches.sum() + totals[none]) / static), 4)
+    return ratios, float(branches.sum() + totals[none])
 
 
 def _only(rates: BlockRates, image: npt.NDArray[np.float64]) -> BlockRates:
@@ -216,7 +254,7 @@ def _rates(net: Network, image: MapSize, decided: Sequence[_Decided]) -> list[Bl
         spatial, channel = found.get((i, "spatial")), found.get((i, "channel"))
         share = dilated = anywhere = 1.0
         if spatial is not None and spatial.grid is not None:
-            pixels = _pixels(spatial.grid, spatial.block.granularity.spatial, out)
+            pixels = active_pixels(spatial.grid, spatial.block.granularity.spatial, out)
             share, anywhere = float(pixels.mean()), float(pixels.any())
             stride = 1 if net.stride_in_1x1 else block.stride
             dilated = float(_dilated(pixels, stride, out if net.stride_in_1x1 else into).mean())
@@ -234,7 +272,7 @@ def _rates(net: Network, image: MapSize, decided: Sequence[_Decided]) -> list[Bl
     return rates
 
 
-def _pixels(grid: Bools, patch: int | None, size: MapSize) -> Bools:
+def active_pixels(grid: Bools, patch: int | None, size: MapSize) -> Bools:
     """Output pixels (H, W) that are active; partial patches end at the map's border."""
     if patch is None:
         return np.broadcast_to(grid, (size.height, size.width))

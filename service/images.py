@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Self
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request as HttpRequest
@@ -35,12 +36,12 @@ class Picture:
     header: ImageHeader | None = None
 
     @classmethod
-    def encoded(cls, data: bytes, *, max_pixels: int) -> Picture:
+    def encoded(cls, data: bytes, *, max_pixels: int) -> Self:
         """A file whose header was looked at; raises what `read_header` raises."""
         return cls(data, max_pixels, read_header(data, max_pixels=max_pixels))
 
     @classmethod
-    def of_pixels(cls, pixels: UInt8Array) -> Picture:
+    def of_pixels(cls, pixels: UInt8Array) -> Self:
         """Pixels (H, W, 3) that fill the network's input."""
         return cls(pixels, pixels.shape[0] * pixels.shape[1])
 

@@ -6,6 +6,8 @@ event loop's only.
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -23,6 +25,7 @@ class Memory:
         self.limit = limit
         self._retry_after_s = retry_after_s
         self._used = 0
+        self._waiting: deque[tuple[int, asyncio.Future[Reservation]]] = deque()
 
     @property
     def used(self) -> int:
@@ -38,17 +41,48 @@ class Memory:
         room.grow(num_bytes)
         return room
 
+    async def reserve_in_turn(self, num_bytes: int) -> Reservation:
+        """The same once there is room, first come, first served: for what would be lost by a
+        refusal. Newcomers are refused as if those who wait had their room already.
+
+        Who waits should hold nothing, or two may wait for each other.
+        """
+        turn: asyncio.Future[Reservation] = asyncio.get_running_loop().create_future()
+        self._waiting.append((num_bytes, turn))
+        self._let_in()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._let_in()
+            else:
+                turn.result().release()
+            raise
+
     def _take(self, num_bytes: int, already: int) -> None:
+        promised = self._used + sum(wanted for wanted, _ in self._waiting)
         # A holder beside whom there is nobody always fits: others would never be served either.
-        if self._used > already and self._used + num_bytes > self.limit:
+        if promised > already and promised + num_bytes > self.limit:
             raise QueueFull(
-                f"the service holds {self._used:,} bytes of images, the limit is {self.limit:,}",
+                f"the service holds {promised:,} bytes of images, the limit is {self.limit:,}",
                 retry_after_s=self._retry_after_s(),
             )
         self._used += num_bytes
 
     def _give(self, num_bytes: int) -> None:
         self._used -= num_bytes
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Give room to those who wait, as far as there is."""
+        while self._waiting:
+            num_bytes, turn = self._waiting[0]
+            if not turn.cancelled():
+                if self._used and self._used + num_bytes > self.limit:
+                    return
+                self._used += num_bytes
+                turn.set_result(Reservation(self, num_bytes))
+            self._waiting.popleft()
 
 
 class Reservation:
@@ -56,9 +90,10 @@ class Reservation:
 
     __slots__ = ("_holders", "_memory", "_num_bytes")
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, num_bytes: int = 0) -> None:
+        """num_bytes: what was taken for it already."""
         self._memory = memory
-        self._num_bytes = 0
+        self._num_bytes = num_bytes
         self._holders = 1
 
     def grow(self, num_bytes: int) -> None:

@@ -36,7 +36,8 @@ class Exchange:
     it can be a metric label; `objective` is there once the request is known to be an inference and
     its objective was understood. replies: to its images, in order. outcome: "ok", or the code of
     the error; `met` or `late` for an answered inference. engine_end_s: when its last image was
-    done. explained: its answer took longer than answers do. key: id of the API key that was used.
+    done. has_choice: whether its images could be answered at more than one point. unusual: its
+    answer takes longer than answers do. key: id of the API key that was used.
     """
 
     id: str
@@ -49,7 +50,8 @@ class Exchange:
     phases_s: dict[str, float] = field(default_factory=dict)
     predicted: Prediction | None = None
     engine_end_s: float | None = None
-    explained: bool = False
+    has_choice: bool = False
+    unusual: bool = False
     num_bytes: int = 0
     status: int = 0
     outcome: str = "ok"
@@ -85,6 +87,7 @@ class Reply:
     decisions: what every masker decided, side by side, bool (units,); only where asked for.
     looked_again: whether it was computed at its point's own size too; None where that does not
     glance. objects: what was found, where the model finds objects; it has no probabilities then.
+    macs: multiply-accumulates that the engine executed for it; None where it does not tell.
     """
 
     probabilities: Float32Array
@@ -99,6 +102,7 @@ class Reply:
     decisions: npt.NDArray[np.bool_] | None = None
     looked_again: bool | None = None
     objects: Objects | None = None
+    macs: float | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -25,6 +25,7 @@ from service.describe import (
 )
 from service.errors import ClientGone
 from service.explain import explain as explain_reply
+from service.images import Picture
 from service.request import Exchange, Reply, until_disconnect
 from service.routing import DirectRoute
 from service.schemas.v1 import (
@@ -65,7 +66,7 @@ async def classify(request: HttpRequest) -> Response:
     found = service.find_model(query.model)
     exchange.model = found.name
     require_task(found, ("classification",))
-    picture, objective = await take_picture(request, service, found, exchange)
+    picture, objective = await take_picture(request, service, found, exchange, Picture)
 
     async def answered() -> tuple[Reply, Explanation | None]:
         (reply,) = await service.answer(

@@ -18,21 +18,25 @@ from service.describe import EXCHANGE_ERRORS, MODEL_NAME, OBJECTIVE_HEADERS, TAK
 from service.errors import ClientGone, UnknownModel
 from service.executor import Model
 from service.explain import explain
+from service.explain_detection import explain_objects
 from service.images import Picture, read_body
-from service.objectives import merge_objective
+from service.objectives import Objective, merge_objective
 from service.request import Exchange, Reply, until_disconnect
 from service.routes_control import router as control
 from service.routing import DirectRoute
 from service.schemas import oip
-from service.schemas.oip_answer import Results, infer_answer
+from service.schemas.oip_answer import Answers, Results, infer_answer
 from service.schemas.oip_model import (
     MODEL_VERSION,
+    form_of,
     model_config,
     model_metadata,
     server_metadata,
 )
+from service.schemas.oip_objects import FoundObjects, limits_of, mask_texts
 from service.service import Service, service_of
-from service.taking import require_task
+from service.taking import P
+from service.whole_pictures import WholePicture, in_picture, mask_bytes
 
 _BODY: dict[str, Any] = {
     "required": True,
@@ -81,12 +85,12 @@ async def infer(request: HttpRequest) -> Response:
     Objectives are parameters of the request (`slo_ms`, `timeout` in microseconds, `slo_class`,
     `min_accuracy`, `operating_point`, `on_infeasible`), or headers where a client cannot set those.
     The answer's parameters say what was chosen, predicted and measured; `explain: true` adds the
-    output `explanation`, JSON for each image.
+    output `explanation`, JSON for each image. Models that find objects take `min_score` and `top`
+    too.
     """
     service = service_of(request)
     exchange: Exchange = request.state.exchange
     model = _model(request, request.path_params["name"])
-    require_task(model, ("classification",))
     service.require_ready()
     settings = service.settings
     body = await read_body(
@@ -97,7 +101,7 @@ async def infer(request: HttpRequest) -> Response:
     )
     exchange.num_bytes = len(body)
     exchange.phases_s["receive"] = time.monotonic() - exchange.arrived_s
-    form = oip.Form(model.image_size, service.max_images)
+    form = form_of(model, service.max_images)
     length_header = request.headers.get(oip.LENGTH_HEADER)
     if oip.is_slow(body, length_header):
         with service.memory.reserve(len(body)):
@@ -109,25 +113,11 @@ async def infer(request: HttpRequest) -> Response:
         request.headers, parsed.parameters, settings.slo_classes, default, class_name
     )
     exchange.objective = objective
-    pictures = [
-        Picture.encoded(image, max_pixels=settings.max_pixels)
-        if isinstance(image, bytes)
-        else Picture.of_pixels(image)
-        for image in parsed.images
-    ]
-
-    async def answered() -> tuple[list[Reply], Sequence[str]]:
-        replies = await service.answer(model, pictures, objective, exchange, explain=parsed.explain)
-        return replies, await _explanations(model, replies) if parsed.explain else ()
-
-    replies, explanations = await until_disconnect(
-        request.receive, answered(), ClientGone("the client left before the answer")
-    )
-    results = Results(
-        probabilities=np.stack([reply.probabilities for reply in replies]),
-        labels=model.manifest.labels,
-        points=[reply.point.name for reply in replies],
-        explanations=explanations,
+    answering = _objects if model.manifest.detector else _labels
+    replies, results = await until_disconnect(
+        request.receive,
+        answering(service, model, parsed, objective, exchange),
+        ClientGone("the client left before the answer"),
     )
     terms = terms_of(replies, exchange, time.monotonic() - exchange.arrived_s)
     head = {
@@ -142,6 +132,65 @@ async def infer(request: HttpRequest) -> Response:
         return Response(content, headers=headers, media_type="application/json")
     headers[oip.LENGTH_HEADER] = str(length)
     return Response(content, headers=headers, media_type="application/octet-stream")
+
+
+async def _labels(
+    service: Service,
+    model: Model,
+    parsed: oip.InferRequest,
+    objective: Objective,
+    exchange: Exchange,
+) -> tuple[list[Reply], Answers]:
+    pictures = _pictures(Picture, parsed, service)
+    replies = await service.answer(model, pictures, objective, exchange, explain=parsed.explain)
+    return replies, Results(
+        probabilities=np.stack([reply.probabilities for reply in replies]),
+        labels=model.manifest.labels,
+        points=[reply.point.name for reply in replies],
+        explanations=await _explanations(model, replies) if parsed.explain else (),
+    )
+
+
+async def _objects(
+    service: Service,
+    model: Model,
+    parsed: oip.InferRequest,
+    objective: Objective,
+    exchange: Exchange,
+) -> tuple[list[Reply], Answers]:
+    limits = limits_of(parsed.parameters)
+    pictures = _pictures(WholePicture, parsed, service)
+    replies = await service.answer(model, pictures, objective, exchange, explain=parsed.explain)
+    masks = any(output.name == oip.MASKS for output in parsed.outputs)
+
+    def found() -> FoundObjects:
+        there = [
+            in_picture(picture, reply, limits, masks=masks)
+            for picture, reply in zip(pictures, replies, strict=True)
+        ]
+        explained = zip(replies, there, strict=True) if parsed.explain else ()
+        return FoundObjects(
+            found=[each.found for each in there],
+            masks=[mask_texts(each.found, each.width, each.height) for each in there],
+            points=[reply.point.name for reply in replies],
+            explanations=[
+                explain_objects(model, reply, each.width, each.height).model_dump_json()
+                for reply, each in explained
+            ],
+        )
+
+    num_bytes = mask_bytes(zip(pictures, replies, strict=True), limits) if masks else 0
+    return replies, await service.beside(exchange, found, num_bytes)
+
+
+def _pictures(kind: type[P], parsed: oip.InferRequest, service: Service) -> list[P]:
+    max_pixels = service.settings.max_pixels
+    return [
+        kind.encoded(image, max_pixels=max_pixels)
+        if isinstance(image, bytes)
+        else kind.of_pixels(image)
+        for image in parsed.images
+    ]
 
 
 def _json(content: Mapping[str, Any]) -> Response:
@@ -195,7 +244,6 @@ async def model_ready(request: HttpRequest, name: str) -> Response:
 async def config(request: HttpRequest, name: str) -> Response:
     """The part of Triton's model configuration that load generators ask for."""
     model = _model(request, name)
-    require_task(model, ("classification",))
     return _json(model_config(model, service_of(request).max_images))
 
 
@@ -204,7 +252,6 @@ async def config(request: HttpRequest, name: str) -> Response:
 async def metadata(request: HttpRequest, name: str) -> Response:
     """Inputs and outputs of a model; a request has one of the two inputs."""
     model = _model(request, name)
-    require_task(model, ("classification",))
     return _json(model_metadata(model))
 
 

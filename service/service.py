@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import structlog
 from starlette.requests import Request as HttpRequest
@@ -17,7 +17,7 @@ from service.costs import ModelCosts, costs_of
 from service.deciding import Decider
 from service.decode_costs import DecodeCosts, measure_decoding
 from service.decoding import DecodePool, Preparation
-from service.errors import BadRequest, NotReady, QueueFull, SettingsError, known_names
+from service.errors import BadRequest, Expired, NotReady, QueueFull, SettingsError, known_names
 from service.executor import Executor, Loader, Model, Profiler, load_models, profile
 from service.images import Picture
 from service.loop_lag import watch_loop
@@ -30,7 +30,10 @@ from service.policy.queue import DeadlineQueue
 from service.request import Exchange, Reply, Request
 from service.settings import Settings
 from service.statistics import ModelStatistics
+from service.work_pool import WorkPool
 from service.world import World
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("laud")
 
@@ -62,6 +65,7 @@ class Service:
         self.decoder = DecodePool(
             settings.decode_threads, pool=world.decode_pool, clock=world.clock
         )
+        self._finisher = WorkPool(settings.decode_threads, "laud-answer")
         self.costs: dict[str, ModelCosts] = {}
         self.decode_costs = decode_costs or measure_decoding()
         self.answer_costs = AnswerCosts()
@@ -149,6 +153,7 @@ class Service:
         if self._lag is not None:
             self._lag.cancel()
         self.decoder.close()
+        self._finisher.close()
         await self.executor.stop()
 
     def require_ready(self) -> None:
@@ -180,8 +185,11 @@ class Service:
         objective: Objective,
         exchange: Exchange,
         explain: bool = False,
+        answer_bytes: int = 0,
     ) -> list[Reply]:
-        """One reply per picture, in order; the first error cancels the others.
+        """One reply per picture, in order; the first error cancels the others. answer_bytes: what
+        making an answer of them will take, as far as it is known: without room for it they are
+        refused now (see `beside`).
 
         Notes points, reason, prediction and phases in `exchange`: of several images those of the
         one that came last. Raises BadRequest for points that do not exist or are not accurate
@@ -191,6 +199,7 @@ class Service:
         exchange.objective = objective
         costs = self.costs[model.name]
         allowed = costs.allowed(objective.pinned, objective.min_accuracy)
+        exchange.has_choice = len(allowed) > 1
         size = max(costs.dial.points[place].image_size for place in allowed)
         if self._images and self._images + len(pictures) > self.settings.max_queue:
             raise QueueFull(
@@ -198,7 +207,7 @@ class Service:
                 retry_after_s=self.batcher.backlog_s,
             )
         num_bytes = sum(picture.num_bytes + 3 * size * size for picture in pictures)
-        with self.memory.reserve(num_bytes) as room:
+        with self.memory.reserve(num_bytes + answer_bytes) as room:
             requests = [
                 self._request(model, picture, objective, exchange, allowed, size, room, explain)
                 for picture in pictures
@@ -211,10 +220,31 @@ class Service:
                 self._images -= len(requests)
                 for request in requests:
                     self.batcher.discard(request)
-        exchange.explained = explain
+        exchange.unusual = explain
         exchange.engine_end_s = max(request.ended_s for request in requests)
         _note(replies, exchange)
         return replies
+
+    async def beside(self, exchange: Exchange, work: Callable[[], T], num_bytes: int = 0) -> T:
+        """What `work` makes of the replies of an exchange, on a thread: longer than others should
+        wait for the event loop. num_bytes: memory that it takes, accounted until the thread is
+        done; waited for, since the engine has worked already.
+
+        Raises Expired where there is no room while an answer is still wanted.
+        """
+        if not num_bytes:
+            return await self._finisher.run(work)
+        exchange.unusual = True
+        try:
+            async with asyncio.timeout(self._wanted_for_s(exchange)):
+                room = await self.memory.reserve_in_turn(num_bytes)
+        except TimeoutError:
+            raise Expired(
+                f"its deadline has passed, and there was no room for the {num_bytes:,} bytes that "
+                "its answer takes"
+            ) from None
+        with room:
+            return await self._finisher.run(work, on_end=room.share().release)
 
     def observe_inference(self, exchange: Exchange, duration_s: float) -> None:
         """An inference request ended so long after its first byte: sent to its last byte, refused,
@@ -222,7 +252,7 @@ class Service:
         self.statistics.observe_exchange(exchange, duration_s)
         for reply in exchange.replies:
             self.metrics.observe_reply(exchange.model, reply)
-        usual = exchange.status < 400 and not exchange.explained
+        usual = exchange.status < 400 and not exchange.unusual
         if exchange.engine_end_s is not None and usual:
             answer_s = exchange.arrived_s + duration_s - exchange.engine_end_s
             self.answer_costs.observe(answer_s)
@@ -230,12 +260,18 @@ class Service:
                 self._judge(exchange, duration_s)
 
     def _judge(self, exchange: Exchange, duration_s: float) -> None:
-        """Tell whether a plan held, where there was one that meant to be in time."""
+        """Tell whether a plan held, where there was a choice, and one that meant to be in time."""
         asked, plan = exchange.objective, exchange.predicted
-        if asked is None or asked.pinned is not None or plan is None:
+        if asked is None or plan is None or not exchange.has_choice:
             return
         if plan.completion_p95_s <= asked.slo_s:
             self.costs[exchange.model].judge(duration_s > asked.slo_s)
+
+    def _wanted_for_s(self, exchange: Exchange) -> float:
+        """How long an answer is wanted still: as `Batcher` has it."""
+        asked = exchange.objective
+        late_s = self.settings.late_limit_s if asked and asked.on_infeasible == "degrade" else 0.0
+        return exchange.deadline_s + late_s - self._clock()
 
     def _request(
         self,

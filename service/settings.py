@@ -48,7 +48,8 @@ class Settings(BaseSettings):
 
     bundles: `zoo:NAME` or directories, loaded in this order. threads, precision: of the engine;
     None is its own choice: every CPU it may use, and the best precision that machine and bundle
-    have. max_batch: images that run together. max_images: images in one request.
+    have. decode_threads: that decode, and as many that make masks and drawn pictures.
+    max_batch: images that run together. max_images: images in one request.
     max_queue, max_queue_bytes: images inside the service, decoding and running ones included, and
     the memory they hold; beyond either, requests are refused. slo_classes: latency objectives that
     requests name by `x-slo-class`; default_class: the one of requests that name none

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from typing import TypeVar
 
 from starlette.requests import Request as HttpRequest
 
@@ -13,6 +14,8 @@ from service.images import Picture, image_of_body, read_body
 from service.objectives import Objective, merge_objective
 from service.request import Exchange
 from service.service import Service
+
+P = TypeVar("P", bound=Picture)
 
 _ROUTES = {
     "classification": "POST /v1/classify",
@@ -33,9 +36,10 @@ async def take_picture(
     service: Service,
     model: Model,
     exchange: Exchange,
-    kind: type[Picture] = Picture,
-) -> tuple[Picture, Objective]:
-    """Read the body of a request for that model; what is learnt is noted in `exchange`.
+    kind: type[P],
+) -> tuple[P, Objective]:
+    """Read the body of a request for that model, a `kind` of picture; what is learnt is noted in
+    `exchange`.
 
     Raises NotReady, BadRequest for objectives, and what bodies and headers of pictures raise.
     """

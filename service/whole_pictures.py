@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import simplejpeg  # type: ignore[import-untyped]
 from PIL import Image, ImageDraw
 
 from engines.core import UInt8Array
-from engines.detection.letterbox import decode_whole, inner_size
+from engines.detection.letterbox import HALF, decode_whole, inner_size, letterbox
 from engines.detection.scenes import Detections
-from engines.preprocessing import decode, upright_size
+from engines.preprocessing import decode, read_header, upright_size
+from service.errors import BadRequest
 from service.images import Picture
+from service.request import Reply
+from service.schemas.detection import Limits
 
 MAX_DRAWN = 2048
 """Long side of a drawn picture in pixels, at most: larger ones are shown smaller."""
+
+MOST_MASK_PIXELS = 100_000_000
+"""Of the boxes of one answer's masks: a thread makes that many in about a second."""
+
+Floats = npt.NDArray[np.float64]
 
 _COLOURS = np.array(
     [
@@ -31,25 +40,122 @@ _QUALITY = 90
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WholePicture(Picture):
-    """A file that is shown to the network as a whole, in a grey square."""
+    """A picture that is shown to the network as a whole, in a grey square."""
 
     def at(self, size: int, *, crop_ratio: float) -> UInt8Array:
         """The network's input (size, size, 3); nothing is cropped.
 
         Raises ImageError for a file that turns out to be damaged.
         """
-        return decode_whole(self.encoded_bytes, size, max_pixels=self.max_pixels)
+        if isinstance(self.source, bytes):
+            return decode_whole(self.source, size, max_pixels=self.max_pixels)
+        return letterbox(self.source, size)
 
     @property
     def encoded_bytes(self) -> bytes:
-        """The file."""
+        """The file. TypeError where pixels were sent."""
         if not isinstance(self.source, bytes):
-            raise TypeError("a whole picture is a file")
+            raise TypeError("the picture was sent as pixels, not as a file")
         return self.source
 
     def upright_size(self) -> tuple[int, int]:
         """Width and height once it is turned as its EXIF data say. Not for the event loop."""
-        return upright_size(self.encoded_bytes, max_pixels=self.max_pixels)
+        if isinstance(self.source, bytes):
+            return upright_size(self.source, max_pixels=self.max_pixels)
+        height, width = self.source.shape[:2]
+        return width, height
+
+    @property
+    def long_side(self) -> int:
+        """In pixels."""
+        if isinstance(self.source, bytes):
+            header = read_header(self.source, max_pixels=self.max_pixels)
+            return max(header.width, header.height)
+        return int(max(self.source.shape[:2]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InPicture:
+    """What was found, in the pixels of a picture of that width and height, upright."""
+
+    found: Detections
+    width: int
+    height: int
+
+
+def in_picture(picture: WholePicture, reply: Reply, limits: Limits, *, masks: bool) -> InPicture:
+    """What the reply to a picture found in it and `limits` let pass; with masks where it has any.
+
+    Takes milliseconds where there are hundreds of masks: not for the event loop.
+    """
+    if reply.objects is None:
+        raise TypeError("a detector's reply has objects")
+    width, height = picture.upright_size()
+    found = reply.objects.in_picture(
+        size=reply.point.image_size,
+        width=width,
+        height=height,
+        least_score=limits.min_score,
+        most=limits.top,
+        masks=masks,
+    )
+    return InPicture(found, width, height)
+
+
+def overlay_bytes(picture: WholePicture) -> int:
+    """Memory that drawing upon a picture takes: decoded, scaled and encoded, thrice three bytes a
+    pixel."""
+    header = picture.header
+    pixels = MAX_DRAWN**2 if header is None else header.width * header.height
+    return 9 * pixels
+
+
+def mask_bytes(answered: Iterable[tuple[WholePicture, Reply]], limits: Limits) -> int:
+    """Memory that the masks of `in_picture` take, at most, their texts, and making the largest.
+
+    Raises BadRequest where making all of them would take too long.
+    """
+    pixels, num_bytes = 0, 0
+    for picture, reply in answered:
+        of_picture = _mask_sizes(picture, reply, limits)
+        if of_picture is None:
+            continue
+        areas, sides, outlines = of_picture
+        pixels += int(areas.sum())
+        # A byte a pixel and the outline's text are kept. Made one by one are the probabilities, of
+        # 32 bits, from weights along both sides, and then runs or corners along the outline.
+        kept = areas.sum() + 32 * outlines.sum()
+        making = (7 * areas + 220 * sides + 60 * outlines).max()
+        num_bytes += int(kept + making) + 2**15
+    if pixels > MOST_MASK_PIXELS:
+        raise BadRequest(
+            f"the masks that were found have {pixels:,} pixels, the limit is {MOST_MASK_PIXELS:,}: "
+            "ask for fewer by 'top' or 'min_score', or send a smaller picture"
+        )
+    return num_bytes
+
+
+def _mask_sizes(
+    picture: WholePicture, reply: Reply, limits: Limits
+) -> tuple[Floats, Floats, Floats] | None:
+    """Per mask of a picture, in its pixels: area of its box, sum of two sides, and about how long
+    the outline is, at most. None where there are no masks."""
+    objects = reply.objects
+    if objects is None or objects.masks is None:
+        return None
+    kept = (objects.scores >= limits.min_score)[: limits.top]
+    boxes, masks = objects.boxes[: len(kept)][kept], objects.masks[: len(kept)][kept]
+    if not len(boxes):
+        return None
+    scale = picture.long_side / reply.point.image_size
+    spans = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64) * scale + 2
+    # An outline passes only between probabilities of which some reach a half and some do not, and
+    # along the box.
+    on = np.pad(masks >= HALF, ((0, 0), (1, 1), (1, 1)), "edge").astype(np.uint8)
+    corners = on[:, :-1, :-1] + on[:, 1:, :-1] + on[:, :-1, 1:] + on[:, 1:, 1:]
+    crossed = (corners % 4 != 0).sum(axis=(1, 2)) / masks.shape[1]
+    sides = spans.sum(axis=1)
+    return spans.prod(axis=1), sides, sides * (1 + crossed)
 
 
 def drawn(picture: WholePicture, found: Detections, labels: Sequence[str]) -> bytes:

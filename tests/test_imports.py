@@ -130,7 +130,7 @@ def test_import_is_light(module: str) -> None:
 
 
 def test_serving_loads_no_torch() -> None:
-    loaded = _loaded_after("import service.server, engines.cpu.engine")
+    loaded = _loaded_after("import service.server, engines.cpu.engine, engines.cpu.detector")
     assert "fastapi" in loaded
     assert loaded & {"torch", "torchvision"} == set()
 

@@ -22,21 +22,47 @@ class BlockSpec:
         input_scale: float,
     ) -> None: ...
 
-class NetworkSpec:
+class BackboneSpec:
     def __init__(
         self,
         *,
         stem_width: int,
-        classes: int,
         trailing_pool: bool,
         stride_in_1x1: bool,
         bgr: bool,
         mean: Sequence[float],
         std: Sequence[float],
         border: Sequence[int],
+        blocks: Sequence[BlockSpec],
+    ) -> None: ...
+
+class NetworkSpec:
+    def __init__(
+        self,
+        *,
+        backbone: BackboneSpec,
+        classes: int,
         output_scale: float,
         feature_scale: float,
-        blocks: Sequence[BlockSpec],
+    ) -> None: ...
+
+class DetectorSpec:
+    def __init__(
+        self,
+        *,
+        backbone: BackboneSpec,
+        lasts: Sequence[int],
+        units: Sequence[float],
+        patches: Sequence[int],
+        labels: int,
+        width: int,
+        head_convs: int,
+        mask_convs: int,
+        region: int,
+        overlap: float,
+        least_score: float,
+        candidates: int,
+        most: int,
     ) -> None: ...
 
 class Engine:
@@ -64,6 +90,49 @@ class Engine:
     ) -> tuple[float, float]: ...
     def close(self) -> None: ...
 
+class DetectorEngine:
+    def __init__(
+        self,
+        spec: DetectorSpec,
+        weights: Mapping[str, npt.NDArray[np.generic]],
+        precision: str,
+        isa: str,
+        threads: int,
+        poison: bool,
+    ) -> None: ...
+    def infer(
+        self,
+        images: npt.NDArray[np.uint8],
+        thresholds: npt.NDArray[np.float32],
+        caps: npt.NDArray[np.int64],
+        active: npt.NDArray[np.uint8] | None,
+        counts: npt.NDArray[np.int64],
+        boxes: npt.NDArray[np.float32],
+        scores: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        masks: npt.NDArray[np.float32] | None,
+        places: npt.NDArray[np.float32] | None,
+        active_units: npt.NDArray[np.int64],
+        pixels: npt.NDArray[np.int64],
+        level_units: npt.NDArray[np.int64],
+        level_pixels: npt.NDArray[np.int64],
+        parts_s: npt.NDArray[np.float64],
+    ) -> tuple[float, float]: ...
+    def close(self) -> None: ...
+
+def suppress(
+    boxes: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    overlap: float,
+    kept: npt.NDArray[np.int64],
+) -> int: ...
+def level_of(box: npt.NDArray[np.float32], first: int, levels: int) -> int: ...
+def pool_region(
+    features: npt.NDArray[np.float32],
+    box: npt.NDArray[np.float32],
+    scale: float,
+    region: npt.NDArray[np.float32],
+) -> None: ...
 def shrink(
     images: npt.NDArray[np.uint8],
     first: npt.NDArray[np.int32],

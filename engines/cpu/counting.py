@@ -17,6 +17,7 @@ Int64Array = npt.NDArray[np.int64]
 
 _NO_CAP = -1
 _MOST_POINTS = 256
+_MOST_SIZES = 64
 
 
 @lru_cache(maxsize=_MOST_POINTS)
@@ -107,6 +108,25 @@ class Counter:
             self._constant + blocks.sum(axis=1) + asked @ self._masker_macs
         )
         return total
+
+
+class Counters:
+    """Counters of a network, one for each image size that came."""
+
+    def __init__(self, net: ResNet) -> None:
+        self._net = net
+        self._counters: dict[MapSize, Counter] = {}
+
+    def of(self, height: int, width: int) -> Counter:
+        """The one for that size."""
+        size = MapSize(height, width)
+        found = self._counters.get(size)
+        if found is None:
+            # Several threads may come here at once: each ends with a counter that is right.
+            if len(self._counters) >= _MOST_SIZES:
+                self._counters.clear()
+            found = self._counters[size] = Counter(self._net, size)
+        return found
 
 
 def _places(

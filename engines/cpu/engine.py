@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import Block, MapSize, only_resnet
+from engines.architecture import ResNet
 from engines.bundle import Bundle
 from engines.closing import Closing
-from engines.core import MAX_THREADS, OperatingPoint, Output, UInt8Array, check_batch
+from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
-from engines.cpu.counting import Counter, wishes_of_batch
+from engines.cpu.counting import Counters, wishes_of_batch
+from engines.cpu.loading import (
+    backbone_spec,
+    check_contiguous,
+    choose,
+    loading,
+    runnable,
+    running,
+)
 from engines.cpu.shrinking import shrunk
-from engines.cpu.threads import available_cpus
 from engines.cpu.weights import native_tensors
-from engines.errors import BundleError, EngineError, InvalidInput
+from engines.errors import EngineError, InvalidInput
 from engines.glance import run_glances
-from engines.manifest import PRECISIONS
-from engines.quantisation import stem_border
-
-ISA_VARIABLE = "LAUD_CPU_ISA"
-_MOST_SIZES = 64
+from engines.manifest import PRECISIONS, Manifest
 
 
 class CpuEngine(Closing):
@@ -53,40 +55,26 @@ class CpuEngine(Closing):
         when it cannot run here.
         """
         manifest = bundle.manifest
-        net = only_resnet(manifest.architecture, f"'{bundle.path}': the cpu engine")
-        if net.official_layout or not net.folded:
-            raise BundleError(
-                f"'{bundle.path}': the cpu engine runs networks with folded batch norm in our own "
-                "layout; export this one again, or use the reference engine"
-            )
+        net = runnable(bundle)
         if precision is None:
             precision = "fp32" if manifest.quantisation is None else "int8"
         if precision not in PRECISIONS:
             raise InvalidInput(
                 f"unknown precision '{precision}'; there are: {', '.join(PRECISIONS)}"
             )
-        if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise InvalidInput(f"threads must be 1 to {MAX_THREADS}, got {threads}")
-        most = os.environ.get(ISA_VARIABLE, "")
-        try:
-            self.isa = _native.chosen_isa(precision, most)
-        except ValueError as error:
-            raise EngineError(f"{ISA_VARIABLE}={most}: {error}" if most else str(error)) from None
+        self.isa, self.threads = choose(precision, threads)
         self.precision = precision
-        self.threads = available_cpus() if threads is None else threads
-        try:
+        with loading(bundle):
             self._native = _native.Engine(
-                _spec(bundle, precision),
+                _spec(net, manifest, precision),
                 native_tensors(bundle, precision),
                 precision,
                 self.isa,
                 self.threads,
                 poison,
             )
-        except (MemoryError, RuntimeError) as error:
-            raise EngineError(f"'{bundle.path}' cannot be loaded here: {error}") from None
         self._net = net
-        self._counters: dict[MapSize, Counter] = {}
+        self._counters = Counters(net)
         self._closed = False
 
     def infer(
@@ -105,12 +93,8 @@ class CpuEngine(Closing):
             raise EngineError("the engine has been closed")
         net = self._net
         check_batch(images, points, len(net.maskers))
-        if not images.flags.c_contiguous:
-            raise InvalidInput(
-                "images must be contiguous in C order (see numpy.ascontiguousarray), "
-                f"got strides {images.strides}"
-            )
-        count = self._counter(images.shape[1], images.shape[2])
+        check_contiguous(images)
+        count = self._counters.of(images.shape[1], images.shape[2])
         for point in points:
             if point.glance is not None:
                 if decisions is not None:
@@ -125,7 +109,7 @@ class CpuEngine(Closing):
         pixels = np.empty((n, len(net.blocks), 2), np.int64)
         decided = np.empty((n, count.num_units), np.uint8)
         parts = np.empty(len(net.blocks) + 2, np.float64)
-        try:
+        with running(images.shape):
             prepare, network = self._native.infer(
                 images,
                 wishes.thresholds,
@@ -138,10 +122,6 @@ class CpuEngine(Closing):
                 decided,
                 parts,
             )
-        except MemoryError:
-            raise EngineError(f"not enough memory for images of shape {images.shape}") from None
-        except RuntimeError as error:
-            raise EngineError(str(error)) from None
         if forced is None and not wishes.any:
             activation, macs = np.ones((n, maskers), np.float32), np.full(n, count.static)
         else:
@@ -160,62 +140,18 @@ class CpuEngine(Closing):
             pixels=pixels,
         )
 
-    def _counter(self, height: int, width: int) -> Counter:
-        size = MapSize(height, width)
-        found = self._counters.get(size)
-        if found is None:
-            # Several threads may come here at once: each ends with a counter that is right.
-            if len(self._counters) >= _MOST_SIZES:
-                self._counters.clear()
-            found = self._counters[size] = Counter(self._net, size)
-        return found
-
     def close(self) -> None:
         self._closed = True
         self._native.close()
 
 
-def _spec(bundle: Bundle, precision: str) -> _native.NetworkSpec:
-    manifest = bundle.manifest
-    net, preprocessing, scales = (
-        only_resnet(manifest.architecture, "the cpu engine"),
-        manifest.preprocessing,
-        manifest.quantisation,
-    )
-    inputs = [1.0] * len(net.blocks)
-    output = features = 1.0
-    if precision == "int8" and scales is not None:
-        # A block's input has the scale of the map before it.
-        outputs = [scales.trunk[block.stage] for block in net.blocks]
-        inputs, output, features = [scales.stem, *outputs[:-1]], outputs[-1], scales.features
+def _spec(net: ResNet, manifest: Manifest, precision: str) -> _native.NetworkSpec:
+    scales = manifest.quantisation if precision == "int8" else None
     return _native.NetworkSpec(
-        stem_width=net.stem_width,
+        backbone=backbone_spec(net, manifest, precision),
         classes=net.num_classes,
-        trailing_pool=net.stem_pool == "trailing",
-        stride_in_1x1=net.stride_in_1x1,
-        bgr=preprocessing.channel_order == "bgr",
-        mean=list(preprocessing.mean),
-        std=list(preprocessing.std),
-        border=[int(value) for value in stem_border(preprocessing)],
-        output_scale=output,
-        feature_scale=features,
-        blocks=[_block_spec(*pair) for pair in zip(net.blocks, inputs, strict=True)],
-    )
-
-
-def _block_spec(block: Block, input_scale: float) -> _native.BlockSpec:
-    return _native.BlockSpec(
-        name=block.name,
-        in_channels=block.in_channels,
-        width=block.width,
-        out_channels=block.out_channels,
-        stride=block.stride,
-        projection=block.projection,
-        masks_space=block.paradigm.masks_space,
-        patch=block.granularity.spatial or 0,
-        groups=block.num_groups,
-        hidden=block.channel_masker_hidden,
-        input_scale=input_scale,
+        output_scale=1.0 if scales is None else scales.trunk[net.blocks[-1].stage],
+        feature_scale=1.0 if scales is None else scales.features,
     )
 
 

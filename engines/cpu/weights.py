@@ -12,42 +12,52 @@ from engines.bundle import Bundle
 from engines.errors import BundleError
 from engines.quantisation import STEM_KERNEL, quantise_network
 
+PATCH_MASKER = ("mean", "std", "weight")
+"""Tensors of a masker of patches, a number per channel each."""
+
 _MOST_FAULTS_SHOWN = 20
 
+Shapes = dict[str, tuple[int, ...]]
+Floats = dict[str, npt.NDArray[np.float32]]
 
-def expected_shapes(net: ResNet) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a folded network's tensors, in execution order."""
-    shapes = dict(_convolution("conv1", net.stem_width, 3, STEM_KERNEL))
+
+def backbone_shapes(net: ResNet) -> Shapes:
+    """Names and shapes of a folded backbone's tensors, in execution order."""
+    shapes = dict(convolution("conv1", net.stem_width, 3, STEM_KERNEL))
     for block in net.blocks:
         shapes.update(_block(block))
+    return shapes
+
+
+def expected_shapes(net: ResNet) -> Shapes:
+    """Those of a whole network: the backbone's, and the classifier's."""
+    shapes = backbone_shapes(net)
     shapes["fc.weight"] = (net.num_classes, net.num_features)
     shapes["fc.bias"] = (net.num_classes,)
     return shapes
 
 
-def checked_weights(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
+def checked_weights(bundle: Bundle, wanted: Shapes | None = None) -> Floats:
     """The bundle's tensors as contiguous float32; 16-bit numbers are widened.
 
-    Raises BundleError listing every missing or unexpected name, every wrong shape or type, and
-    maskers whose numbers are not finite or that divide by nothing.
+    wanted: which there have to be; None: those of a classifier. Raises BundleError listing every
+    missing or unexpected name, every wrong shape or type, and maskers whose numbers are not finite
+    or that divide by nothing.
     """
-    wanted = expected_shapes(only_resnet(bundle.manifest.architecture, "the cpu engine"))
+    if wanted is None:
+        wanted = expected_shapes(only_resnet(bundle.manifest.architecture, "the cpu engine"))
     given = bundle.weights
     faults = [f"missing: {name}" for name in sorted(wanted.keys() - given.keys())]
     faults += [f"unexpected: {name}" for name in sorted(given.keys() - wanted.keys())]
     for name in wanted.keys() & given.keys():
-        array = given[name]
+        array, of_masker = given[name], "masker" in name
         if array.shape != wanted[name]:
             faults.append(f"wrong shape: {name} {array.shape} instead of {wanted[name]}")
         elif array.dtype.kind != "f":
             faults.append(f"wrong type: {name} has elements of type {array.dtype}")
-        elif ".masker_" in name and not np.isfinite(array).all():
+        elif of_masker and not np.isfinite(array).all():
             faults.append(f"not finite: {name}")
-        elif (
-            ".masker_" in name
-            and name.endswith(".std")
-            and np.any(np.asarray(array, np.float32) <= 0)
-        ):
+        elif of_masker and name.endswith(".std") and np.any(np.asarray(array, np.float32) <= 0):
             faults.append(f"not positive: {name}")
     if faults:
         shown = "; ".join(faults[:_MOST_FAULTS_SHOWN])
@@ -92,22 +102,23 @@ def native_tensors(bundle: Bundle, precision: str) -> dict[str, npt.NDArray[np.g
     return tensors
 
 
-def _convolution(
+def convolution(
     name: str, outputs: int, inputs: int, kernel: int
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Its weight and bias."""
     yield f"{name}.weight", (outputs, inputs, kernel, kernel)
     yield f"{name}.bias", (outputs,)
 
 
 def _block(block: Block) -> Iterator[tuple[str, tuple[int, ...]]]:
     channels, width, name = block.in_channels, block.width, block.name
-    yield from _convolution(f"{name}.conv1", width, channels, 1)
-    yield from _convolution(f"{name}.conv2", width, width, 3)
-    yield from _convolution(f"{name}.conv3", block.out_channels, width, 1)
+    yield from convolution(f"{name}.conv1", width, channels, 1)
+    yield from convolution(f"{name}.conv2", width, width, 3)
+    yield from convolution(f"{name}.conv3", block.out_channels, width, 1)
     if block.projection:
-        yield from _convolution(f"{name}.downsample.0", block.out_channels, channels, 1)
+        yield from convolution(f"{name}.downsample.0", block.out_channels, channels, 1)
     if block.paradigm.masks_space:
-        for part in ("mean", "std", "weight"):
+        for part in PATCH_MASKER:
             yield f"{name}.masker_spatial.{part}", (channels,)
     if block.paradigm.masks_channels:
         masker, hidden = f"{name}.masker_channel", block.channel_masker_hidden

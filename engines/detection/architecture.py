@@ -6,8 +6,9 @@ dense heads) the cost follows from the image size; behind it, from what was foun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -21,13 +22,23 @@ MOST_DETECTIONS = 500
 CANDIDATES_PER_LEVEL = 1000
 """Surest places of each pyramid level that compete for them."""
 
-STRIDE = 32
+LEVELS = 4
+STRIDES = (4, 8, 16, 32)
+"""Pixels between the places of each pyramid level, the finest first."""
+
+STRIDE = STRIDES[-1]
 """Of the coarsest pyramid level: image sizes are multiples of it."""
+
+LEVEL_UNITS = (2, 4, 8, 16)
+"""Per level, the unit of its distances in pixels. A level answers for objects whose farthest side
+is 4 to 8 units away (the finest: 0 to 8, the coarsest: 4 and more)."""
 
 ROI_SIZE = 14
 MASK_SIZE = 2 * ROI_SIZE
 
 MAX_WIDTH = 96
+
+Patch = Annotated[int, Field(ge=1, le=64)]
 
 
 class Detector(FrozenModel):
@@ -37,6 +48,10 @@ class Detector(FrozenModel):
     the two towers (class; box and centre). masks: whether objects get a mask. mask_convs: 3x3
     convolutions of the mask head, `width` channels each. overlap: boxes of one label that overlap
     by more (IoU) are one object. least_score: nothing below it is answered.
+
+    level_patches: pixels on a side of the patches of each pyramid level, the finest first. A masker
+    a level says which of them are computed, from the stage's output: of the others the pyramid is
+    zero, so are the towers, and nothing is found there. None: everything is computed.
     """
 
     width: Annotated[int, Field(ge=8, le=MAX_WIDTH, multiple_of=8)] = 64
@@ -45,6 +60,12 @@ class Detector(FrozenModel):
     mask_convs: Annotated[int, Field(ge=1, le=4)] = 2
     overlap: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     least_score: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    level_patches: tuple[Patch, Patch, Patch, Patch] | None = None
+
+    @property
+    def num_maskers(self) -> int:
+        """Those of the pyramid's levels; they come after the backbone's."""
+        return 0 if self.level_patches is None else LEVELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +106,77 @@ def stage_channels(net: ResNet) -> tuple[int, ...]:
     return tuple(channels[stage] for stage in sorted(channels))
 
 
+@dataclass(frozen=True, slots=True)
+class LevelRates:
+    """What a level executes: share of its pixels, and whether its masker is asked (1, 0)."""
+
+    pixels: Any = 1.0
+    masker: Any = 0.0
+
+
+def executed_dense_macs(
+    net: ResNet,
+    detector: Detector,
+    image: MapSize,
+    network: Any,
+    levels: Sequence[LevelRates],
+) -> Any:
+    """Backbone, pyramid and dense heads at these rates; the type follows the rates'.
+
+    network: what `executed_macs` counts, whose classifier is left out here.
+    """
+    last = pyramid_sizes(net, image)[-1]
+    classifier = net.num_features * (last.area + net.num_classes)
+    pyramid, heads = level_macs(net, detector, image, levels)
+    return network - classifier + pyramid + heads
+
+
+def level_macs(
+    net: ResNet, detector: Detector, image: MapSize, levels: Sequence[LevelRates]
+) -> tuple[Any, Any]:
+    """Pyramid, the maskers of its levels included, and dense heads at these rates.
+
+    Laterals are counted everywhere, since coarse levels feed finer ones.
+    """
+    width, tower = detector.width, _tower(net, detector)
+    patches = detector.level_patches or (1,) * LEVELS
+    pyramid: Any = 0
+    heads: Any = 0
+    for size, channels, patch, rate in zip(
+        pyramid_sizes(net, image), stage_channels(net), patches, levels, strict=True
+    ):
+        masker = 2 * channels * size.patches(patch).area
+        smoothing = 9 * width * width * size.area
+        pyramid = pyramid + channels * width * size.area
+        pyramid = pyramid + smoothing * rate.pixels + masker * rate.masker
+        heads = heads + tower * size.area * rate.pixels
+    return pyramid, heads
+
+
+def _tower(net: ResNet, detector: Detector) -> int:
+    """Dense heads, a pixel: two towers, and behind them a 3x3 each for classes, four distances and
+    the centre."""
+    width = detector.width
+    return 2 * detector.head_convs * 9 * width * width + 9 * width * (net.num_classes + 5)
+
+
 def detector_macs(net: ResNet, detector: Detector, image: MapSize) -> DetectorMacs:
     """What each part takes for an image of that size."""
-    areas = [size.area for size in pyramid_sizes(net, image)]
-    width = detector.width
-    square = 9 * width * width
-    classifier = net.num_features * (areas[-1] + net.num_classes)
-    lateral = sum(c * width * area for c, area in zip(stage_channels(net), areas, strict=True))
-    # Two towers, and behind them a 3x3 each for classes, four distances and the centre.
-    tower = 2 * detector.head_convs * square + 9 * width * (net.num_classes + 5)
-    small, large = ROI_SIZE**2, MASK_SIZE**2
-    half = width // 2
-    mask = detector.mask_convs * square * small + 4 * width * half * small + half * large
+    classifier = net.num_features * (pyramid_sizes(net, image)[-1].area + net.num_classes)
+    pyramid, heads = level_macs(net, detector, image, [LevelRates(1, 0)] * LEVELS)
     return DetectorMacs(
         backbone=static_macs(net, image) - classifier,
-        pyramid=lateral + square * sum(areas),
-        heads=tower * sum(areas),
-        per_object=mask if detector.masks else 0,
+        pyramid=pyramid,
+        heads=heads,
+        per_object=macs_per_object(detector),
     )
+
+
+def macs_per_object(detector: Detector) -> int:
+    """What the mask head takes for one object."""
+    if not detector.masks:
+        return 0
+    small, large = ROI_SIZE**2, MASK_SIZE**2
+    width, half = detector.width, detector.width // 2
+    convs = detector.mask_convs * 9 * width * width * small
+    return convs + 4 * width * half * small + half * large

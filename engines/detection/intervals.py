@@ -1,97 +1,165 @@
-"""How sure an AP50 is: a bootstrap over pictures.
+"""How sure average precision is: a bootstrap over pictures (Efron 1979).
 
-COCO's tools give no interval, and matching is the expensive part: it is done once, a resample then
-only sorts. The value itself stays that of faster-coco-eval (`engines.detection.scores`).
+COCO's tools give no interval, and matching is the expensive part: it is done once, in the order of
+scores, and a resample only weights its pictures. The values are those of faster-coco-eval
+(`engines.detection.scores`).
+
+Legend: T thresholds of overlap, K detections of all pictures, surest first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from engines.core import Float32Array
 from engines.detection.rle import coco_rle
-from engines.detection.scenes import BoolArray, Detections, Scene
+from engines.detection.scenes import BoolArray, Detections, Int64Array, Scene
 from engines.detection.scores import MAX_DETECTIONS
 
-_IOU = 0.5
+RESAMPLES = 500
+
+_OVERLAPS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0.0, 1.0, 101)
-_RESAMPLES = 500
+_AT_50, _AT_75 = 0, 5
+
+
+class Bounded(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Average precision as COCO defines it: mean over overlaps of .50 to .95, at .50 and at .75."""
+
+    ap: Bounded
+    ap50: Bounded
+    ap75: Bounded
 
 
 @dataclass(frozen=True, eq=False)
 class _Matched:
-    """Of one picture and label: scores, whether each is right, and how many objects there are."""
+    """Of one label: what was found in all pictures.
 
-    scores: Float32Array
+    picture: (K,), where. right, counted: (T, K), whether it is an object, and whether it counts at
+    all. objects: per picture.
+    """
+
+    picture: Int64Array
     right: BoolArray
-    objects: int
+    counted: BoolArray
+    objects: Int64Array
 
 
-def ap50_interval(
+def ap_intervals(
     scenes: Sequence[Scene],
     found: Sequence[Detections],
     num_labels: int,
     *,
     masks: bool,
     seed: int = 0,
-) -> tuple[float, float, float]:
-    """AP50 of masks or boxes as COCO defines it, and its 95 % interval over pictures."""
-    matched = [
-        [_match(scene, each, label, masks) for scene, each in zip(scenes, found, strict=True)]
-        for label in range(num_labels)
-    ]
-    every = np.arange(len(scenes))
-    rng = np.random.default_rng(seed)
-    resampled = [
-        _mean_ap(matched, rng.integers(len(scenes), size=len(scenes))) for _ in range(_RESAMPLES)
-    ]
-    value = _mean_ap(matched, every)
-    low, high = np.nanquantile(resampled, (0.025, 0.975))
-    return value, min(float(low), value), max(float(high), value)
+) -> Intervals:
+    """Of masks or of boxes. The same seed draws the same pictures whatever is judged."""
+    matched = [_matched(scenes, found, label, masks) for label in range(num_labels)]
+    count, rng = len(scenes), np.random.default_rng(seed)
+    value = _mean_ap(matched, np.ones(count, np.int64))
+    resampled = np.array(
+        [
+            _mean_ap(matched, np.bincount(rng.integers(count, size=count), minlength=count))
+            for _ in range(RESAMPLES)
+        ]
+    )
+    lows, highs = np.nanquantile(resampled, (0.025, 0.975), axis=0)
+    ap, ap50, ap75 = (
+        Bounded(float(v), min(float(low), float(v)), max(float(high), float(v)))
+        for v, low, high in zip(value, lows, highs, strict=True)
+    )
+    return Intervals(ap, ap50, ap75)
 
 
-def _mean_ap(
-    matched: Sequence[Sequence[_Matched]], chosen: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> float:
-    values = [_ap([of_label[i] for i in chosen.tolist()]) for of_label in matched]
+def _mean_ap(matched: Sequence[_Matched], weights: Int64Array) -> tuple[float, float, float]:
+    """The three measures where pictures count so often; NaN where there is no object then."""
+    values = [_ap(of_label, weights) for of_label in matched]
     present = [value for value in values if value is not None]
-    # A resample may have no object at all.
-    return float(np.mean(present)) if present else float("nan")
+    if not present:
+        return (np.nan,) * 3
+    mean = np.mean(present, axis=0)
+    return float(mean.mean()), float(mean[_AT_50]), float(mean[_AT_75])
 
 
-def _ap(pictures: Sequence[_Matched]) -> float | None:
-    objects = sum(each.objects for each in pictures)
+def _ap(of_label: _Matched, weights: Int64Array) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Per threshold, (T,). None where no picture that counts has an object."""
+    objects = int((weights * of_label.objects).sum())
     if not objects:
         return None
-    scores = np.concatenate([each.scores for each in pictures])
-    right = np.concatenate([each.right for each in pictures])
-    right = right[np.argsort(-scores, kind="stable")]
-    hits = np.cumsum(right)
-    precision = hits / np.arange(1, len(right) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    at = np.searchsorted(hits / objects, _RECALLS, side="left")
-    reached = at < len(envelope)
-    return float(envelope[at[reached]].sum() / len(_RECALLS)) if len(envelope) else 0.0
+    each = weights[of_label.picture]
+    hits = np.cumsum(of_label.right * each, axis=1)
+    precision = hits / np.maximum(np.cumsum(of_label.counted * each, axis=1), 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    values = np.zeros(len(hits))
+    for i, (reached, best) in enumerate(zip(hits / objects, envelope, strict=True)):
+        at = np.searchsorted(reached, _RECALLS, side="left")
+        values[i] = best[at[at < len(best)]].sum() / len(_RECALLS)
+    return values
 
 
-def _match(scene: Scene, found: Detections, label: int, masks: bool) -> _Matched:
-    """COCO's greedy match: the surest first, each with the free object that it covers best."""
-    from faster_coco_eval.core import mask as coco_mask
+def _matched(
+    scenes: Sequence[Scene], found: Sequence[Detections], label: int, masks: bool
+) -> _Matched:
+    pairs = [_match(scene, each, label, masks) for scene, each in zip(scenes, found, strict=True)]
+    scores = np.concatenate([scores for scores, _, _ in pairs])
+    order = np.argsort(-scores, kind="stable")
+    right, counted = (np.concatenate([pair[k] for pair in pairs], axis=1) for k in (1, 2))
+    picture = np.repeat(np.arange(len(pairs)), [len(scores) for scores, _, _ in pairs])
+    objects = [int(((scene.labels == label) & ~scene.ignored).sum()) for scene in scenes]
+    return _Matched(picture[order], right[:, order], counted[:, order], np.array(objects))
 
+
+def _match(
+    scene: Scene, found: Detections, label: int, masks: bool
+) -> tuple[Float32Array, BoolArray, BoolArray]:
+    """COCO's greedy match: the surest first, each with the free object that it covers best.
+
+    Scores (D,), falling; right and counted (T, D).
+    """
     theirs = np.flatnonzero(scene.labels == label)
-    # What is ignored comes last: an object that counts is preferred.
-    theirs = theirs[np.argsort(scene.ignored[theirs], kind="stable")]
     ours = np.flatnonzero(found.labels == label)
     ours = ours[np.argsort(-found.scores[ours], kind="stable")][: MAX_DETECTIONS[-1]]
+    right = np.zeros((len(_OVERLAPS), len(ours)), np.bool_)
+    counted = np.ones_like(right)
     ignored = scene.ignored[theirs]
-    objects = int((~ignored).sum())
     if not len(ours) or not len(theirs):
-        return _Matched(found.scores[ours], np.zeros(len(ours), np.bool_), objects)
-    crowds = ignored.astype(int).tolist()
+        return found.scores[ours], right, counted
+    overlaps = _overlaps(scene, theirs, found, ours, masks)
+    free = np.ones((len(_OVERLAPS), len(theirs)), np.bool_)
+    rows = np.arange(len(_OVERLAPS))
+    for i in np.flatnonzero((overlaps >= _OVERLAPS[0]).any(axis=1)):
+        enough = overlaps[i] >= _OVERLAPS[:, None]
+        # An object that counts is preferred; of those that do not, one may be found many times.
+        able = np.where(enough & free & ~ignored, overlaps[i], -1.0)
+        # Of equal overlaps COCO takes the last.
+        best = able.shape[1] - 1 - able[:, ::-1].argmax(axis=1)
+        hit = able[rows, best] >= 0
+        right[hit, i] = True
+        free[rows[hit], best[hit]] = False
+        counted[:, i] = hit | ~(enough & ignored).any(axis=1)
+    return found.scores[ours], right, counted
+
+
+def _overlaps(
+    scene: Scene, theirs: Int64Array, found: Detections, ours: Int64Array, masks: bool
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Intersection over union of ours with theirs (D, G); of what is ignored, over ours alone."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    crowds = scene.ignored[theirs].astype(int).tolist()
     if masks and scene.masks is not None and found.masks is not None:
         size = scene.width, scene.height
         sides: list[Any] = [
@@ -100,19 +168,7 @@ def _match(scene: Scene, found: Detections, label: int, masks: bool) -> _Matched
         ]
     else:
         sides = [_corners(found.boxes[ours]), _corners(scene.boxes[theirs])]
-    overlaps = np.asarray(coco_mask.iou(sides[0], sides[1], crowds))
-    free = np.ones(len(theirs), np.bool_)
-    right = np.zeros(len(ours), np.bool_)
-    counted = np.ones(len(ours), np.bool_)
-    for i, row in enumerate(overlaps):
-        for among in (~ignored & free, ignored):
-            able = np.where(among & (row >= _IOU), row, -1.0)
-            best = int(able.argmax())
-            if able[best] >= 0:
-                right[i], counted[i] = not ignored[best], not ignored[best]
-                free[best] = False
-                break
-    return _Matched(found.scores[ours][counted], right[counted], objects)
+    return np.asarray(coco_mask.iou(sides[0], sides[1], crowds))
 
 
 def _corners(boxes: Float32Array) -> list[list[float]]:

@@ -19,7 +19,8 @@ from engines.preprocessing import MAX_PIXELS, decode, read_header
 GREY = 115
 """Of the padding: near the mean that the backbone was trained to subtract."""
 
-_HALF = 0.5
+HALF = 0.5
+"""A probability from which a pixel is an object's."""
 
 
 def inner_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -108,7 +109,7 @@ def paste(
     y0, y1 = _pixels(top, bottom, height)
     across = _taps(x0, x1, left, right, probabilities.shape[1])
     down = _taps(y0, y1, top, bottom, probabilities.shape[0])
-    return InstanceMask(x0, y0, down @ probabilities @ across.T >= _HALF)
+    return InstanceMask(x0, y0, down @ probabilities @ across.T >= HALF)
 
 
 def _pixels(low: float, high: float, limit: int) -> tuple[int, int]:

@@ -42,12 +42,18 @@ def mask_of_rle(size: tuple[int, int], counts: str | list[int]) -> BoolArray:
 
 
 def _runs(mask: InstanceMask, width: int, height: int) -> Int64Array:
-    left, _, right, bottom = mask.box
+    left, top, right, bottom = mask.box
     if right > width or bottom > height:
         raise InvalidInput(f"the mask at {mask.box} leaves its picture of {width}x{height}")
-    # Only the object's columns are laid out; what is left and right of them is one run.
-    pixels = mask.window(left, 0, right, height).T.ravel()
-    changes = np.flatnonzero(np.diff(pixels, prepend=False, append=False)) + left * height
+    rows, columns = mask.bitmap.shape
+    # Only the object's box is laid out, with one row that is off below it: it stands for all that
+    # are between the end of a column and the begin of the next, unless there are none.
+    step = rows + (rows < height)
+    pixels = np.zeros((columns, step), np.bool_)
+    pixels[:, :rows] = mask.bitmap.T
+    places = np.flatnonzero(np.diff(pixels.ravel(), prepend=False, append=False))
+    column, row = np.divmod(places, step)
+    changes = (left + column) * height + top + row
     total = width * height
     return np.diff(np.append(changes[changes < total], total), prepend=0)
 

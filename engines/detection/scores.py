@@ -22,8 +22,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class DetectionScores(FrozenModel):
     """Average precision on `images` pictures with `objects` objects, mean over labels.
 
-    ap: mean over IoU .50 to .95 in steps of .05, ap50: at IoU .50, both with up to the last of
-    `max_detections` a picture. Masks are None where there are none.
+    ap: mean over IoU .50 to .95 in steps of .05. ap50, ap75: at IoU .50 and .75. small, medium,
+    large: ap of objects of less than 32^2 pixels, of less than 96^2, and of the others; None where
+    there are none. All with up to the last of `max_detections` a picture and label. Masks are None
+    where there are none; what came later than `ap50` also where nobody kept it.
     """
 
     max_detections: tuple[int, ...] = MAX_DETECTIONS
@@ -31,8 +33,16 @@ class DetectionScores(FrozenModel):
     objects: Annotated[int, Field(ge=0)]
     box_ap: Share
     box_ap50: Share
+    box_ap75: Share | None = None
+    box_ap_small: Share | None = None
+    box_ap_medium: Share | None = None
+    box_ap_large: Share | None = None
     mask_ap: Share | None = None
     mask_ap50: Share | None = None
+    mask_ap75: Share | None = None
+    mask_ap_small: Share | None = None
+    mask_ap_medium: Share | None = None
+    mask_ap_large: Share | None = None
 
 
 def score(
@@ -56,19 +66,21 @@ def score(
 
     truth = COCO(_truth(scenes, labels, with_masks))
     answers = truth.loadRes(_answers(scenes, found, with_masks))
-    box_ap, box_ap50 = _average_precision(truth, answers, "bbox")
-    mask_ap, mask_ap50 = _average_precision(truth, answers, "segm") if with_masks else (None, None)
-    return DetectionScores(
-        images=len(scenes),
-        objects=objects,
-        box_ap=box_ap,
-        box_ap50=box_ap50,
-        mask_ap=mask_ap,
-        mask_ap50=mask_ap50,
+    kinds = {"box": "bbox", "mask": "segm"} if with_masks else {"box": "bbox"}
+    return DetectionScores.model_validate(
+        {
+            "images": len(scenes),
+            "objects": objects,
+            **{
+                f"{name}_{measure}": value
+                for name, kind in kinds.items()
+                for measure, value in _average_precision(truth, answers, kind).items()
+            },
+        }
     )
 
 
-def _average_precision(truth: Any, answers: Any, kind: str) -> tuple[float, float]:
+def _average_precision(truth: Any, answers: Any, kind: str) -> dict[str, float | None]:
     from faster_coco_eval import COCOeval_faster
 
     judge = COCOeval_faster(
@@ -78,9 +90,21 @@ def _average_precision(truth: Any, answers: Any, kind: str) -> tuple[float, floa
     judge.evaluate()
     judge.accumulate()
     # (IoU, recall, label, size of object, most detections); -1 where a label has no object.
-    precision = np.asarray(judge.eval["precision"])[..., 0, -1]
-    present = precision[0, 0] > -1
-    return float(precision[..., present].mean()), float(precision[0][:, present].mean())
+    precision = np.asarray(judge.eval["precision"])[..., -1]
+
+    def mean(ious: slice, size: int) -> float | None:
+        present = precision[0, 0, :, size] > -1
+        return float(precision[ious][:, :, present, size].mean()) if present.any() else None
+
+    every = slice(None)
+    return {
+        "ap": mean(every, 0),
+        "ap50": mean(slice(0, 1), 0),
+        "ap75": mean(slice(5, 6), 0),
+        "ap_small": mean(every, 1),
+        "ap_medium": mean(every, 2),
+        "ap_large": mean(every, 3),
+    }
 
 
 def _truth(scenes: Sequence[Scene], labels: Sequence[str], with_masks: bool) -> dict[str, Any]:

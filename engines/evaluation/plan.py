@@ -52,8 +52,7 @@ class EvaluationPlan:
         for size in self.sizes:
             if not 1 <= size <= MAX_IMAGE_SIZE:
                 raise InvalidInput(f"an image size is 1 to {MAX_IMAGE_SIZE} pixels, got {size}")
-        if self.latency_s is not None and not 0 < self.latency_s < float("inf"):
-            raise InvalidInput(f"seconds of timing must be above 0, got {self.latency_s:g}")
+        check_seconds(self.latency_s)
         if self.fixed_from is not None and not self.fixed_masks:
             raise InvalidInput("--fixed-from makes fixed masks: it goes with --fixed-masks")
         if self.seed < 0:
@@ -133,3 +132,9 @@ def _dialled_sizes(manifest: Manifest) -> tuple[int, ...]:
 
 def _listed(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes))
+
+
+def check_seconds(latency_s: float | None) -> None:
+    """Raise InvalidInput for a time that nothing can be measured in; None measures nothing."""
+    if latency_s is not None and not 0 < latency_s < float("inf"):
+        raise InvalidInput(f"seconds of timing must be above 0, got {latency_s:g}")

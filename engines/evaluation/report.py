@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -67,6 +67,14 @@ class Timing:
     def too_noisy(self) -> bool:
         """Whether nothing should be concluded from these latencies."""
         return self.noise > MOST_DIFFERENCE
+
+
+def timing_of(seconds: float | None, latencies: Mapping[str, Latency]) -> Timing | None:
+    """Of these latencies; None where nothing was timed."""
+    if seconds is None:
+        return None
+    calls = next(iter(latencies.values())).calls
+    return Timing(seconds, calls, max(of.noise for of in latencies.values()))
 
 
 @dataclass(frozen=True)

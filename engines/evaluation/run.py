@@ -29,9 +29,9 @@ from engines.evaluation.report import (
     Report,
     Row,
     Shuffled,
-    Timing,
     answers_of,
     differences,
+    timing_of,
 )
 from engines.evaluation.rivals import (
     Candidate,
@@ -133,7 +133,7 @@ class _Evaluation:
             seed=plan.seed,
             resamples=RESAMPLES,
             fixed_from=self._fixed_from(),
-            timing=_timing(plan, latencies),
+            timing=timing_of(plan.latency_s, latencies),
             rows=tuple(row for row in rows if _is_asked(row, plan)),
             comparisons=tuple(self._comparisons(entries, latencies)),
         )
@@ -380,12 +380,3 @@ def _mean_macs(entry: _Entry) -> float:
 def _is_asked(row: Row, plan: EvaluationPlan) -> bool:
     """`full` is always measured, but shown only where it was asked for."""
     return row.kind is not Kind.FULL or plan.points is None or row.name in plan.points
-
-
-def _timing(plan: EvaluationPlan, latencies: dict[str, Latency]) -> Timing | None:
-    if plan.latency_s is None:
-        return None
-    calls = next(iter(latencies.values())).calls
-    return Timing(
-        seconds=plan.latency_s, calls=calls, noise=max(of.noise for of in latencies.values())
-    )

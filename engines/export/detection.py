@@ -1,9 +1,12 @@
-"""A finished detector run to a bundle: every trained image size a point, nothing skipped."""
+"""A finished detector run to a bundle: every trained size, and every budget where it skips."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from engines.architecture import MapSize
 from engines.bundle import (
@@ -16,19 +19,25 @@ from engines.bundle import (
     read_bundle,
     write_bundle,
 )
-from engines.core import static_point
-from engines.detection.architecture import Detector, detector_macs
+from engines.closing import Closing
+from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.detection.architecture import Detector, detector_macs, macs_per_object
 from engines.detection.read import read_scenes
-from engines.evaluation.detection import check_labels, detection_records, judge
-from engines.export.drafts import NO_HASH
+from engines.detection.scenes import Scene
+from engines.evaluation.detection import check_labels, detection_records, judge, square
+from engines.export.calibrate import calibrate
+from engines.export.drafts import NO_HASH, learned_point, serving_engine
 from engines.export.pictures import Say
-from engines.registry import load_engine
-from engines.runs import Run
+from engines.runs import PointRequest, Run
+
+_PICTURES = 24
+"""Pictures that thresholds are calibrated on, evenly from all: a search runs them a dozen times."""
 
 
 def export_detector(
     run: Run,
     detector: Detector,
+    thresholds: Mapping[float, tuple[float, ...]],
     provenance: Provenance,
     weights: Weights,
     versions: dict[str, str],
@@ -39,14 +48,18 @@ def export_detector(
 ) -> Bundle:
     """Write the bundle of a run to `out` and read it back.
 
-    Average precision is measured on the validation split of `data`, with the rounded weights that
-    ship, on the reference engine.
+    thresholds: of each budget, as trained; they are calibrated, and average precision is measured,
+    on the validation split of `data`, with the rounded weights that ship, on the engine that serves
+    them.
     """
     scenes = read_scenes(data, "validation")
     check_labels(scenes, run.labels)
-    points = [static_point(request.name, request.image_size, 0) for request in run.points]
+    maskers = len(run.architecture.maskers) + detector.num_maskers
+    points = [learned_point(request, thresholds, maskers) for request in run.points]
     first = detector_macs(run.architecture, detector, MapSize(*[points[0].image_size] * 2))
-    draft = PointRecord(point=points[0], activation=(), macs=first.dense, macs_ratio=1.0)
+    draft = PointRecord(
+        point=points[0], activation=(1.0,) * maskers, macs=first.dense, macs_ratio=1.0
+    )
 
     def manifest(records: Sequence[PointRecord]) -> Manifest:
         return Manifest(
@@ -63,9 +76,62 @@ def export_detector(
         )
 
     bundle = Bundle(out, manifest((draft,)), NO_HASH, weights)
-    say("measuring average precision on the weights that ship")
-    with load_engine(bundle, kind="reference") as engine:
-        results = [judge(engine, point, scenes.scenes, run.labels, say=say) for point in points]
+    each = macs_per_object(detector)
+    with serving_engine(bundle, "fp32", say) as engine:
+        settled = [
+            _calibrated(engine, run, detector, request, point, scenes.scenes, say)
+            for request, point in zip(run.points, points, strict=True)
+        ]
+        say("measuring average precision on the weights that ship")
+        results = [
+            judge(engine, point, scenes.scenes, run.labels, per_object=each, say=say)
+            for point in settled
+        ]
     records = detection_records(results, "validation")
     write_bundle(out, manifest(records), weights)
     return read_bundle(out)
+
+
+def _calibrated(
+    engine: Engine,
+    run: Run,
+    detector: Detector,
+    request: PointRequest,
+    point: OperatingPoint,
+    scenes: Sequence[Scene],
+    say: Say,
+) -> OperatingPoint:
+    """Shift thresholds until pictures take the budget, of backbone, pyramid and dense heads."""
+    if request.budget is None:
+        return point
+    size = request.image_size
+    say(f"calibrating '{request.name}' to {request.budget:g} of the MACs at {size} px")
+    some = np.linspace(0, len(scenes) - 1, min(_PICTURES, len(scenes))).astype(int).tolist()
+    images = np.stack([square(scenes[i], size) for i in some])
+    static = detector_macs(run.architecture, detector, MapSize(size, size)).dense
+    dense = _Dense(engine, macs_per_object(detector))
+    found = calibrate(dense, point, request.budget * static, images)
+    if not found.reached:
+        say(
+            f"'{request.name}' cannot reach {request.budget:g} of the MACs by its thresholds: "
+            f"kept at {found.macs / static:.3f}, the nearest"
+        )
+    return found.point
+
+
+class _Dense(Closing):
+    """An engine that counts no mask head: what a budget is of. Whoever loaded it closes it."""
+
+    def __init__(self, engine: Engine, per_object: int) -> None:
+        self.engine, self.per_object = engine, per_object
+        self.name, self.precision = engine.name, engine.precision
+
+    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        """See `engines.core.Engine`."""
+        output = self.engine.infer(images, points)
+        counts = np.asarray(output.arrays["counts"], np.float64)
+        macs = output.macs - self.per_object * counts
+        return replace(output, macs=macs)
+
+    def close(self) -> None:
+        """Nothing of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,13 +11,27 @@ import numpy.typing as npt
 from engines.architecture import RegNet, ResNet
 from engines.bundle import Bundle, Manifest, PointRecord
 from engines.caps import macs_bound
-from engines.core import Engine
-from engines.errors import BundleError, EngineError
+from engines.core import Engine, OperatingPoint, static_point
+from engines.errors import BundleError, ConfigError, EngineError
 from engines.evaluation import PointResult, point_records
 from engines.export.pictures import Say
 from engines.registry import load_engine
+from engines.runs import PointRequest
 
 NO_HASH = "0" * 64
+
+
+def learned_point(
+    request: PointRequest, thresholds: Mapping[float, tuple[float, ...]], maskers: int
+) -> OperatingPoint:
+    """A point as training left it; thresholds: per budget, one a masker. ConfigError where the run
+    trained none for it."""
+    static = static_point(request.name, request.image_size, maskers)
+    if request.budget is None:
+        return static
+    if request.budget not in thresholds:
+        raise ConfigError(f"the run trained no budget {request.budget:g} for '{request.name}'")
+    return static.model_copy(update={"thresholds": tuple(thresholds[request.budget])})
 
 
 def changed(bundle: Bundle, **fields: Any) -> Bundle:

@@ -17,7 +17,7 @@ from engines.core import OperatingPoint, UInt8Array
 from engines.models.inputs import normalise
 from engines.models.resnet import Bottleneck, LaudResNet
 from engines.quantisation import WEIGHT_MAX
-from engines.reference.engine import point_decision
+from engines.reference.deciding import point_decision
 
 Method = Literal["max", "percentile", "mse"]
 METHODS: tuple[Method, ...] = ("max", "percentile", "mse")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
@@ -30,7 +30,13 @@ from engines.errors import CheckpointError, ConfigError
 from engines.evaluation import LabelledImages, evaluate_points
 from engines.export.calibrate import settle
 from engines.export.dial import dialled
-from engines.export.drafts import NO_HASH, changed, measured_records, serving_engine
+from engines.export.drafts import (
+    NO_HASH,
+    changed,
+    learned_point,
+    measured_records,
+    serving_engine,
+)
 from engines.export.glances import MOST, glancing_points
 from engines.export.int8 import quantised
 from engines.export.pictures import PixelCache, Say, some_pictures
@@ -78,10 +84,11 @@ def export(
         from engines.export.detection import export_detector
 
         return export_detector(
-            run, run.detector, provenance, weights, _versions(), out,
+            run, run.detector, thresholds, provenance, weights, _versions(), out,
             data=data or run.data, say=say,
         )  # fmt: skip
-    learned = [_learned(run, request, thresholds) for request in run.points]
+    maskers = len(run.architecture.maskers)
+    learned = [learned_point(request, thresholds, maskers) for request in run.points]
     exported(
         run, learned, provenance, weights, out,
         data=data or run.data, calibration=chosen, all_points=all_points, say=say,
@@ -176,19 +183,6 @@ def _draft(out: Path, run: Run, provenance: Provenance, weights: Weights) -> Bun
         versions=_versions(),
     )
     return Bundle(out, manifest, NO_HASH, weights)
-
-
-def _learned(
-    run: Run, request: PointRequest, thresholds: Mapping[float, tuple[float, ...]]
-) -> OperatingPoint:
-    """The point as training left it."""
-    maskers = len(run.architecture.maskers)
-    static = static_point(request.name, request.image_size, maskers)
-    if request.budget is None:
-        return static
-    if request.budget not in thresholds:
-        raise ConfigError(f"the run trained no budget {request.budget:g} for '{request.name}'")
-    return static.model_copy(update={"thresholds": tuple(thresholds[request.budget])})
 
 
 def _calibrated(

@@ -51,7 +51,7 @@ def this_device() -> DeviceIdentity:
     """
     try:
         from engines.cpu import _native
-        from engines.cpu.engine import ISA_VARIABLE
+        from engines.cpu.loading import ISA_VARIABLE
     except ImportError as error:
         raise EngineError(
             f"the cpu engine was not built for this Python ({error}); install laudserve again "

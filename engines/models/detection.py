@@ -4,6 +4,9 @@
 convolutions and ReLU; nothing that would have to be folded. `InstanceHeads`: of all places the
 surest -> boxes -> a mask for each. Heads, anchors, NMS and RoIAlign are torchvision's.
 
+Where the detector has patches, a masker a level says which of them the pyramid's last convolution
+and the dense heads compute. Everything else is computed here and then masked, as in the backbone.
+
 Legend: N images, P places (pixels of all levels, the finest level first), C labels, D detections.
 """
 
@@ -12,8 +15,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import (
@@ -26,25 +31,25 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, batched_nms
 from torchvision.ops.boxes import clip_boxes_to_image
 
-from engines.architecture import ResNet
+from engines.architecture import MapSize, ResNet
 from engines.detection.architecture import (
     CANDIDATES_PER_LEVEL,
+    LEVEL_UNITS,
+    LEVELS,
     MOST_DETECTIONS,
     ROI_SIZE,
     Detector,
     stage_channels,
 )
 from engines.errors import InvalidInput
-from engines.models.masks import Decide, Mask
+from engines.models.maskers import PatchMasker
+from engines.models.masks import Decide, Mask, expand_patches
 from engines.models.resnet import LaudResNet
-
-LEVELS = 4
-UNITS = (2, 4, 8, 16)
-"""Per level, the unit of its distances in pixels. A level answers for objects whose farthest side
-is 4 to 8 units away (the finest: 0 to 8, the coarsest: 4 and more)."""
 
 _FIRST_DISTANCE = 4.0
 _SAMPLES = 2
+_NEVER = -30.0
+"""Logit of a place that is not computed."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +95,60 @@ class DenseNetwork(nn.Module):
         del self.body.fc
         self.fpn = FeaturePyramidNetwork(list(stage_channels(net)), detector.width)
         self.head = _plain_head(detector.width, net.num_classes, detector.head_convs)
+        if detector.level_patches is not None:
+            self.level_maskers = nn.ModuleList(
+                PatchMasker(channels, patch)
+                for channels, patch in zip(stage_channels(net), detector.level_patches, strict=True)
+            )
+
+    @property
+    def num_maskers(self) -> int:
+        """The backbone's in their order, then the levels'."""
+        return len(self.net.maskers) + self.detector.num_maskers
 
     def forward(self, x: Tensor, decide: Decide | None = None) -> tuple[DenseOutputs, list[Mask]]:
-        """Normalised images (N, 3, H, W), sides multiples of 32; the backbone's masks in order."""
+        """Normalised images (N, 3, H, W), sides multiples of 32, to answers and masks in order.
+
+        A level's mask names a block behind the backbone's last one. `decide` None computes
+        everything and asks no masker.
+        """
         maps, masks = self.body.stages(x, decide)
         named = OrderedDict((str(level), each) for level, each in enumerate(maps))
         features = tuple(self.fpn(named).values())
-        answers = self.head(list(features))
-        outputs = DenseOutputs(
-            features, answers["cls_logits"], answers["bbox_regression"], answers["bbox_ctrness"]
+        if decide is None or self.detector.level_patches is None:
+            answers = self.head(list(features))
+            outputs = DenseOutputs(
+                features, answers["cls_logits"], answers["bbox_regression"], answers["bbox_ctrness"]
+            )
+            return outputs, masks
+        asked = [self._ask(level, each, decide) for level, each in enumerate(maps)]
+        return self._masked_head(features, asked), [*masks, *asked]
+
+    def _ask(self, level: int, x: Tensor, decide: Decide) -> Mask:
+        place = len(self.net.maskers) + level
+        masker = cast(PatchMasker, self.level_maskers[level])
+        size = MapSize(x.shape[2], x.shape[3])
+        logits = masker.ask(x)
+        units = decide(place, logits)
+        pixels = expand_patches(units, size.patches(masker.window), masker.window, size)
+        return Mask(place, len(self.net.blocks) + level, "spatial", logits, units, pixels)
+
+    def _masked_head(self, features: Sequence[Tensor], asked: Sequence[Mask]) -> DenseOutputs:
+        """The same heads where every map exists on active pixels only, and is zero elsewhere."""
+        of_class, of_box = self.head.classification_head, self.head.regression_head
+        kept, logits, distances, centres = [], [], [], []
+        for feature, mask in zip(features, asked, strict=True):
+            active = cast(Tensor, mask.pixels).to(feature.dtype)
+            x = feature * active
+            y = _masked_tower(of_class.conv, x, active)
+            z = _masked_tower(of_box.conv, x, active)
+            kept.append(x)
+            logits.append(_rows(torch.where(active > 0, of_class.cls_logits(y), _NEVER)))
+            distances.append(_rows(F.relu(of_box.bbox_reg(z)) * active))
+            centres.append(_rows(torch.where(active > 0, of_box.bbox_ctrness(z), _NEVER)))
+        return DenseOutputs(
+            tuple(kept), torch.cat(logits, 1), torch.cat(distances, 1), torch.cat(centres, 1)
         )
-        return outputs, masks
 
 
 class InstanceHeads(nn.Module):
@@ -109,7 +157,7 @@ class InstanceHeads(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
-        self.anchors = AnchorGenerator(tuple((unit,) for unit in UNITS), ((1.0,),) * LEVELS)
+        self.anchors = AnchorGenerator(tuple((unit,) for unit in LEVEL_UNITS), ((1.0,),) * LEVELS)
         self.pool = MultiScaleRoIAlign([str(level) for level in range(LEVELS)], ROI_SIZE, _SAMPLES)
         if detector.masks:
             width = detector.width
@@ -178,18 +226,21 @@ class LaudDetector(nn.Module):
         self.dense = DenseNetwork(net, detector)
         self.instances = InstanceHeads(detector)
 
-    def detect(self, x: Tensor) -> list[tuple[Found, Tensor | None]]:
+    def detect(
+        self, x: Tensor, decide: Decide | None = None
+    ) -> tuple[list[tuple[Found, Tensor | None]], list[Mask]]:
         """Objects of each normalised image (N, 3, H, W), and their masks' probabilities
-        (D, 28, 28); None where the detector has boxes only."""
+        (D, 28, 28), None where the detector has boxes only; and what its maskers decided."""
         height, width = x.shape[2:]
-        outputs = self.dense(x)[0].float()
+        raw, asked = self.dense(x, decide)
+        outputs = raw.float()
         found = self.instances.choose(outputs, height, width)
         if not self.detector.masks:
-            return [(each, None) for each in found]
+            return [(each, None) for each in found], asked
         boxes = [each.boxes for each in found]
         logits = self.instances.mask_logits(outputs.features, boxes, height, width)
         masks = torch.split(logits.float().sigmoid(), [len(each) for each in boxes])
-        return list(zip(found, masks, strict=True))
+        return list(zip(found, masks, strict=True)), asked
 
 
 def boxes_of(distances: Tensor, places: Tensor) -> Tensor:
@@ -197,6 +248,19 @@ def boxes_of(distances: Tensor, places: Tensor) -> Tensor:
     centres = (places[:, :2] + places[:, 2:]) / 2
     pixels = distances * (places[:, 2:] - places[:, :2]).repeat(1, 2)
     return torch.cat((centres - pixels[:, :2], centres + pixels[:, 2:]), dim=1)
+
+
+def _masked_tower(layers: nn.Module, x: Tensor, active: Tensor) -> Tensor:
+    for layer in cast(nn.Sequential, layers):
+        x = layer(x)
+        if isinstance(layer, nn.ReLU):
+            x = x * active
+    return x
+
+
+def _rows(x: Tensor) -> Tensor:
+    """A map (N, K, H, W) to places (N, H * W, K)."""
+    return x.flatten(2).transpose(1, 2)
 
 
 def _plain_head(width: int, num_labels: int, convs: int) -> FCOSHead:

@@ -43,22 +43,34 @@ def pool_patches(x: Tensor, window: int | None) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-class SpatialMasker(_Standardise):
+class PatchMasker(_Standardise):
     """One logit per patch: w . standardised mean of the patch / sqrt(C). All zero at first.
 
-    The window of a stride-2 block is twice the patch: patches live on the block's output.
+    window: pixels on a side of a patch of the map that it looks at; None is the whole map.
     """
 
+    def __init__(self, channels: int, window: int | None) -> None:
+        super().__init__(channels)
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.window = window
+
+    def ask(self, x: Tensor) -> Tensor:
+        """A map (N, C, H, W) to logits (N, patches)."""
+        pooled = self.standardise(pool_patches(x, self.window))
+        return (pooled @ self.weight) / math.sqrt(self.weight.shape[0])
+
+
+class SpatialMasker(PatchMasker):
+    """Of a block. The window of a stride-2 block is twice the patch: patches live on the block's
+    output."""
+
     def __init__(self, block: Block) -> None:
-        super().__init__(block.in_channels)
-        self.weight = nn.Parameter(torch.zeros(block.in_channels))
         patch = block.granularity.spatial
-        self.window = None if patch is None else patch * block.stride
+        super().__init__(block.in_channels, None if patch is None else patch * block.stride)
 
     def forward(self, x: Tensor, size: MapSize) -> Tensor:
         """Block input (N, C, H, W) to logits (N, patches)."""
-        pooled = self.standardise(pool_patches(x, self.window))
-        return (pooled @ self.weight) / math.sqrt(self.weight.shape[0])
+        return self.ask(x)
 
 
 class ChannelMasker(_Standardise):

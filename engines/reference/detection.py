@@ -13,10 +13,12 @@ from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle, Preprocessing
 from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
-from engines.detection.architecture import MASK_SIZE, STRIDE, detector_macs
+from engines.detection.architecture import MASK_SIZE, STRIDE, macs_per_object
 from engines.errors import BundleError, EngineError, InvalidInput
+from engines.models.detecting import dense_macs
 from engines.models.detection import LaudDetector
 from engines.models.inputs import normalise
+from engines.reference.deciding import evaluated, mask_rates, point_decision
 from engines.reference.weights import load_bundle_weights
 
 
@@ -51,14 +53,20 @@ class ReferenceDetector(Closing):
         model = self._model
         if model is None:
             raise EngineError("the engine has been closed")
-        check_batch(images, points, 0)
+        check_batch(images, points, model.dense.num_maskers)
         size = images.shape[1]
         if size % STRIDE:
             raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
         begin = time.perf_counter()
         x = normalise(images, self._preprocessing)
         prepared = time.perf_counter()
-        found = [model.detect(x[i : i + 1])[0] for i in range(len(images))]
+        found, rates, dense = [], [], []
+        image = MapSize(size, size)
+        for i, point in enumerate(points):
+            (objects,), asked = model.detect(x[i : i + 1], point_decision(point))
+            found.append(objects)
+            rates.append(mask_rates(asked, len(point.thresholds)))
+            dense.append(float(dense_macs(model.dense, image, asked, evaluated(point)).mean()))
         done = time.perf_counter()
         counts = np.array([len(each.scores) for each, _ in found], np.int64)
         shape = (len(images), int(counts.max()))
@@ -77,11 +85,11 @@ class ReferenceDetector(Closing):
             arrays["labels"][i, :count] = each.labels.numpy()
             if masks is not None:
                 arrays["masks"][i, :count] = masks.numpy()
-        parts = detector_macs(model.net, model.detector, MapSize(size, size))
+        per_object = macs_per_object(model.detector)
         return Output(
             arrays=arrays,
-            activation=np.ones((len(images), 0), np.float32),
-            macs=parts.dense + parts.per_object * counts.astype(np.float64),
+            activation=torch.stack(rates).numpy(),
+            macs=np.array(dense, np.float64) + per_object * counts,
             durations_s={"prepare": prepared - begin, "network": done - prepared},
         )
 

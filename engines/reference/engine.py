@@ -23,12 +23,10 @@ from engines.glance import run_glances
 from engines.macs import masker_units
 from engines.models.flops import network_macs
 from engines.models.inputs import normalise
-from engines.models.masks import Mask, Thresholds
 from engines.models.network import LaudNetwork
 from engines.models.regnet import network_of
+from engines.reference.deciding import evaluated, mask_rates, point_decision
 from engines.reference.weights import load_bundle_weights
-
-_NO_CAP = 2**62
 
 
 class ReferenceEngine(Closing):
@@ -71,9 +69,9 @@ class ReferenceEngine(Closing):
         for i, point in enumerate(points):
             logits, masks = model(x[i : i + 1], point_decision(point))
             probabilities.append(torch.softmax(logits[0].double(), dim=0).float())
-            rates.append(_rates(masks, len(point.thresholds)))
+            rates.append(mask_rates(masks, len(point.thresholds)))
             decisions.append(torch.cat([mask.units[0] for mask in masks]) if masks else units)
-            macs.append(float(network_macs(model.net, size, masks, _evaluated(point)).sum()))
+            macs.append(float(network_macs(model.net, size, masks, evaluated(point)).sum()))
         done = time.perf_counter()
         return Output(
             arrays={
@@ -89,32 +87,9 @@ class ReferenceEngine(Closing):
         self._model = None
 
 
-def point_decision(point: OperatingPoint) -> Thresholds | None:
-    """How a point decides for one image; None when it skips nothing, so no masker is asked."""
-    if point.skips_nothing:
-        return None
-    thresholds = [-float("inf") if t is None else t for t in point.thresholds]
-    caps = [_NO_CAP if cap is None else cap for cap in point.caps]
-    return Thresholds(torch.tensor([thresholds]), torch.tensor([caps]))
-
-
-def _evaluated(point: OperatingPoint) -> Tensor:
-    asked = [
-        t is not None or cap is not None
-        for t, cap in zip(point.thresholds, point.caps, strict=True)
-    ]
-    return torch.tensor([asked], dtype=torch.float32)
-
-
 def _units(net: ResNet | RegNet, size: MapSize) -> Tensor:
     """Every unit of every masker, active."""
     sizes = net.block_sizes(size)
     return torch.ones(
         sum(masker_units(net.blocks[m.block], sizes[m.block][1], m.kind) for m in net.maskers)
     )
-
-
-def _rates(masks: Sequence[Mask], count: int) -> Tensor:
-    if not masks:
-        return torch.ones(count)
-    return torch.cat([mask.rate for mask in masks])

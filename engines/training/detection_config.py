@@ -11,7 +11,7 @@ from engines.architecture import Stage
 from engines.bundle import explain
 from engines.core import FrozenModel, static_point
 from engines.detection.architecture import STRIDE, Detector
-from engines.runs import PointRequest, candidate_points
+from engines.runs import Budget, PointRequest, candidate_points
 from engines.training.config import InitConfig, Rate, Share
 
 Size = Annotated[int, Field(ge=STRIDE, le=4096, multiple_of=STRIDE)]
@@ -41,6 +41,37 @@ class SceneData(FrozenModel):
         return self
 
 
+class DetectionDynamic(FrozenModel):
+    """Train maskers to tell where objects are, and the network to answer under their masks.
+
+    budgets: multiply-accumulates of backbone, pyramid and dense heads, relative to the static
+    network at the same image size. sizes: image sizes to be exported at each of them; the full one
+    where none is named. probabilities: of
+    an object, below which patches are skipped: drawn for each image between these two.
+    full_share: share of the images that skip nothing. statistics_images: what the maskers' inputs
+    are standardised by.
+    """
+
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
+    budgets: tuple[Budget, ...] = ()
+    sizes: tuple[Size, ...] = ()
+    rate: Rate = 0.0005
+    backbone_rate: Rate = 0.0015
+    masker_rate: Rate = 0.01
+    probabilities: tuple[Share, Share] = (0.02, 0.4)
+    full_share: Share = 0.4
+    statistics_images: Annotated[int, Field(ge=2)] = 32
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high = self.probabilities
+        if not 0.0 < low <= high < 1.0:
+            raise ValueError(f"probabilities must rise between 0 and 1, got {low:g} and {high:g}")
+        if bool(self.epochs) != bool(self.budgets):
+            raise ValueError("dynamic training needs epochs and budgets, or neither")
+        return self
+
+
 class DetectionConfig(FrozenModel):
     """Everything that determines a training of a detector.
 
@@ -49,7 +80,7 @@ class DetectionConfig(FrozenModel):
     fresh layers; backbone_rate: that of the backbone, relative to each tensor's root mean square.
     mask_objects: of each picture, most objects whose masks are learned in a step. mask_jitter: by
     how much of its size their boxes are off, at most. measure_every: epochs between two looks at
-    the validation split.
+    the validation split. dynamic: what follows, where patches are to be skipped.
     """
 
     task: Literal["detection", "segmentation"]
@@ -63,24 +94,35 @@ class DetectionConfig(FrozenModel):
     crop_size: Size
     sizes: tuple[Size, ...] = ()
     batch_size: Annotated[int, Field(ge=1, le=256)] = 4
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 40
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 40
     rate: Rate = 0.001
     backbone_rate: Rate = 0.003
     mask_objects: Annotated[int, Field(ge=1, le=1000)] = 32
     mask_jitter: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     measure_every: Annotated[int, Field(ge=1)] = 5
+    dynamic: DetectionDynamic = DetectionDynamic()
     notices: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not self.epochs and not (self.dynamic.epochs and self.init.source in ("bundle", "run")):
+            raise ValueError("epochs may be 0 only where a finished detector is made dynamic")
         if self.detector.masks != (self.task == "segmentation"):
             raise ValueError(
                 f"task '{self.task}' {'needs' if self.task == 'segmentation' else 'takes no'} "
                 f"masks: detector.masks is {self.detector.masks}"
             )
-        for stage in self.stages:
-            if stage.paradigm.masks_space or stage.paradigm.masks_channels:
-                raise ValueError("a detector's stages are static: skipping is not trained yet")
+        if any(stage.paradigm.masks_channels for stage in self.stages):
+            raise ValueError("a detector's stages skip patches (paradigm spatial) or nothing")
+        masked = any(stage.paradigm.masks_space for stage in self.stages)
+        if (masked or self.detector.level_patches is not None) != bool(self.dynamic.epochs):
+            raise ValueError(
+                "stages of paradigm spatial and detector.level_patches need dynamic.epochs, which "
+                "needs some of them"
+            )
+        unknown = set(self.dynamic.sizes) - {self.image_size, *self.sizes}
+        if unknown:
+            raise ValueError(f"dynamic.sizes {sorted(unknown)} are neither image_size nor in sizes")
         if any(size >= self.image_size for size in self.sizes):
             raise ValueError(f"sizes must be smaller than image_size {self.image_size}")
         for point in self.points:
@@ -97,5 +139,8 @@ class DetectionConfig(FrozenModel):
 
     @property
     def points(self) -> tuple[PointRequest, ...]:
-        """The points to export: every image size with nothing skipped, `full` first."""
-        return candidate_points(self.image_size, self.sizes, ())
+        """The points to export: every image size with nothing skipped, `full` first, and some at
+        every budget."""
+        skipping = self.dynamic.sizes or (self.image_size,)
+        points = candidate_points(self.image_size, self.sizes, self.dynamic.budgets)
+        return tuple(p for p in points if p.budget is None or p.image_size in skipping)

@@ -18,14 +18,20 @@ from engines.models.inputs import normalise
 from engines.runs import Run
 from engines.training.detection_config import DetectionConfig
 from engines.training.detection_trainer import (
-    PHASE,
     DetectionData,
     DetectionTrainer,
     detection_losses,
+    phases_of,
 )
 from engines.training.report import RunFolder
 from engines.training.scene_batches import SceneBatches, ScenePixels
-from engines.training.starts import notices_of, preprocessing_of, read_start, starting_network
+from engines.training.starts import (
+    Start,
+    notices_of,
+    preprocessing_of,
+    read_start,
+    starting_network,
+)
 from engines.training.trainer import Say, cpu_has_bf16
 
 
@@ -38,6 +44,9 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
     model = LaudDetector(backbone.net, config.detector)
     body = backbone.state_dict()
     model.dense.body.load_state_dict({k: v for k, v in body.items() if not k.startswith("fc.")})
+    kept = keep_heads(model, start, labels, say)
+    if not config.epochs and not kept:
+        raise ConfigError("epochs may be 0 only where a finished detector of these labels is begun")
     preprocessing = preprocessing_of(config, start)
     size = MapSize(config.image_size, config.image_size)
     say(f"multiply-accumulates at {config.image_size} px:")
@@ -49,7 +58,7 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
         preprocessing=preprocessing,
         architecture=backbone.net,
         points=config.points,
-        last_phase=PHASE,
+        last_phase=phases_of(config)[-1],
         data=config.data.root.resolve(),
         # It travels with the bundle, so it does not say where files lay.
         config=config.model_dump(
@@ -63,10 +72,41 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
     if not run.state.exists():
         step_s = step_seconds(model, config, data, preprocessing)
         steps = SceneBatches(data.train_pixels, config).steps_per_epoch
-        minutes = config.epochs * steps * step_s / 60
+        minutes = (config.epochs + config.dynamic.epochs) * steps * step_s / 60
         say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step")
-    DetectionTrainer(config, model, data, preprocessing, run, say).train()
+    DetectionTrainer(config, model, data, preprocessing, run, say, fresh_heads=not kept).train()
     return out
+
+
+def keep_heads(model: LaudDetector, start: Start | None, labels: tuple[str, ...], say: Say) -> bool:
+    """Take over pyramid and heads of a detector that is started from; whether that was possible.
+
+    Raises ConfigError where they have another shape.
+    """
+    if start is None or not start.heads:
+        return False
+    if start.labels != labels:
+        say("pyramid and heads start afresh: the labels are others")
+        return False
+    wanted = model.state_dict()
+    ours, theirs = (
+        {name: each.shape for name, each in of.items() if not _is_masker_or_body(name)}
+        for of in (wanted, start.heads)
+    )
+    differ = sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    )
+    if differ:
+        raise ConfigError(
+            f"the detector that init.path names differs in {', '.join(differ[:3])}: 'detector' "
+            "must be its own"
+        )
+    model.load_state_dict({**wanted, **{k: v for k, v in start.heads.items() if k in wanted}})
+    return True
+
+
+def _is_masker_or_body(name: str) -> bool:
+    return "masker" in name or name.startswith("dense.body.")
 
 
 def load_scenes(config: DetectionConfig, say: Say) -> DetectionData:
@@ -108,7 +148,7 @@ def step_seconds(
     step_s = 0.0
     for _ in range(2):
         started = time.monotonic()
-        losses = detection_losses(model, x, targets, autocast=cpu_has_bf16())
+        losses, _ = detection_losses(model, x, targets, autocast=cpu_has_bf16())
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         step_s = time.monotonic() - started
     model.zero_grad(set_to_none=True)

@@ -1,14 +1,16 @@
-"""Training a detector: one phase, resumable after a kill at any moment, with the same result.
+"""Training a detector: static, then dynamic where patches are to be skipped; resumable after a kill
+at any moment, with the same result.
 
-Every random choice is a function of (seed, epoch, step). The state is written every minute and at
-each epoch's end.
+Every random choice is a function of (seed, phase, epoch, step). The state is written every minute
+and at each epoch's end.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +21,18 @@ from engines.bundle import Preprocessing
 from engines.core import UInt8Array
 from engines.detection.scenes import SceneSet
 from engines.errors import ConfigError
-from engines.models.detecting import measure_detector
-from engines.models.detection import LaudDetector
+from engines.models.detecting import Measured, measure_detector
+from engines.models.detection import DenseNetwork, LaudDetector
 from engines.models.inputs import normalise
+from engines.models.masks import Decide, Mask, Thresholds
 from engines.training.detection_config import DetectionConfig
+from engines.training.foreground import (
+    ForegroundMasks,
+    masker_loss,
+    prepare_maskers,
+    random_thresholds,
+    thresholds_at,
+)
 from engines.training.report import RunFolder
 from engines.training.scene_batches import SceneBatches, ScenePixels, Target
 from engines.training.state import (
@@ -34,8 +44,12 @@ from engines.training.state import (
 )
 from engines.training.trainer import Say, cpu_has_bf16, schedule, set_rates
 
-PHASE: Final = "static"
+Phase = Literal["static", "dynamic"]
 
+_SHOWN_AT = 0.1
+"""Probability of an object, below which patches are skipped where validation is measured."""
+
+_THRESHOLDS = 5
 _SAVE_EVERY_S = 60.0
 _SAY_EVERY_S = 20.0
 _BETAS = (0.9, 0.98)
@@ -53,6 +67,11 @@ class DetectionData:
     validation_pixels: ScenePixels
 
 
+def phases_of(config: DetectionConfig) -> tuple[Phase, ...]:
+    """What is trained, in order."""
+    return ("static", "dynamic") if config.dynamic.epochs else ("static",)
+
+
 class DetectionTrainer:
     """Trains one detector in one run folder."""
 
@@ -64,72 +83,114 @@ class DetectionTrainer:
         preprocessing: Preprocessing,
         run: RunFolder,
         say: Say = print,
+        *,
+        fresh_heads: bool = True,
     ) -> None:
+        """fresh_heads: pyramid and heads have learned nothing yet."""
         self.config, self.data, self.preprocessing = config, data, preprocessing
         self.model = model.to(memory_format=torch.channels_last)
         self.run_folder, self.say = run, say
         self.progress = Progress()
+        self._fresh_heads = fresh_heads
+        self._bias = nn.Parameter(torch.zeros(model.dense.num_maskers))
         self._batches = SceneBatches(data.train_pixels, config)
         self._saved_at = 0.0
         self._autocast = cpu_has_bf16()
 
     def train(self) -> None:
         """Train to the end, resuming from the run folder's state if there is one."""
+        phases = phases_of(self.config)
         moments: dict[str, Tensor] = {}
         if self.run_folder.state.exists():
             self.progress, groups = load_state(self.run_folder.state)
             self.model.load_state_dict(groups["model"], strict=True)
             moments = groups.get("optimiser", {})
-            if self.progress.phase == 0:
-                self.say(f"resuming at step {self.progress.step}")
-        else:
+            if "maskers" in groups:
+                self._bias.data.copy_(groups["maskers"]["bias"])
+            if self.progress.phase < len(phases):
+                self.say(f"resuming '{phases[self.progress.phase]}' at step {self.progress.step}")
+        elif self._fresh_heads:
             images, _ = self._batches.batch(0, 0)
             level_pyramid(self.model, normalise(images, self.preprocessing))
-        if self.progress.phase == 0:
-            optimiser = self._optimiser()
+        while self.progress.phase < len(phases):
+            phase = phases[self.progress.phase]
+            if phase == "dynamic" and not self.progress.step:
+                self._prepare_maskers()
+            optimiser = self._optimiser(phase)
             if moments:
                 restore_optimiser(optimiser, moments)
-            self._run(optimiser)
+            moments = {}
+            self._run(phase, optimiser)
         self.say(f"done; the run is in {self.run_folder.path}")
 
-    def _optimiser(self) -> torch.optim.Optimizer:
+    def _prepare_maskers(self) -> None:
+        self.say("measuring what maskers look at")
+        first, wished = 0, self.config.dynamic.statistics_images
+        batches = []
+        while first * self.config.batch_size < wished and first < self._batches.steps_per_epoch:
+            batches.append(self._batches.batch(self.config.epochs, first)[0])
+            first += 1
+        images = normalise(np.concatenate(batches), self.preprocessing)
+        prepare_maskers(self.model.eval().dense, images)
+
+    def _optimiser(self, phase: Phase) -> torch.optim.Optimizer:
         """Pretrained tensors step relative to their size, fresh ones by a rate of their own."""
         config, pretrained = self.config, self.config.init.source != "random"
+        dynamic = phase == "dynamic"
+        of = config.dynamic if dynamic else config
         groups = []
         for name, parameter in self.model.named_parameters():
+            if "masker_" in name or "level_maskers" in name:
+                if dynamic:
+                    rate = config.dynamic.masker_rate
+                    groups.append({"params": [parameter], "rate": rate, "relative": False})
+                continue
             relative = pretrained and name.startswith("dense.body.")
-            rate = config.backbone_rate if relative else config.rate
+            rate = of.backbone_rate if relative else of.rate
             groups.append({"params": [parameter], "rate": rate, "relative": relative})
+        if dynamic:
+            rate = config.dynamic.masker_rate
+            groups.append({"params": [self._bias], "rate": rate, "relative": False})
         return torch.optim.Adam(groups, betas=_BETAS)
 
-    def _run(self, optimiser: torch.optim.Optimizer) -> None:
-        config, per_epoch = self.config, self._batches.steps_per_epoch
-        steps, first = config.epochs * per_epoch, self.progress.step
-        self.say(f"{config.epochs} epochs of {per_epoch} steps")
+    def _epochs(self, phase: Phase) -> int:
+        return self.config.dynamic.epochs if phase == "dynamic" else self.config.epochs
+
+    def _run(self, phase: Phase, optimiser: torch.optim.Optimizer) -> None:
+        per_epoch, epochs = self._batches.steps_per_epoch, self._epochs(phase)
+        steps, first = epochs * per_epoch, self.progress.step
+        # Epochs of both phases differ in what is shown.
+        shown = self.config.epochs if phase == "dynamic" else 0
+        if first < steps:
+            self.say(f"{phase}: {epochs} epochs of {per_epoch} steps")
         started = said = self._saved_at = time.monotonic()
-        jobs = ((step // per_epoch, step % per_epoch) for step in range(first, steps))
+        jobs = ((shown + step // per_epoch, step % per_epoch) for step in range(first, steps))
         for step, (images, targets) in enumerate(self._batches.prefetch(jobs), start=first):
-            logged = self._step(optimiser, images, targets, step, steps)
+            logged = self._step(phase, optimiser, images, targets, step, steps)
             for key, value in logged.items():
                 self.progress.sums[key] = self.progress.sums.get(key, 0.0) + value
             self.progress.step = step + 1
             now = time.monotonic()
             if now - said > _SAY_EVERY_S or step == first + 2:
                 left = (now - started) / (step + 1 - first) * (steps - step - 1)
-                self.say(f"{step + 1}/{steps} loss {logged['loss']:.3f}, {left:.0f} s left")
+                self.say(f"{phase} {step + 1}/{steps} loss {logged['loss']:.3f}, {left:.0f} s left")
                 said = now
             if (step + 1) % per_epoch == 0:
-                self._end_epoch((step + 1) // per_epoch, per_epoch)
+                self._end_epoch(phase, (step + 1) // per_epoch, per_epoch)
                 self._save(optimiser)
             elif now - self._saved_at > _SAVE_EVERY_S:
                 self._save(optimiser)
+        if phase == "dynamic":
+            thresholds = thresholds_at(_SHOWN_AT, self._bias)
+            self.run_folder.write_thresholds(dict.fromkeys(self.config.dynamic.budgets, thresholds))
         # Before the state, which would let a killed run go on without it.
-        self.run_folder.save_model(PHASE, self.model)
-        self.progress.phase, self.progress.step = 1, 0
+        self.run_folder.save_model(phase, self.model)
+        self.progress.phase, self.progress.step = self.progress.phase + 1, 0
         save_state(self.run_folder.state, self.progress, {"model": self.model.state_dict()})
 
     def _step(
         self,
+        phase: Phase,
         optimiser: torch.optim.Optimizer,
         images: UInt8Array,
         targets: list[Target],
@@ -137,9 +198,17 @@ class DetectionTrainer:
         steps: int,
     ) -> dict[str, float]:
         self.model.train()
-        losses = detection_losses(
-            self.model, normalise(images, self.preprocessing), targets, autocast=self._autocast
-        )
+        x = normalise(images, self.preprocessing)
+        decide = None
+        if phase == "dynamic":
+            rng = np.random.default_rng((_THRESHOLDS, self.config.seed, step))
+            dynamic = self.config.dynamic
+            drawn = random_thresholds(len(x), dynamic.probabilities, dynamic.full_share, rng)
+            decide = ForegroundMasks(self._bias, *drawn)
+        losses, asked = detection_losses(self.model, x, targets, decide, autocast=self._autocast)
+        if asked:
+            size = x.shape[2]
+            losses["masker"] = masker_loss(self.model.dense, asked, self._bias, targets, size)
         loss = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -148,45 +217,68 @@ class DetectionTrainer:
         optimiser.step()
         value = float(loss.detach())
         if not np.isfinite(value):
-            raise ConfigError(f"the loss became {value} at step {step}: lower rate")
+            raise ConfigError(f"the loss became {value} at step {step} of '{phase}': lower rate")
         return {"loss": value, **{f"loss_{k}": float(v.detach()) for k, v in losses.items()}}
 
-    def _end_epoch(self, epoch: int, per_epoch: int) -> None:
-        config = self.config
-        row: dict[str, float | str | int] = {"phase": PHASE, "epoch": epoch}
+    def _end_epoch(self, phase: Phase, epoch: int, per_epoch: int) -> None:
+        row: dict[str, float | str | int] = {"phase": phase, "epoch": epoch}
         row |= {key: value / per_epoch for key, value in self.progress.sums.items()}
         self.progress.sums = {}
-        if epoch % config.measure_every == 0 or epoch == config.epochs:
-            scenes = self.data.validation
-            found = measure_detector(
-                self.model,
-                scenes.scenes,
-                self.data.validation_pixels.__getitem__,
-                scenes.labels,
-                config.image_size,
-                self.preprocessing,
-            )
-            row |= {"accuracy_box_ap": found.box_ap, "accuracy_box_ap50": found.box_ap50}
-            if found.mask_ap is not None and found.mask_ap50 is not None:
-                row |= {"accuracy_mask_ap": found.mask_ap, "accuracy_mask_ap50": found.mask_ap50}
+        if epoch % self.config.measure_every == 0 or epoch == self._epochs(phase):
+            row |= dict(_shown("", self._measure(None)))
+            if phase == "dynamic":
+                thresholds = torch.tensor([thresholds_at(_SHOWN_AT, self._bias)])
+                found = self._measure(Thresholds(thresholds))
+                row |= dict(_shown("dynamic_", found))
+                row["dynamic_macs_ratio"] = float(found.macs_ratios.mean())
         self.progress.history.append(row)
         self.run_folder.write_metrics(self.progress.history)
         shown = [f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float)]
-        self.say(f"epoch {epoch}: {', '.join(shown)}")
+        self.say(f"{phase} epoch {epoch}: {', '.join(shown)}")
+
+    def _measure(self, decide: Decide | None) -> Measured:
+        scenes = self.data.validation
+        return measure_detector(
+            self.model,
+            scenes.scenes,
+            self.data.validation_pixels.__getitem__,
+            scenes.labels,
+            self.config.image_size,
+            self.preprocessing,
+            decide,
+        )
 
     def _save(self, optimiser: torch.optim.Optimizer) -> None:
-        groups = {"model": self.model.state_dict(), "optimiser": optimiser_tensors(optimiser)}
+        groups = {
+            "model": self.model.state_dict(),
+            "optimiser": optimiser_tensors(optimiser),
+            "maskers": {"bias": self._bias},
+        }
         save_state(self.run_folder.state, self.progress, groups)
         self._saved_at = time.monotonic()
 
 
+def _shown(prefix: str, found: Measured) -> Iterator[tuple[str, float]]:
+    scores = found.scores
+    for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50"):
+        value = getattr(scores, name)
+        if value is not None:
+            yield f"accuracy_{prefix}{name}", value
+
+
 def detection_losses(
-    model: LaudDetector, x: Tensor, targets: list[Target], *, autocast: bool
-) -> dict[str, Tensor]:
-    """Losses of normalised images (N, 3, H, W): of classes, boxes, centres and masks."""
+    model: LaudDetector,
+    x: Tensor,
+    targets: list[Target],
+    decide: Decide | None = None,
+    *,
+    autocast: bool,
+) -> tuple[dict[str, Tensor], list[Mask]]:
+    """Losses of normalised images (N, 3, H, W), of classes, boxes, centres and masks; and what
+    maskers decided."""
     height, width = x.shape[2:]
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        raw, _ = model.dense(x)
+        raw, asked = model.dense(x, decide)
     outputs = raw.float()
     places = model.instances.places(outputs, height, width)
     known = [
@@ -199,6 +291,9 @@ def detection_losses(
         "bbox_ctrness": outputs.centres,
     }
     matched = [torch.from_numpy(each.places) for each in targets]
+    if (active := active_places(model.dense, asked)) is not None:
+        # What is not computed can learn nothing, and must not count among what does.
+        matched = [each.where(on, -1) for each, on in zip(matched, active, strict=True)]
     found = model.dense.head.compute_loss(known, answers, [places] * len(targets), matched)
     losses: dict[str, Tensor] = {
         "class": found["classification"],
@@ -216,7 +311,16 @@ def detection_losses(
         losses["mask"] = F.binary_cross_entropy_with_logits(
             logits.float(), wanted, reduction="sum"
         ) / max(wanted.numel(), 1)
-    return losses
+    return losses, asked
+
+
+def active_places(dense: DenseNetwork, masks: list[Mask]) -> Tensor | None:
+    """Which places of all levels are computed, bool (N, P); None where all are."""
+    first = len(dense.net.maskers)
+    of_levels = [mask.pixels for mask in masks if mask.masker >= first]
+    if not of_levels:
+        return None
+    return torch.cat([each.flatten(1) > 0 for each in of_levels if each is not None], dim=1)
 
 
 @torch.no_grad()

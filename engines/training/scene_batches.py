@@ -10,10 +10,9 @@ import numpy as np
 
 from engines.architecture import MapSize
 from engines.core import Float32Array, UInt8Array
-from engines.detection.architecture import MASK_SIZE
+from engines.detection.architecture import LEVEL_UNITS, MASK_SIZE
 from engines.detection.scenes import BoolArray, Int64Array, Scene
 from engines.errors import ConfigError, ImageError
-from engines.models.detection import UNITS
 from engines.preprocessing import decode
 from engines.training.detection_config import DetectionConfig
 from engines.training.scene_augment import Shown, show
@@ -133,7 +132,7 @@ def answering_places(boxes: Float32Array, maps: tuple[MapSize, ...]) -> Int64Arr
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     # Small ones come last: what is written last holds.
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
-    for level, (unit, size) in enumerate(zip(UNITS, maps, strict=True)):
+    for level, (unit, size) in enumerate(zip(LEVEL_UNITS, maps, strict=True)):
         stride = 2 * unit
         reach = int(_RADIUS * unit / stride) + 1
         offsets = np.arange(-reach, reach + 1)
@@ -145,7 +144,7 @@ def answering_places(boxes: Float32Array, maps: tuple[MapSize, ...]) -> Int64Arr
         sides = np.stack((x - left, y - top, right - x, bottom - y))
         farthest = sides.max(axis=0)
         lowest = _NEAREST * unit if level else 0.0
-        highest = np.inf if level == len(UNITS) - 1 else _FARTHEST * unit
+        highest = np.inf if level == len(LEVEL_UNITS) - 1 else _FARTHEST * unit
         near = (
             np.maximum(np.abs(x - centres[order, :1]), np.abs(y - centres[order, 1:]))
             < _RADIUS * unit

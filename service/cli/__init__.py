@@ -47,7 +47,7 @@ app.add_typer(keys.app, name="keys")
 
 
 # Which extra of pyproject.toml brings what the base install lacks.
-_EXTRAS = {"torch": "train", "torchvision": "train", "matplotlib": "train", "onnx": "train"}
+_EXTRAS = {"torch": "train", "torchvision": "train", "matplotlib": "train", "onnx": "export"}
 
 
 def main() -> None:

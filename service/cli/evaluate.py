@@ -31,11 +31,10 @@ def evaluate(
         str | None,
         typer.Option(help="Image sizes to add with nothing skipped, such as 96,88,80."),
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="cpu or reference [cpu; of a detector reference].")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")
+        str | None,
+        typer.Option(help="fp32, bf16 or int8 [the best there is; of a detector fp32]."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [every CPU it may use].")
@@ -64,7 +63,8 @@ def evaluate(
         typer.Option(help="Bundle to draw and list beside it (may be repeated)."),
     ] = None,
     pareto: Annotated[
-        Path | None, typer.Option(help="Draw latency against log-loss and accuracy into FILE.png.")
+        Path | None,
+        typer.Option(help="Draw latency against loss and accuracy, or AP, into FILE.png."),
     ] = None,
     reference: Annotated[
         bool,
@@ -93,32 +93,38 @@ def evaluate(
 
         laud evaluate zoo:clothing DIR/test --no-latency --reference --json
 
-    Of a detector average precision is measured, with at most 1, 100 and 500 objects a picture; DIR
-    is a split: images/ beside labels/, or that of a VOC or COCO folder.
+    Of a detector average precision is measured, of boxes and of masks, with at most 500 objects a
+    picture; how much of what the network saw was padding; and latency from uint8 tensor to objects.
+    DIR is a split: images/ beside labels/, or that of a VOC or COCO folder.
 
-        laud evaluate nuclei.laud DIR/test
+        laud evaluate nuclei.laud DIR/test --pareto p.png
     """
     from engines.errors import InvalidInput
+    from engines.evaluation.detection import DetectionPlan
     from engines.evaluation.plan import EvaluationPlan
     from engines.evaluation.run import evaluate_bundle
 
-    if finds_objects(bundle):
-        only_labels = {
-            "--sizes": sizes, "--precision": precision, "--shuffled": shuffled or None,
-            "--fixed-masks": fixed_masks or None, "--fixed-from": fixed_from,
-            "--baseline": baseline, "--pareto": pareto, "--reference": reference or None,
-        }  # fmt: skip
-        if given := [name for name, value in only_labels.items() if value is not None]:
-            raise InvalidInput(f"{', '.join(given)}: not of a detector, '{bundle}' is one")
-        evaluate_detection(
-            bundle, folders, point, engine=engine or "reference", threads=threads, seed=seed,
-            as_json=as_json,
-        )  # fmt: skip
-        return
     if pareto is not None:
         if no_latency:
             raise InvalidInput("--pareto draws latency: it cannot go with --no-latency")
         check_drawable("--pareto", pareto)
+    if finds_objects(bundle):
+        only_labels = {
+            "--sizes": sizes, "--shuffled": shuffled or None, "--fixed-masks": fixed_masks or None,
+            "--fixed-from": fixed_from, "--baseline": baseline, "--reference": reference or None,
+        }  # fmt: skip
+        if given := [name for name, value in only_labels.items() if value is not None]:
+            raise InvalidInput(f"{', '.join(given)}: not of a detector, '{bundle}' is one")
+        detection = DetectionPlan(
+            points=tuple(point) if point else None,
+            engine=engine or "cpu",
+            precision=precision,
+            threads=threads,
+            latency_s=None if no_latency else latency_seconds,
+            seed=seed,
+        )
+        evaluate_detection(bundle, folders, detection, as_json=as_json, pareto=pareto)
+        return
     plan = EvaluationPlan(
         folders=tuple(folders),
         points=tuple(point) if point else None,

@@ -1,20 +1,22 @@
-"""`laud evaluate` of a detector: average precision of its points."""
+"""`laud evaluate` of a detector: average precision of its points, and what they cost."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from service.cli.evaluation_tables import NONE, WIDTH, ran_text, short, table_of, timing_notes
 from service.cli.output import say
 
 if TYPE_CHECKING:
-    from engines.evaluation.detection import DetectionResult
+    from rich.table import Table
 
-_WIDTH = 80
+    from engines.evaluation.detection import DetectionPlan, DetectionReport
 
 
 def finds_objects(ref: str) -> bool:
@@ -31,60 +33,102 @@ def finds_objects(ref: str) -> bool:
 def evaluate_detection(
     bundle: str,
     folders: Sequence[Path],
-    points: Sequence[str] | None,
+    plan: DetectionPlan,
     *,
-    engine: str,
-    threads: int | None,
-    seed: int,
     as_json: bool,
+    pareto: Path | None,
 ) -> None:
-    """Measure and print, to stdout."""
+    """Measure and print, to stdout; then draw."""
     from engines.errors import InvalidInput
     from engines.evaluation.detection import evaluate_detector
 
     if len(folders) != 1:
         raise InvalidInput(f"a detector is evaluated on one split, got {len(folders)} folders")
-    results = evaluate_detector(
-        bundle, folders[0], points=points, engine=engine, threads=threads, seed=seed, say=say
-    )
+    report = evaluate_detector(bundle, folders[0], plan, say)
+    # What was measured is out before a full disk can spoil the picture.
     if as_json:
-        typer.echo(json.dumps({"engine": engine, "points": [each.flat() for each in results]}))
+        typer.echo(json.dumps(report.flat()))
     else:
-        _print(results, engine)
+        _print(report)
+    if pareto is not None:
+        from engines.evaluation.picture import draw_detection
+
+        draw_detection(pareto, report)
+        say(f"wrote {pareto}")
 
 
-def _print(results: Sequence[DetectionResult], engine: str) -> None:
-    from rich import box
+def _print(report: DetectionReport) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    scores = results[0].scores
+    console = Console(width=WIDTH, highlight=False)
+    scores = report.results[0].scores
     most = "/".join(map(str, scores.max_detections))
-    masks = scores.mask_ap is not None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for head in ("point", "px"):
-        table.add_column(head, no_wrap=True)
-    kinds = ("box", "mask") if masks else ("box",)
-    heads = [f"{kind}\n{name}" for kind in kinds for name in ("AP", "AP50")]
-    for head in (*heads, f"{kinds[-1]} AP50\n[95 %]", "MACs\n(M)", "ms", "padding"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for each in results:
-        found = each.scores
-        values = [found.box_ap, found.box_ap50, found.mask_ap, found.mask_ap50]
+    ran = ran_text(report.plan.engine, report.precision, report.isa, report.threads)
+    typer.echo(f"{ran}; {scores.images} pictures, {scores.objects} objects; maxDets {most}")
+    console.print(_precision(report, "box"))
+    if scores.mask_ap is not None:
+        console.print(_precision(report, "mask"))
+    console.print(_costs(report))
+    for note in _notes(report):
+        typer.echo(textwrap.fill(note, WIDTH))
+
+
+def _precision(report: DetectionReport, kind: str) -> Table:
+    name = {"box": "boxes", "mask": "masks"}[kind]
+    heads = ("point", "px", "AP [95 %]", "AP50 [95 %]", "AP75", "small", "medium", "large")
+    table = table_of(name, *heads)
+    for each in report.results:
+        of = each.boxes if kind == "box" else each.masks
+        if of is None:
+            continue
+        rest = (getattr(each.scores, f"{kind}_{name}") for name in _REST)
         table.add_row(
             each.point.name,
             str(each.point.image_size),
-            *(_short(value) for value in values if value is not None),
-            f"[{_short(each.low)} {_short(each.high)}]",
-            f"{each.macs / 1e6:.0f}",
-            f"{each.latency_s * 1e3:.0f}",
-            f"{each.padding:.0%}",
+            *(f"{short(v)} [{short(low)} {short(high)}]" for v, low, high in (of.ap, of.ap50)),
+            *(NONE if value is None else short(value) for value in rest),
         )
-    typer.echo(
-        f"{engine}; {scores.images} pictures, {scores.objects} objects; AP with maxDets {most}"
-    )
-    Console(width=_WIDTH, highlight=False).print(table)
+    return table
 
 
-def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
+_REST = ("ap75", "ap_small", "ap_medium", "ap_large")
+
+
+def _costs(report: DetectionReport) -> Table:
+    heads = ("point", "MACs, M", "/ full", "with area", "p50, ms", "p95, ms", "/ full", "padding")
+    table = table_of("costs", *heads)
+    full = report.latencies.get("full")
+    for each in report.results:
+        latency, ratio = report.latencies.get(each.point.name), report.macs_ratio(each)
+        timed = (NONE,) * 3
+        if latency is not None:
+            timed = (
+                f"{latency.p50_ms:.1f}",
+                f"{latency.p95_ms:.1f}",
+                NONE if full is None else f"{latency.p50_ms / full.p50_ms:.3f}",
+            )
+        table.add_row(
+            each.point.name,
+            f"{each.macs / 1e6:,.0f}",
+            NONE if ratio is None else f"{ratio:.3f}",
+            NONE if each.cost_area_correlation is None else f"{each.cost_area_correlation:+.2f}",
+            *timed,
+            f"{each.padding:.1%}",
+        )
+    return table
+
+
+def _notes(report: DetectionReport) -> list[str]:
+    from engines.detection.intervals import RESAMPLES
+
+    most = report.results[0].scores.max_detections[-1]
+    return [
+        "AP: average precision, mean over labels and over IoU .50 to .95; AP50, AP75: at IoU .50 "
+        "and .75; small, medium, large: AP of objects of less than 32 x 32 pixels, of less than "
+        f"96 x 96, and of the others; all with at most {most} objects a picture and label. 95 %: "
+        f"bootstrap over pictures, {RESAMPLES} resamples. MACs: a picture's mean, mask head "
+        "included; / full: without it. with area: correlation of a picture's MACs without it with "
+        "the area that its objects' boxes cover. padding: share of the network's input that is no "
+        "picture.",
+        *timing_notes(report.timing),
+    ]

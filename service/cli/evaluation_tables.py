@@ -11,11 +11,11 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from engines.evaluation.report import Report, Row
+    from engines.evaluation.report import Report, Row, Timing
     from engines.evaluation.rivals import Comparison
 
-_WIDTH = 80
-_NONE = "-"
+WIDTH = 80
+NONE = "-"
 
 
 def print_report(report: Report) -> None:
@@ -23,9 +23,9 @@ def print_report(report: Report) -> None:
     from rich.console import Console
 
     # Narrower than its terminal a table is still read; wider it is not.
-    console = Console(width=_WIDTH, highlight=False)
-    ran = (report.engine, report.precision, report.isa or "", _threads(report.threads))
-    typer.echo(f"{', '.join(filter(None, ran))}; {report.images} images")
+    console = Console(width=WIDTH, highlight=False)
+    ran = ran_text(report.engine, report.precision, report.isa, report.threads)
+    typer.echo(f"{ran}; {report.images} images")
     console.print(_answers(report.rows))
     console.print(_costs(report))
     skipping = [row for row in report.rows if row.spread is not None]
@@ -36,22 +36,22 @@ def print_report(report: Report) -> None:
     if report.comparisons:
         console.print(_comparisons(report.comparisons, report.cost))
     for note in _notes(report):
-        typer.echo(textwrap.fill(note, _WIDTH))
+        typer.echo(textwrap.fill(note, WIDTH))
 
 
 def _answers(rows: Sequence[Row]) -> Table:
     differs = any(row.differs for row in rows)
     # Where there is no room for all, what the reference says takes the place of the interval.
     last = ["answers differ", "masks differ"] if differs else ["- full, 95 %"]
-    table = _table("answers", "point", "px", "accuracy [95 %]", "agree", "loss", *last)
+    table = table_of("answers", "point", "px", "accuracy [95 %]", "agree", "loss", *last)
     for row in rows:
         of = row.answers
         table.add_row(
             row.name,
             str(of.image_size),
-            f"{_short(of.accuracy)} [{_short(of.accuracy_low)} {_short(of.accuracy_high)}]",
-            _short(of.agreement),
-            _short(of.log_loss),
+            f"{short(of.accuracy)} [{short(of.accuracy_low)} {short(of.accuracy_high)}]",
+            short(of.agreement),
+            short(of.log_loss),
             *(
                 [_share(row.differs.get(key)) for key in ("answers_differ", "decisions_differ")]
                 if differs
@@ -65,7 +65,7 @@ def _costs(report: Report) -> Table:
     timed = report.timing is not None
     heads = ["ms mean", "p50", "p95", "/ full"] if timed else []
     again = any(row.again is not None for row in report.rows)
-    table = _table("cost", "point", "MACs / full", "again" if again else "active", *heads)
+    table = table_of("cost", "point", "MACs / full", "again" if again else "active", *heads)
     for row in report.rows:
         latency = row.latency
         table.add_row(
@@ -80,14 +80,14 @@ def _costs(report: Report) -> Table:
                     _ratio(row.latency_ratio),
                 ]
                 if latency
-                else [_NONE] * len(heads)
+                else [NONE] * len(heads)
             ),
         )
     return table
 
 
 def _evidence(rows: Sequence[Row]) -> Table:
-    table = _table(
+    table = table_of(
         "what depends on the image",
         *("point", "blocks vary", "units differ", "MACs 5-95 %", "rank corr."),
         *("worst", "cap"),
@@ -101,9 +101,9 @@ def _evidence(rows: Sequence[Row]) -> Table:
             _share(of.blocks_varying),
             _share(of.units_differ),
             f"{of.macs_ratio_p5:.3f}-{of.macs_ratio_p95:.3f}",
-            _NONE if of.cost_difficulty_spearman is None else f"{of.cost_difficulty_spearman:+.2f}",
+            NONE if of.cost_difficulty_spearman is None else f"{of.cost_difficulty_spearman:+.2f}",
             f"{of.macs_worst_over_mean:.2f}",
-            _NONE
+            NONE
             if of.macs_ratio_cap is None
             else f"{of.macs_ratio_cap:.3f}{'' if of.under_cap else ' broken'}",
         )
@@ -111,7 +111,7 @@ def _evidence(rows: Sequence[Row]) -> Table:
 
 
 def _shuffles(rows: Sequence[Row]) -> Table:
-    table = _table(
+    table = table_of(
         "every image under the masks of another", "point", "accuracy", "loss", "rise [95 %]"
     )
     for row in rows:
@@ -128,7 +128,7 @@ def _shuffles(rows: Sequence[Row]) -> Table:
 
 def _comparisons(comparisons: Sequence[Comparison], cost: str) -> Table:
     as_fast = "as fast" if cost == "latency" else "of no more work"
-    table = _table(
+    table = table_of(
         f"log-loss minus that of the best rival {as_fast}",
         *("point", "against", "rival", "difference [95 %]", "wins"),
     )
@@ -138,9 +138,7 @@ def _comparisons(comparisons: Sequence[Comparison], cost: str) -> Table:
             each.point,
             each.against,
             "same MACs" if each.against == "fixed mask" else _brief(each.rival or "none"),
-            _interval(each.difference or 0.0, each.low or 0.0, each.high or 0.0)
-            if found
-            else _NONE,
+            _interval(each.difference or 0.0, each.low or 0.0, each.high or 0.0) if found else NONE,
             _wins(each),
         )
     return table
@@ -153,7 +151,7 @@ def _brief(name: str) -> str:
 
 def _wins(each: Comparison) -> str:
     if each.wins is None or each.wins == "neither":
-        return each.wins or _NONE
+        return each.wins or NONE
     return "point" if each.wins == each.point else "rival"
 
 
@@ -170,18 +168,24 @@ def _notes(report: Report) -> list[str]:
         )
     if report.fixed_from is not None:
         notes.append(f"fixed masks: units most often active on {report.fixed_from}, labels unseen.")
-    timing = report.timing
-    if timing is not None:
-        notes.append(
-            f"latency: one image a call, {timing.calls} calls a point in turns; medians of two "
-            f"halves differ by up to {timing.noise:.1%}."
-        )
-        if timing.too_noisy:
-            notes.append("The machine was not quiet: do not conclude from these latencies.")
+    return [*notes, *timing_notes(report.timing)]
+
+
+def timing_notes(timing: Timing | None) -> list[str]:
+    """How latencies were measured, and whether to believe them."""
+    if timing is None:
+        return []
+    notes = [
+        f"latency: one image a call, {timing.calls} calls a point in turns; medians of two "
+        f"halves differ by up to {timing.noise:.1%}."
+    ]
+    if timing.too_noisy:
+        notes.append("The machine was not quiet: do not conclude from these latencies.")
     return notes
 
 
-def _table(title: str, *heads: str) -> Table:
+def table_of(title: str, *heads: str) -> Table:
+    """A table whose first column are names."""
     from rich import box
     from rich.table import Table
 
@@ -198,28 +202,28 @@ def _table(title: str, *heads: str) -> Table:
     return table
 
 
-def _threads(threads: int | None) -> str:
-    if threads is None:
-        return ""
-    return f"{threads} thread{'s' if threads > 1 else ''}"
+def ran_text(engine: str, precision: str, isa: str | None, threads: int | None) -> str:
+    """What computed, in words."""
+    many = "" if threads is None else f"{threads} thread{'s' if threads > 1 else ''}"
+    return ", ".join(filter(None, (engine, precision, isa or "", many)))
 
 
 def _interval(mean: float, low: float, high: float) -> str:
-    return f"{_short(mean, '+')} {_bounds(low, high)}"
+    return f"{short(mean, '+')} {_bounds(low, high)}"
 
 
 def _bounds(low: float, high: float) -> str:
-    return f"[{_short(low, '+')} {_short(high, '+')}]"
+    return f"[{short(low, '+')} {short(high, '+')}]"
 
 
-def _short(value: float, sign: str = "") -> str:
+def short(value: float, sign: str = "") -> str:
     """Without the zero before the point, which three intervals a line have no room for."""
     return f"{value:{sign}.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{sign}.3f}"
 
 
 def _share(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3f}"
+    return NONE if value is None else f"{value:.3f}"
 
 
 def _ratio(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.3f}"
+    return NONE if value is None else f"{value:.3f}"

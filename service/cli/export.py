@@ -13,9 +13,13 @@ from service.cli.output import print_points, say
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="Folder of a finished run; with --int8 or --dial a bundle.")
+        str,
+        typer.Argument(help="Folder of a finished run; with --int8, --dial or --onnx a bundle."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Bundle to write: NAME.laud.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Bundle to write: NAME.laud; with --onnx NAME.onnx."),
+    ],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -35,8 +39,14 @@ def export(
     dial: Annotated[
         bool, typer.Option("--dial", help="Choose the points of a bundle anew, on this machine.")
     ] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write a bundle's network as ONNX, for GPUs.")
+    ] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="Of an ONNX network: fp32 or fp16 [fp32].")
+    ] = None,
 ) -> None:
-    """Turn a finished run into a bundle that can be served.
+    """Turn a finished run into a bundle that can be served, or a bundle into ONNX.
 
     Weights are rounded to 16 bits; thresholds are then calibrated and accuracy is measured on the
     validation split, with the rounded weights that ship. With --int8 activations are observed on
@@ -54,9 +64,29 @@ def export(
         laud export a.laud -o b.laud --int8 --calibrate DIR/train --data DIR
 
         laud export zoo:clothing -o mine.laud --dial --int8 --calibrate DIR/train --data DIR
+
+    With --onnx the source is a bundle, and one file serves all its points, image sizes and batches:
+    inputs are the bytes of images and, per image, thresholds and caps. ONNX Runtime runs it as it
+    is, computing everything and then masking; its operators that skip are for plugins of TensorRT.
+
+        laud export zoo:clothing --onnx --precision fp16 -o clothing.onnx
     """
     from engines.errors import InvalidInput
 
+    if onnx:
+        for given, option in (
+            (int8, "--int8"),
+            (calibrate, "--calibrate"),
+            (all_points, "--all-points"),
+            (data, "--data"),
+            (dial, "--dial"),
+        ):
+            if given:
+                raise InvalidInput(f"--onnx measures nothing: it goes without {option}")
+        _export_onnx(source, output, precision or "fp32")
+        return
+    if precision is not None:
+        raise InvalidInput("--precision is of an ONNX network: give --onnx too")
     if int8 and calibrate is None:
         raise InvalidInput("--int8 needs --calibrate DIR, a folder with one folder a class")
     if calibrate is not None and not int8:
@@ -97,6 +127,16 @@ def export(
     if bundle.manifest.dial is not None:
         print_dial(bundle.manifest.dial)
     say(f"wrote {output} ({bundle.hash[:12]})")
+
+
+def _export_onnx(source: str, output: Path, precision: str) -> None:
+    from engines.export.onnx.run import export_onnx
+
+    exported = export_onnx(source, output, precision)
+    print_points(exported.bundle.manifest.points)
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(exported.operators.items()))
+    say(f"operators that skip: {counts or 'none'}")
+    say(f"wrote {output} ({exported.precision}, of {exported.bundle.hash[:12]})")
 
 
 def _is_bundle(source: str) -> bool:

@@ -14,6 +14,12 @@ from service.load.pictures import PictureFile
 from service.load.records import OK
 
 CLASSIFY = "/v1/classify"
+_ROUTES = {
+    "classification": CLASSIFY,
+    "detection": "/v1/detect",
+    "segmentation": "/v1/segment",
+}
+"""Where a picture goes, by the task of the model."""
 MODELS = "/v1/models"
 METRICS = "/metrics"
 _LENGTH_HEADER = "inference-header-content-length"
@@ -58,6 +64,7 @@ class Served:
     sizes: Mapping[str, int] = field(default_factory=dict)
     service_s: Mapping[str, float] = field(default_factory=dict)
     glances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    task: str = "classification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +131,20 @@ async def find_model(client: Client, ask: Ask, name: str | None = None) -> Serve
             for one in points
             if (glance := one.get("glance")) and (expected_s := _expected_s(one))
         },
+        task=found.get("task", "classification"),
     )
 
 
 def file_calls(
     server: Server, model: Served, pictures: Sequence[PictureFile], ask: Ask
 ) -> tuple[Call, ...]:
-    """`POST /v1/classify` of every picture as it is."""
-    path = f"{CLASSIFY}?model={quote(model.name)}&top=1"
+    """`POST /v1/classify` of every picture as it is, or the route of the model's task."""
+    route = _ROUTES.get(model.task)
+    if route is None:
+        raise LoadError(f"'{model.name}' is of task '{model.task}', which is not known here")
+    path = f"{route}?model={quote(model.name)}"
+    if route == CLASSIFY:
+        path += "&top=1"
     return tuple(
         _post(server, path, one.name, one.data, _header("content-type", one.content_type), ask)
         for one in pictures
@@ -145,18 +158,25 @@ def tensor_calls(
 
     Raises ImageError for a file that cannot be decoded.
     """
+    from engines.detection.letterbox import decode_whole
     from engines.preprocessing import preprocess
 
-    calls = []
+    calls, labels = [], model.task == "classification"
     for one in pictures:
-        pixels = preprocess(one.data, model.size, crop_ratio=1.0).tobytes()
+        square = (
+            preprocess(one.data, model.size, crop_ratio=1.0)
+            if labels
+            else decode_whole(one.data, model.size)
+        )
+        pixels = square.tobytes()
         tensor = {
             "name": "image",
             "datatype": "UINT8",
             "shape": [1, model.size, model.size, 3],
             "parameters": {"binary_data_size": len(pixels)},
         }
-        json = orjson.dumps({"inputs": [tensor], "outputs": [{"name": "label"}]})
+        wanted = "label" if labels else "counts"
+        json = orjson.dumps({"inputs": [tensor], "outputs": [{"name": wanted}]})
         lines = _header("content-type", "application/octet-stream")
         lines += _header(_LENGTH_HEADER, str(len(json)))
         path = f"/v2/models/{quote(model.name)}/infer"

@@ -32,13 +32,20 @@ IMAGE = "image"
 IMAGE_BYTES = "image_bytes"
 PROBABILITIES = "probabilities"
 LABEL = "label"
+COUNTS = "counts"
+BOXES = "boxes"
+SCORES = "scores"
+LABELS = "labels"
+MASKS = "masks"
 POINT = "point"
 EXPLANATION = "explanation"
 EXPLAIN = "explain"
 LENGTH_HEADER = "inference-header-content-length"
 
-_OUTPUTS = (PROBABILITIES, LABEL, POINT)
-"""What is answered where no outputs are named."""
+CLASS_OUTPUTS = (PROBABILITIES, LABEL, POINT)
+OBJECT_OUTPUTS = (COUNTS, BOXES, SCORES, LABELS, POINT)
+MASK_OUTPUTS = (COUNTS, BOXES, SCORES, LABELS, MASKS, POINT)
+"""What is answered where no outputs are named, by what a model finds."""
 
 _MAX_JSON_BYTES_BEFORE_BINARY = 64 * 1024
 _MUCH_JSON_BYTES = 64 * 1024
@@ -50,10 +57,12 @@ _MAX_QUOTE = 80
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a model takes: images of `size` pixels, at most `max_images` in one request."""
+    """What a model takes: images of `size` pixels, at most `max_images` in one request; and which
+    outputs it has, beside the explanation."""
 
     size: int
     max_images: int
+    outputs: tuple[str, ...] = CLASS_OUTPUTS
 
     @property
     def text(self) -> str:
@@ -103,7 +112,7 @@ def parse_infer(body: bytes, header_length: str | None, form: Form) -> InferRequ
     if length == 0:
         if not body:
             raise BadRequest(f"the body is empty; send {form.text}")
-        return InferRequest("", [_raw(body, form)], _default_outputs(binary=True))
+        return InferRequest("", [_raw(body, form)], _default_outputs(form, binary=True))
     if length < len(body) and length > _MAX_JSON_BYTES_BEFORE_BINARY:
         raise BadRequest(
             f"the JSON before binary data may have {_MAX_JSON_BYTES_BEFORE_BINARY} bytes, "
@@ -154,7 +163,7 @@ def _parse(header: bytes, binary: memoryview, form: Form) -> InferRequest:
     if not inputs:
         raise BadRequest(f"'inputs' is missing or empty; send {form.text}")
     images = _images(inputs, binary, form)
-    return InferRequest(identifier, images, _outputs(content, parameters), parameters)
+    return InferRequest(identifier, images, _outputs(content, parameters, form), parameters)
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:
@@ -187,7 +196,7 @@ def _images(
     expected = "UINT8" if item["name"] == IMAGE else "BYTES"
     if item.get("datatype") != expected:
         raise BadRequest(
-            f"input '{item['name']}' has datatype {_shown(item.get('datatype'))}, expected "
+            f"input '{item['name']}' has datatype {shown(item.get('datatype'))}, expected "
             f"{expected}: send {form.text}"
         )
     shape = _shape(item, form)
@@ -204,10 +213,10 @@ def _shape(item: dict[str, Any], form: Form) -> tuple[int, ...]:
         or not all(type(n) is int and 0 <= n < _MAX_DIMENSION for n in shape)
         or not shape
     ):
-        raise BadRequest(f"input '{item['name']}': 'shape' must list sizes, got {_shown(shape)}")
+        raise BadRequest(f"input '{item['name']}': 'shape' must list sizes, got {shown(shape)}")
     rest = [form.size, form.size, 3] if item["name"] == IMAGE else []
     if shape[1:] != rest or shape[0] < 1:
-        raise BadRequest(f"input '{item['name']}' has shape {_shown(shape)}: send {form.text}")
+        raise BadRequest(f"input '{item['name']}' has shape {shown(shape)}: send {form.text}")
     if shape[0] > form.max_images:
         raise BadRequest(f"{shape[0]} images in one request, the limit is {form.max_images}")
     return tuple(shape)
@@ -226,7 +235,7 @@ def _binary_part(item: dict[str, Any], binary: memoryview) -> memoryview | None:
         return None
     if type(size) is not int or size != len(binary):
         raise BadRequest(
-            f"input '{item['name']}': binary_data_size is {_shown(size)}, but {len(binary)} "
+            f"input '{item['name']}': binary_data_size is {shown(size)}, but {len(binary)} "
             "bytes follow the JSON"
         )
     if "data" in item:
@@ -272,7 +281,7 @@ def _flat(data: Any, depth: int) -> list[Any]:
     return values
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A wrong value as an error message quotes it: never longer than a line."""
     try:
         text = repr(value)
@@ -323,15 +332,18 @@ def _split_bytes(data: memoryview, count: int) -> list[bytes]:
     return elements
 
 
-def _default_outputs(binary: bool) -> tuple[WantedOutput, ...]:
-    return tuple(WantedOutput(name, binary) for name in _OUTPUTS)
+def _default_outputs(form: Form, binary: bool) -> tuple[WantedOutput, ...]:
+    return tuple(WantedOutput(name, binary) for name in form.outputs)
 
 
-def _outputs(content: dict[str, Any], parameters: dict[str, Any]) -> tuple[WantedOutput, ...]:
+def _outputs(
+    content: dict[str, Any], parameters: dict[str, Any], form: Form
+) -> tuple[WantedOutput, ...]:
     default = _flag(parameters, "binary_data_output", False)
     explain = _flag(parameters, EXPLAIN, False)
     wanted = _tensors(content.get("outputs"), "outputs")
-    outputs = [_output(item, default) for item in wanted] or [*_default_outputs(default)]
+    outputs = [_output(item, default, form) for item in wanted]
+    outputs = outputs or [*_default_outputs(form, default)]
     names = {output.name for output in outputs}
     if len(names) != len(outputs):
         raise BadRequest("an output is asked for twice")
@@ -340,16 +352,18 @@ def _outputs(content: dict[str, Any], parameters: dict[str, Any]) -> tuple[Wante
     return tuple(outputs)
 
 
-def _output(item: dict[str, Any], default: bool) -> WantedOutput:
+def _output(item: dict[str, Any], default: bool, form: Form) -> WantedOutput:
     name = item["name"]
-    if name not in (*_OUTPUTS, EXPLANATION):
-        known = ", ".join((*_OUTPUTS, EXPLANATION))
+    if name not in (*form.outputs, EXPLANATION):
+        known = ", ".join((*form.outputs, EXPLANATION))
         raise BadRequest(f"no output '{name:.80}'; there are: {known}")
     own = _own_parameters(item)
     top = own.get("classification", 0)
     if type(top) is not int or top < 0 or (top and name != PROBABILITIES):
         raise BadRequest(
             f"'classification' must be a number of classes, for output '{PROBABILITIES}'"
+            if PROBABILITIES in form.outputs
+            else "'classification' is of models that label images; this one finds objects"
         )
     return WantedOutput(name, _flag(own, "binary_data", default), top)
 

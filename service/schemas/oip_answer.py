@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,23 @@ import orjson
 from engines.core import Float32Array
 from service.schemas.oip import EXPLANATION, LABEL, POINT, WantedOutput
 
+Datatype = Literal["FP32", "INT32", "BYTES"]
+Tensor = tuple[Datatype, npt.NDArray[Any]]
+"""Its name in the protocol, and the values: of BYTES strings."""
+
+_NUMBERS = {"FP32": "<f4", "INT32": "<i4"}
+
+
+class Answers(Protocol):
+    """What the images of a request got, as tensors whose first dimension they are."""
+
+    def tensor(self, output: WantedOutput) -> Tensor:
+        """One of the outputs that the model has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What the images of a request got, in their order.
+    """What the images of a request got, in their order, where the model labels them.
 
     probabilities: (N, classes). labels: of the classes. points: names, N. explanations: JSON, N;
     empty where the output was not asked for.
@@ -28,9 +41,27 @@ class Results:
     points: Sequence[str]
     explanations: Sequence[str] = ()
 
+    def tensor(self, output: WantedOutput) -> Tensor:
+        """See Answers."""
+        probabilities, labels = self.probabilities, self.labels
+        if output.name == LABEL:
+            return "BYTES", texts([labels[i] for i in probabilities.argmax(axis=1)])
+        if output.name == POINT:
+            return "BYTES", texts(self.points)
+        if output.name == EXPLANATION:
+            return "BYTES", texts(self.explanations)
+        if not output.classification:
+            return "FP32", probabilities
+        order = (-probabilities).argsort(axis=1, kind="stable")[:, : output.classification]
+        shown = [
+            [f"{float(row[i]):f}:{i}:{labels[i]}" for i in best]
+            for row, best in zip(probabilities, order, strict=True)
+        ]
+        return "BYTES", np.array(shown, object)
+
 
 def infer_answer(
-    head: Mapping[str, Any], outputs: Sequence[WantedOutput], results: Results
+    head: Mapping[str, Any], outputs: Sequence[WantedOutput], results: Answers
 ) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON where binary data follows.
 
@@ -39,14 +70,15 @@ def infer_answer(
     described: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for output in outputs:
-        datatype, values = _values(output, results)
+        datatype, values = results.tensor(output)
         entry: dict[str, Any] = {
             "name": output.name,
             "datatype": datatype,
             "shape": list(values.shape),
         }
         if output.binary:
-            blob = values.tobytes() if datatype == "FP32" else _joined_bytes(values)
+            number = _NUMBERS.get(datatype)
+            blob = _joined_bytes(values) if number is None else values.astype(number).tobytes()
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
         else:
@@ -56,25 +88,8 @@ def infer_answer(
     return b"".join([text, *blobs]), len(text) if blobs else None
 
 
-def _values(output: WantedOutput, results: Results) -> tuple[str, npt.NDArray[Any]]:
-    probabilities, labels = results.probabilities, results.labels
-    if output.name == LABEL:
-        return "BYTES", _texts([labels[i] for i in probabilities.argmax(axis=1)])
-    if output.name == POINT:
-        return "BYTES", _texts(results.points)
-    if output.name == EXPLANATION:
-        return "BYTES", _texts(results.explanations)
-    if not output.classification:
-        return "FP32", np.ascontiguousarray(probabilities, "<f4")
-    order = (-probabilities).argsort(axis=1, kind="stable")[:, : output.classification]
-    texts = [
-        [f"{float(row[i]):f}:{i}:{labels[i]}" for i in best]
-        for row, best in zip(probabilities, order, strict=True)
-    ]
-    return "BYTES", np.array(texts, object)
-
-
-def _texts(values: Sequence[str]) -> npt.NDArray[Any]:
+def texts(values: Sequence[str]) -> npt.NDArray[Any]:
+    """Strings as a tensor (N,)."""
     return np.array([*values], object)
 
 

@@ -22,7 +22,8 @@ from tests.e2e.server import LAUD, ROOT, Server, environment, wait_for_url
 
 pytestmark = pytest.mark.e2e
 
-# The tutorial's commands build on each other: tests/e2e/test_tutorial.py runs them.
+# The tutorial's commands build on each other: tests/e2e/test_tutorial.py runs them. So do those
+# about models that find objects, in whichever text: tests/e2e/test_detection_commands.py.
 TEXTS = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "tutorial.md"),
@@ -52,9 +53,13 @@ def commands(texts: Sequence[Path] = TEXTS) -> list[Command]:
     return found
 
 
+def is_about_objects(line: str) -> bool:
+    """Whether a command trains, serves or asks a model that finds objects."""
+    return bool(re.search("nuclei|bccd|/v1/(detect|segment)", line))
+
+
 def readme_blocks(language: str) -> list[str]:
-    text = (ROOT / "README.md").read_text("utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[0].read_text("utf-8"), re.M | re.S)
 
 
 def labels() -> list[str]:
@@ -193,7 +198,8 @@ def train(command: Command, demo: Server, pictures: Path, place: Path) -> None:
 def export(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     printed = run(command.line.replace("DIR", shlex.quote(str(pictures))), place)
     assert "full" in printed
-    assert (place / shlex.split(command.line)[4] / "manifest.json").is_file()
+    (out,) = re.findall(r"-o (\S+)", command.line)
+    assert (place / out if "--onnx" in command.line else place / out / "manifest.json").is_file()
 
 
 def bench(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -243,6 +249,12 @@ def bench_plan(command: Command, demo: Server, pictures: Path, place: Path) -> N
     """The same comparison on small images and few runs, which may well be noisy (status 3)."""
     printed = run(f"{command.line} --size 32 --repeats 4 || test $? = 3", place)
     assert "fastest" in printed
+
+
+def compile_matrix(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    pytest.importorskip("triton")
+    printed = run(command.line.replace(".venv/bin/python ", f"{sys.executable} ", 1), ROOT)
+    assert printed.startswith("| kernel | sm_86 |")
 
 
 def pip(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -295,6 +307,7 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     "make": make,
     ".venv/bin/python tests/benchmarks/footprint.py": footprint,
     ".venv/bin/python tests/benchmarks/cascade.py": cascade,
+    ".venv/bin/python -m engines.tensorrt.compile_matrix": compile_matrix,
     "laud bench engine": bench,
     "laud bench predictor": bench_predictor,
     "laud bench plan": bench_plan,
@@ -317,7 +330,13 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
 
 # They make networks or draw; serving, inspecting and evaluating them needs no torch. `laud serve
 # clothing.laud` serves what the two before it made.
-NEED_TORCH = ("laud train ", "laud export ", "laud bench ", "laud serve clothing.laud")
+NEED_TORCH = (
+    "laud train ",
+    "laud export ",
+    "laud bench ",
+    "laud serve clothing.laud",
+    ".venv/bin/python -m engines.tensorrt",
+)
 
 
 def needs_torch(line: str) -> bool:
@@ -334,6 +353,7 @@ def parameters() -> list[Any]:
             marks=[pytest.mark.torch] if needs_torch(command.line) else [],
         )
         for command in commands()
+        if not is_about_objects(command.line)
     ]
 
 

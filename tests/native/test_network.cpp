@@ -1,118 +1,20 @@
 // Whole networks: int8 gives the same bits on every instruction set, with emulations of those that
 // the machine lacks; every precision gives the same bits whatever the batch and the threads.
-#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <memory>
 
-#include "check.hpp"
-#include "network.hpp"
+#include "networks.hpp"
 
 namespace laud::testing {
 namespace {
 
 constexpr float kAll = -std::numeric_limits<float>::infinity();
 
-// Random tensors by name, quantised or not.
-class Tensors {
- public:
-  explicit Tensors(bool quantised) : random_(5), quantised_(quantised) {}
+NetworkSpec small_network() { return {small_backbone(), 10, 0.05, 0.04}; }
 
-  void layer(const std::string& name, std::int64_t outputs, std::int64_t inputs, std::int64_t kernel,
-             bool linear = false) {
-    const std::int64_t depth = inputs * kernel * kernel;
-    std::vector<std::int64_t> shape{outputs, inputs};
-    if (!linear) shape.insert(shape.end(), 2, kernel);
-    std::vector<float> weights(static_cast<std::size_t>(outputs * depth));
-    for (float& each : weights) each = random_.normal() * std::sqrt(2.0f / static_cast<float>(depth));
-    std::vector<std::int8_t> bytes;
-    for (const float each : weights) {
-      bytes.push_back(static_cast<std::int8_t>(std::clamp(each * 60.0f, -64.0f, 64.0f)));
-    }
-    if (quantised_) {
-      bytes_[name + ".weight"] = {bytes, shape};
-    } else {
-      floats_[name + ".weight"] = {weights, shape};
-    }
-    vector(name + ".bias", outputs, quantised_ ? 20.0f : 0.1f, 0.0f);
-    vector(name + ".scale", outputs, 0.002f, 0.01f);
-    vector(name + ":skipped.bias", outputs, 20.0f, 0.0f);
-    vector(name + ":skipped.scale", outputs, 0.002f, 0.01f);
-    floats_[name + ".residual"] = {{0.6f}, {1}};
-  }
-
-  void vector(const std::string& name, std::int64_t length, float spread, float middle) {
-    std::vector<float> values(static_cast<std::size_t>(length));
-    for (float& each : values) each = middle + spread * random_.normal();
-    floats_[name] = {values, {length}};
-  }
-
-  void matrix(const std::string& name, std::int64_t rows, std::int64_t columns) {
-    vector(name, rows * columns, 0.5f, 0.0f);
-    floats_[name].second = {rows, columns};
-  }
-
-  View find(const std::string& name) const {
-    if (const auto at = bytes_.find(name); at != bytes_.end()) {
-      return {at->second.first.data(), true, at->second.second};
-    }
-    const auto at = floats_.find(name);
-    if (at == floats_.end()) throw std::invalid_argument("'" + name + "' is missing");
-    return {at->second.first.data(), false, at->second.second};
-  }
-
- private:
-  template <typename T>
-  using Store = std::map<std::string, std::pair<std::vector<T>, std::vector<std::int64_t>>>;
-  Random random_;
-  bool quantised_;
-  Store<float> floats_;
-  Store<std::int8_t> bytes_;
-};
-
-NetworkSpec small_network() {
-  NetworkSpec spec{12, 10, false, false, false, {120, 110, 100}, {60, 60, 60}, {120, 110, 100},
-                   0.05, 0.04, {}};
-  std::int64_t in = 12;
-  const auto block = [&](const char* name, std::int64_t width, std::int64_t stride, bool space,
-                         std::int64_t patch, std::int64_t groups) {
-    const std::int64_t out = width * 4;
-    spec.blocks.push_back({name, in, width, out, stride, stride != 1 || in != out, space, patch,
-                           groups, 16, 0.05});
-    in = out;
-  };
-  block("layer1.0", 12, 1, true, 3, 0);
-  block("layer1.1", 12, 1, true, 3, 4);
-  block("layer1.2", 12, 1, true, 3, 0);
-  block("layer2.0", 64, 2, true, 2, 16);
-  block("layer2.1", 64, 1, false, 0, 4);
-  block("layer2.2", 64, 1, true, 0, 0);
-  return spec;
-}
-
-Tensors tensors_of(const NetworkSpec& spec, bool quantised) {
-  Tensors tensors(quantised);
-  tensors.layer("conv1", spec.stem_width, 3, 7);
-  for (const BlockSpec& b : spec.blocks) {
-    tensors.layer(b.name + ".conv1", b.width, b.in_channels, 1);
-    tensors.layer(b.name + ".conv2", b.width, b.width, 3);
-    tensors.layer(b.name + ".conv3", b.out_channels, b.width, 1);
-    if (b.projection) tensors.layer(b.name + ".downsample.0", b.out_channels, b.in_channels, 1);
-    if (b.masks_space) {
-      tensors.vector(b.name + ".masker_spatial.mean", b.in_channels, 0.5f, 1.0f);
-      tensors.vector(b.name + ".masker_spatial.std", b.in_channels, 0.0f, 1.5f);
-      tensors.vector(b.name + ".masker_spatial.weight", b.in_channels, 1.0f, 0.0f);
-    }
-    if (!b.groups) continue;
-    tensors.vector(b.name + ".masker_channel.mean", b.in_channels, 0.5f, 1.0f);
-    tensors.vector(b.name + ".masker_channel.std", b.in_channels, 0.0f, 1.5f);
-    tensors.matrix(b.name + ".masker_channel.hidden.weight", b.hidden, b.in_channels);
-    tensors.vector(b.name + ".masker_channel.hidden.bias", b.hidden, 0.2f, 0.0f);
-    tensors.matrix(b.name + ".masker_channel.out.weight", b.groups, b.hidden);
-    tensors.vector(b.name + ".masker_channel.out.bias", b.groups, 0.2f, 0.0f);
-  }
-  tensors.layer("fc", spec.classes, spec.blocks.back().out_channels, 1, true);
+Tensors network_tensors(const NetworkSpec& spec, bool quantised) {
+  Tensors tensors = tensors_of(spec.backbone, quantised);
+  tensors.layer("fc", spec.classes, spec.backbone.blocks.back().out_channels, 1, true);
   return tensors;
 }
 
@@ -127,26 +29,26 @@ class Runner {
  public:
   Runner(const Kernels& kernels, int threads)
       : spec_(small_network()),
-        tensors_(tensors_of(spec_, kernels.element == Element::u8)),
+        tensors_(network_tensors(spec_, kernels.element == Element::u8)),
         network_(spec_, [this](const std::string& name) { return tensors_.find(name); }, kernels,
                  threads, true) {}
 
   Result run(const std::vector<std::uint8_t>& images, std::int64_t n, std::int64_t size,
              const std::vector<Wish>& wishes) {
     const auto count = static_cast<std::size_t>(n);
-    const auto maskers = static_cast<std::size_t>(network_.num_maskers());
-    const auto blocks = static_cast<std::size_t>(network_.num_blocks());
+    const auto maskers = static_cast<std::size_t>(network_.backbone().num_maskers());
+    const auto blocks = static_cast<std::size_t>(network_.backbone().num_blocks());
     Result r{std::vector<float>(count * 10), std::vector<float>(count * 10),
              std::vector<std::int64_t>(count * maskers), std::vector<std::int64_t>(count * blocks * 2),
              std::vector<double>(blocks + 2), 0};
-    Answer answer{r.probabilities.data(), r.scores.data(), r.active.data(), r.pixels.data(),
-                  nullptr,                r.parts_s.data(), 0,              0};
+    const Trace trace{r.active.data(), r.pixels.data(), nullptr};
+    Answer answer{r.probabilities.data(), r.scores.data(), trace, r.parts_s.data(), 0, 0};
     network_.infer({images.data(), n, size, size, wishes.data(), nullptr}, answer);
     r.network_s = answer.network_s;
     return r;
   }
 
-  Network& network() { return network_; }
+  std::int64_t num_maskers() const { return network_.backbone().num_maskers(); }
 
  private:
   NetworkSpec spec_;
@@ -155,13 +57,6 @@ class Runner {
 };
 
 constexpr std::int64_t kSize = 37;
-
-std::vector<std::uint8_t> random_images(std::int64_t n) {
-  Random random(11);
-  std::vector<std::uint8_t> images(static_cast<std::size_t>(n * kSize * kSize * 3));
-  for (std::uint8_t& each : images) each = static_cast<std::uint8_t>(random.between(0, 255));
-  return images;
-}
 
 // A different wish per image: everything, thresholds at zero, caps, nothing.
 std::vector<Wish> wishes_of(std::int64_t n, std::int64_t maskers) {
@@ -176,11 +71,11 @@ std::vector<Wish> wishes_of(std::int64_t n, std::int64_t maskers) {
 }
 
 LAUD_TEST(int8_has_the_same_bits_on_every_instruction_set) {
-  const std::vector<std::uint8_t> images = random_images(5);
+  const std::vector<std::uint8_t> images = random_images(5, kSize);
   std::vector<float> wanted;
   for (const Kernels* kernels : kernels_of(Element::u8)) {
     Runner runner(*kernels, 1);
-    const Result got = runner.run(images, 5, kSize, wishes_of(5, runner.network().num_maskers()));
+    const Result got = runner.run(images, 5, kSize, wishes_of(5, runner.num_maskers()));
     if (wanted.empty()) wanted = got.scores;
     for (std::size_t i = 0; i < wanted.size(); ++i) {
       expect_equal(got.scores[i], wanted[i], kernels->name, " score ", i);
@@ -191,9 +86,9 @@ LAUD_TEST(int8_has_the_same_bits_on_every_instruction_set) {
 }
 
 LAUD_TEST(bf16_is_close_to_fp32) {
-  const std::vector<std::uint8_t> images = random_images(1);
+  const std::vector<std::uint8_t> images = random_images(1, kSize);
   Runner exact(*kernels_of(Element::f32).front(), 1);
-  const std::vector<Wish> all = wishes_of(1, exact.network().num_maskers());
+  const std::vector<Wish> all = wishes_of(1, exact.num_maskers());
   const Result wanted = exact.run(images, 1, kSize, all);
   for (const Kernels* kernels : kernels_of(Element::bf16)) {
     Runner runner(*kernels, 2);
@@ -211,12 +106,12 @@ LAUD_TEST(bf16_is_close_to_fp32) {
 
 LAUD_TEST(an_answer_depends_on_neither_batch_mates_nor_threads) {
   const std::int64_t n = 5;
-  const std::vector<std::uint8_t> images = random_images(n);
+  const std::vector<std::uint8_t> images = random_images(n, kSize);
   const std::size_t bytes = images.size() / static_cast<std::size_t>(n);
   for (const Element element : {Element::f32, Element::bf16, Element::u8}) {
     for (const Kernels* kernels : kernels_of(element)) {
       Runner single(*kernels, 1);
-      const std::int64_t maskers = single.network().num_maskers();
+      const std::int64_t maskers = single.num_maskers();
       const std::vector<Wish> wishes = wishes_of(n, maskers);
       for (const int threads : {1, 2, 3}) {
         Runner runner(*kernels, threads);
@@ -240,10 +135,10 @@ LAUD_TEST(an_answer_depends_on_neither_batch_mates_nor_threads) {
 }
 
 LAUD_TEST(parts_add_up_to_the_network) {
-  const std::vector<std::uint8_t> images = random_images(2);
+  const std::vector<std::uint8_t> images = random_images(2, kSize);
   for (const int threads : {1, 3}) {
     Runner runner(*kernels_of(Element::f32).front(), threads);
-    const Result got = runner.run(images, 2, kSize, wishes_of(2, runner.network().num_maskers()));
+    const Result got = runner.run(images, 2, kSize, wishes_of(2, runner.num_maskers()));
     double sum = 0.0;
     for (const double part : got.parts_s) {
       if (!(part >= 0.0)) fail("a part took ", part, " s");
@@ -256,7 +151,7 @@ LAUD_TEST(parts_add_up_to_the_network) {
 LAUD_TEST(a_missing_or_misshapen_tensor_is_named) {
   const Kernels& kernels = *kernels_of(Element::f32).front();
   const NetworkSpec spec = small_network();
-  const Tensors tensors = tensors_of(spec, false);
+  const Tensors tensors = network_tensors(spec, false);
   expect_throw<std::invalid_argument>(
       [&] {
         Network(spec,

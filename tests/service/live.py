@@ -14,6 +14,7 @@ import structlog
 import uvloop
 
 from service.access import check_access
+from service.executor import Model
 from service.server import Front, take_port
 from service.service import Service
 from service.settings import Settings
@@ -89,15 +90,18 @@ def ask(port: int, request: bytes) -> Answer:
 
 
 @contextmanager
-def live(**options: Any) -> Iterator[Live]:
-    """One model `colours` with these settings, until the block ends; then it stops in good order.
+def live(served: Model | None = None, **options: Any) -> Iterator[Live]:
+    """One model, `colours` unless given, with these settings, until the block ends; then it stops
+    in good order.
 
     A minute is enough for every request that does not say otherwise.
     """
     options.setdefault("slo_classes", {"default": {"slo_ms": 60_000.0}})
     settings = Settings(**options)
     check_access(settings)
-    engine = ScriptedEngine()
+    served = served or model()
+    engine = served.engine
+    assert isinstance(engine, ScriptedEngine)
     lines: queue.Queue[Line] = queue.Queue()
     started: queue.Queue[tuple[Front, asyncio.AbstractEventLoop]] = queue.Queue()
     ports = [take_port("127.0.0.1", 0) for _ in range(1 if settings.admin_port is None else 2)]
@@ -107,7 +111,7 @@ def live(**options: Any) -> Iterator[Live]:
         return line
 
     async def serve() -> None:
-        front = Front(Service(settings, loader_of(model(engine=engine)), profile), tuple(ports))
+        front = Front(Service(settings, loader_of(served), profile), tuple(ports))
         started.put((front, asyncio.get_running_loop()))
         await front.serve()
 
@@ -122,15 +126,15 @@ def live(**options: Any) -> Iterator[Live]:
     try:
         front, loop = started.get(timeout=PATIENCE_S)
         numbers = tuple(port.getsockname()[1] for port in ports)
-        served = Live(front, engine, lines, numbers, loop)
+        running = Live(front, engine, lines, numbers, loop)
         try:
-            served.line("ready")
+            running.line("ready")
             engine.entered.clear()
-            yield served
+            yield running
         finally:
             engine.release()
             if not loop.is_closed():
-                served.stop()
+                running.stop()
     finally:
         thread.join(PATIENCE_S)
         processors.remove(note)

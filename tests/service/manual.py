@@ -210,12 +210,19 @@ class ManualService:
         slo_s: float = 60.0,
         *,
         pinned: str | None = None,
+        min_accuracy: float | None = None,
         on_infeasible: OnInfeasible = "degrade",
         pictures: Sequence[Picture] | None = None,
         exchange: Exchange | None = None,
     ) -> asyncio.Task[list[Reply]]:
         """A request for pixels of the size of `full`, unless other pictures are given."""
-        objective = Objective(slo_s, "custom", pinned=pinned, on_infeasible=on_infeasible)
+        objective = Objective(
+            slo_s,
+            "custom",
+            min_accuracy=min_accuracy,
+            pinned=pinned,
+            on_infeasible=on_infeasible,
+        )
         return self.spawn(
             self.service.answer(
                 self.service.find_model(None),

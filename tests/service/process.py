@@ -62,7 +62,7 @@ class Served:
 
     def log_until(self, event: str) -> dict[str, object]:
         """Read the log up to a line of that event."""
-        return _read_until(self.process, event)
+        return read_until(self.process, event)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -101,7 +101,7 @@ def served(folder: Path, *options: str) -> Iterator[Served]:
         stderr=subprocess.PIPE,
     )
     try:
-        yield Served(process, _read_until(process, "ready"), pipe)
+        yield Served(process, read_until(process, "ready"), pipe)
     finally:
         process.kill()
         process.communicate(timeout=PATIENCE_S)
@@ -119,7 +119,8 @@ def start() -> None:
     main()
 
 
-def _read_until(process: subprocess.Popen[bytes], event: str) -> dict[str, object]:
+def read_until(process: subprocess.Popen[bytes], event: str) -> dict[str, object]:
+    """The first line of its log that is of that event."""
     read: list[bytes] = []
     for line in process.stderr or ():
         read.append(line)

@@ -332,9 +332,9 @@ def test_who_wants_no_late_answer_costs_no_engine_time_once_decoding_overtook_hi
     assert sum(map(len, laud.engine.batches)) == 1
 
 
-def test_an_explained_answer_shortens_nobodys_deadline(manual: Manual) -> None:
+def test_an_unusual_answer_shortens_nobodys_deadline(manual: Manual) -> None:
     laud = manual()
-    exchange = Exchange("explained", laud.time(), status=200, explained=True, engine_end_s=1.0)
+    exchange = Exchange("unusual", laud.time(), status=200, unusual=True, engine_end_s=1.0)
     before = laud.service.answer_costs.predict()
     for _ in range(200):
         laud.service.observe_inference(exchange, 5.0)

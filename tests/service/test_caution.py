@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from service.policy.caution import STEP
 from service.request import Exchange
 from tests.service.manual import Manual, ManualService
+from tests.service.scripted import manifest
 
 
 @pytest.fixture
@@ -15,10 +18,15 @@ def laud(manual: Manual) -> ManualService:
 
 
 def answered(
-    laud: ManualService, slo_s: float, duration_s: float, *, pinned: str | None = None
+    laud: ManualService,
+    slo_s: float,
+    duration_s: float,
+    *,
+    pinned: str | None = None,
+    min_accuracy: float | None = None,
 ) -> None:
     exchange = Exchange("test", laud.time(), model="colours", status=200)
-    laud.ask(slo_s, pinned=pinned, exchange=exchange)
+    laud.ask(slo_s, pinned=pinned, min_accuracy=min_accuracy, exchange=exchange)
     laud.finish()
     assert exchange.engine_end_s is not None
     laud.service.observe_inference(exchange, duration_s)
@@ -47,17 +55,25 @@ def test_answers_in_time_undo_it(laud: ManualService) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slo_s", "duration_s", "pinned"),
+    ("slo_s", "duration_s", "asked"),
     [
-        pytest.param(0.001, 0.050, None, id="it was known that it would be late"),
-        pytest.param(0.060, 0.061, "full", id="its point was not free"),
-        pytest.param(0.060, 9.0, None, id="its client did not read"),
+        pytest.param(0.001, 0.050, {}, id="it was known that it would be late"),
+        pytest.param(0.060, 0.061, {"pinned": "full"}, id="its point was not free"),
+        pytest.param(0.060, 0.061, {"min_accuracy": 0.85}, id="no other is that accurate"),
+        pytest.param(0.060, 9.0, {}, id="its client did not read"),
     ],
 )
 def test_others_do_not(
-    laud: ManualService, slo_s: float, duration_s: float, pinned: str | None
+    laud: ManualService, slo_s: float, duration_s: float, asked: dict[str, Any]
 ) -> None:
-    answered(laud, slo_s, duration_s, pinned=pinned)
+    answered(laud, slo_s, duration_s, **asked)
+    assert caution(laud) == 1.0
+
+
+def test_a_dial_of_one_point_has_no_faster_ones(manual: Manual) -> None:
+    of = manifest()
+    laud = manual(served=of.model_copy(update={"points": of.points[:1]}))
+    answered(laud, 0.060, 0.061)
     assert caution(laud) == 1.0
 
 

@@ -162,3 +162,58 @@ def test_without_torch_it_says_how_to_install_it(
     line = assert_one_line(done)
     assert "this command needs torch" in line
     assert "pip install -c constraints.txt '.[train]'" in line
+
+
+# As ONNX
+
+
+def test_a_bundle_is_written_as_onnx(laud: Laud, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    out = tmp_path / "demo.onnx"
+    done = laud("export", "zoo:clothing", "--onnx", "--precision", "fp16", "-o", str(out))
+    assert done.status == 0
+    assert "full" in done.out
+    hash = read_bundle("zoo:clothing").hash[:12]
+    operators, wrote = done.err.splitlines()
+    assert operators.startswith("operators that skip: ")
+    assert "16 partition" in operators
+    assert wrote == f"wrote {out} (fp16, of {hash})"
+    assert out.stat().st_size > 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--onnx", "--int8"], "--onnx measures nothing: it goes without --int8"),
+        (["--onnx", "--calibrate", "some"], "goes without --calibrate"),
+        (["--onnx", "--data", "some"], "goes without --data"),
+        (["--onnx", "--all-points"], "goes without --all-points"),
+        (["--onnx", "--precision", "int8"], "there are: fp32, fp16"),
+        (["--onnx", "-o", "new.laud"], "an ONNX file's name ends in .onnx, got 'new.laud'"),
+        (["--precision", "fp16"], "--precision is of an ONNX network: give --onnx too"),
+    ],
+)
+def test_options_that_do_not_go_with_onnx(laud: Laud, options: list[str], reason: str) -> None:
+    pytest.importorskip("onnx")
+    done = laud("export", "zoo:clothing", "-o", "new.onnx", *options)
+    assert reason in assert_one_line(done)
+    assert not Path("new.onnx").exists()
+
+
+def test_a_run_is_made_a_bundle_before_it_is_onnx(laud: Laud, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    (tmp_path / "run.json").write_text("{}")
+    done = laud("export", str(tmp_path), "--onnx", "-o", str(tmp_path / "new.onnx"))
+    assert "is the folder of a training run; make a bundle of it" in assert_one_line(done)
+
+
+def test_without_onnx_it_says_how_to_install_it(
+    laud: Laud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("engines.export.onnx", "onnx"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    done = laud("export", "zoo:clothing", "--onnx", "-o", "new.onnx")
+    line = assert_one_line(done)
+    assert "this command needs onnx" in line
+    assert "pip install -c constraints.txt '.[export]'" in line

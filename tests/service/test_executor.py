@@ -249,6 +249,7 @@ async def test_replies_are_in_order_and_say_how_they_came_about() -> None:
     for outcome in outcomes:
         assert isinstance(outcome, Reply)
         assert outcome.batch_size == 2
+        assert outcome.macs == (1e6 if outcome.point.skips_nothing else 5e5)
         assert outcome.phases_s == {
             "decode": 0.5,
             "queue": 0.25,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,8 +14,8 @@ from tritonclient import http as triton
 from tritonclient.http import aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from tests.service.listening import Answer, Client, head
 from tests.service.live import Live, live
+from tests.service.perf_analyzer import PerfAnalyzer, assert_texts
 from tests.service.scripted import SIZE, encoded, jpeg, pixels
 
 
@@ -205,79 +204,12 @@ def test_models_settings_and_memory(client: triton.InferenceServerClient) -> Non
     assert "system shared memory is not supported" in refused.message()
 
 
-class PerfAnalyzer:
-    """The requests of `perf_analyzer -m colours -i http --service-kind triton -b 2` 2.60.0, header
-    by header, on one connection."""
-
-    agent = {"user_agent": "libcurl-agent/1.0", "accept": "*/*"}  # noqa: RUF012
-
-    def __init__(self, client: Client, **headers: str) -> None:
-        """headers: what `-H` adds to every request."""
-        self._client, self._headers = client, {**self.agent, **headers}
-
-    def get(self, path: str) -> Any:
-        self._client.send(head("GET", path, **self._headers))
-        answer = self._client.answer()
-        assert answer.status == 200
-        return orjson.loads(answer.body)
-
-    def control(self, path: str, body: bytes = b"") -> Answer:
-        """As `--shared-memory` and `--trace-level` post."""
-        return self._post(path, body, content_type="application/x-www-form-urlencoded")
-
-    def describe(self) -> tuple[str, list[str]]:
-        """What it asks first: name of the one input, and names of the outputs."""
-        metadata = self.get("/v2/models/colours")
-        config = self.get("/v2/models/colours/config")
-        assert config["max_batch_size"] >= 2
-        assert isinstance(self.get("/v2")["extensions"], list)
-        (entry,) = metadata["inputs"]
-        assert entry["datatype"] == "UINT8"
-        assert {each["name"] for each in config["input"]} <= {entry["name"]}
-        return entry["name"], sorted(output["name"] for output in metadata["outputs"])
-
-    def infer_binary(self, name: str, outputs: list[str], data: bytes) -> Answer:
-        content = self._content(name, outputs, {"parameters": {"binary_data_size": len(data)}})
-        return self._post(
-            "/v2/models/colours/infer",
-            content + data,
-            inference_header_content_length=len(content),
-            content_type="application/octet-stream",
-        )
-
-    def infer_json(self, name: str, outputs: list[str], data: bytes) -> Answer:
-        """As with `--input-tensor-format json --output-tensor-format json`."""
-        content = self._content(name, outputs, {"data": [*data]}, binary=False)
-        return self._post(
-            "/v2/models/colours/infer",
-            content,
-            inference_header_content_length=len(content),
-            content_type="application/json",
-        )
-
-    def statistics(self) -> dict[str, Any]:
-        (found,) = self.get("/v2/models/colours/stats")["model_stats"]
-        return dict(found)
-
-    def _post(self, path: str, body: bytes, **headers: object) -> Answer:
-        headers = {**self._headers, "content_length": len(body), **headers}
-        self._client.send(head("POST", path, **headers) + body)
-        return self._client.answer()
-
-    def _content(
-        self, name: str, outputs: list[str], data: dict[str, Any], binary: bool = True
-    ) -> bytes:
-        entry = {"name": name, "datatype": "UINT8", "shape": [2, SIZE, SIZE, 3], **data}
-        wanted = [{"name": each, "parameters": {"binary_data": binary}} for each in outputs]
-        return orjson.dumps({"id": "", "inputs": [entry], "outputs": wanted})
-
-
 RANDOM = np.random.default_rng(0).bytes(2 * SIZE * SIZE * 3)
 
 
 def test_a_run_of_perf_analyzer(served: Live) -> None:
     with served.connect() as connection:
-        tool = PerfAnalyzer(connection, x_slo_ms="20000")
+        tool = PerfAnalyzer(connection, "colours", x_slo_ms="20000")
         name, outputs = tool.describe()
         before = tool.statistics()
         for _ in range(3):
@@ -305,7 +237,7 @@ def test_a_run_of_perf_analyzer(served: Live) -> None:
 def test_a_run_of_perf_analyzer_in_json(served: Live) -> None:
     """The length header is there all the same, and covers the whole body."""
     with served.connect() as connection:
-        tool = PerfAnalyzer(connection)
+        tool = PerfAnalyzer(connection, "colours")
         name, outputs = tool.describe()
         answer = tool.infer_json(name, outputs, RANDOM)
     assert answer.status == 200
@@ -318,7 +250,7 @@ def test_a_run_of_perf_analyzer_in_json(served: Live) -> None:
 
 def test_what_perf_analyzer_asks_beyond_its_default(served: Live) -> None:
     with served.connect() as connection:
-        tool = PerfAnalyzer(connection)
+        tool = PerfAnalyzer(connection, "colours")
         assert tool.control("/v2/systemsharedmemory/unregister").status == 200
         assert tool.control("/v2/cudasharedmemory/unregister").status == 200
         body = b'{"key":"/label","offset":0,"byte_size":64}'
@@ -326,11 +258,3 @@ def test_what_perf_analyzer_asks_beyond_its_default(served: Live) -> None:
         assert (refused.status, "not supported" in refused.error) == (400, True)
         refused = tool.control("/v2/trace/setting", b'{"trace_level":["TIMESTAMPS"]}')
         assert (refused.status, "there are no traces" in refused.error) == (400, True)
-
-
-def assert_texts(blob: bytes, count: int) -> None:
-    """A BYTES tensor of that many elements."""
-    for _ in range(count):
-        (size,) = struct.unpack_from("<I", blob)
-        blob = blob[4 + size :]
-    assert not blob

@@ -1,16 +1,16 @@
-// One block of a pass: maskers, decisions, lists, three convolutions. See forward.cpp.
+// One block of a pass: maskers, decisions, lists, three convolutions. See stem.cpp.
 #include <algorithm>
 #include <cstring>
 
-#include "network.hpp"
+#include "backbone.hpp"
 
 namespace laud {
 
-void Network::run_block(int thread, Block& block, std::int64_t index) {
+void Backbone::run_block(int thread, Block& block, std::int64_t index) {
   const Block* const previous = index ? &blocks_[static_cast<std::size_t>(index - 1)] : nullptr;
   pool_inputs(thread, block, previous);
   if (thread == 0) decide_block(block);
-  Parts& parts = parts_[static_cast<std::size_t>(thread)];
+  Parts& parts = gemms_.parts(thread);
   for (std::int64_t begin = 0; begin < batch_->n; begin += block.images_per_chunk) {
     const std::int64_t end = std::min(begin + block.images_per_chunk, batch_->n);
     if (thread == 0) list_chunk(block, index, begin, end);
@@ -19,17 +19,17 @@ void Network::run_block(int thread, Block& block, std::int64_t index) {
     const bool active = lists_.out.size() > 0;
     if (active) clear_borders(thread, block, end - begin);
     first_convolution(block, parts);
-    run(thread, parts);
+    gemms_.run(thread, parts);
     if (!active) continue;
     second_convolution(block, parts);
-    run(thread, parts);
+    gemms_.run(thread, parts);
     third_convolution(block, parts);
-    run(thread, parts);
+    gemms_.run(thread, parts);
   }
 }
 
 // Logits of the maskers that a point asks. A patch, or an image's channel masker, goes to one thread.
-void Network::pool_inputs(int thread, const Block& block, const Block* previous) {
+void Backbone::pool_inputs(int thread, const Block& block, const Block* previous) {
   std::int64_t total = 0;
   for (std::int64_t i = 0; i < batch_->n; ++i) {
     total += (asked(block, i, true) ? block.geometry.patches() : 0) + (asked(block, i, false) ? 1 : 0);
@@ -42,24 +42,20 @@ void Network::pool_inputs(int thread, const Block& block, const Block* previous)
   });
 }
 
-void Network::pool_items(int thread, const Block& block, const Block* previous, std::int64_t begin,
+void Backbone::pool_items(int thread, const Block& block, const Block* previous, std::int64_t begin,
                          std::int64_t end) {
   const Geometry& g = block.geometry;
-  const std::int64_t stride = block.spec.stride, row = g.width_in * g.in_channels;
   float* const means = standardised_.data<float>() + thread * 2 * most_channels_;
   float* const scratch = means + most_channels_;
-  const auto pool = [&](const unsigned char* x, std::int64_t height, std::int64_t width, float* out) {
-    const float factor =
-        static_cast<float>(block.spec.input_scale / static_cast<double>(height * width));
-    kernels_.means(x, row, g.in_channels, height, width, g.in_channels, factor, out);
-  };
   std::int64_t item = 0;
   for (std::int64_t i = 0; i < batch_->n && item < end; ++i) {
-    const unsigned char* const x = trunk_[block.from].data() + i * g.in_numbers() * bytes_;
+    const Windows map{trunk_[block.from].data() + i * g.in_numbers() * bytes_,
+                      g.height_in, g.width_in, g.in_channels, g.height_in, g.width_in,
+                      bytes_, block.spec.input_scale};
     float* const logits = logits_.data<float>() + i * 2 * most_units_;
     if (asked(block, i, true)) {
-      const std::int64_t window_h = g.patch ? g.patch * stride : g.height_in;
-      const std::int64_t window_w = g.patch ? g.patch * stride : g.width_in;
+      Windows patches = map;
+      if (g.patch) patches.window_height = patches.window_width = g.patch * block.spec.stride;
       // What the previous block did not write has the mean that it had.
       const bool kept = previous && previous->keeps_means && has_means_[static_cast<std::size_t>(i)];
       const std::uint8_t* const written =
@@ -68,18 +64,14 @@ void Network::pool_items(int thread, const Block& block, const Block* previous, 
       const std::int64_t last = std::min(end - item, g.patches());
       for (std::int64_t u = first; u < last; ++u) {
         float* const mean = means_.data<float>() + i * means_of_image_ + u * g.in_channels;
-        if (!written || written[u]) {
-          const std::int64_t top = u / g.grid_width * window_h, left = u % g.grid_width * window_w;
-          pool(x + (top * row + left * g.in_channels) * bytes_, std::min(window_h, g.height_in - top),
-               std::min(window_w, g.width_in - left), mean);
-        }
+        if (!written || written[u]) patches.mean(kernels_, u, mean);
         logits[u] = block.spatial.logit(kernels_, mean, scratch);
       }
       item += g.patches();
     }
     if (asked(block, i, false)) {
       if (item >= begin && item < end) {
-        pool(x, g.height_in, g.width_in, means);
+        map.mean(kernels_, 0, means);
         block.channel.logits(kernels_, means, scratch,
                              hidden_.data<float>() + thread * block.channel.hidden_floats(),
                              logits + most_units_);
@@ -89,7 +81,7 @@ void Network::pool_items(int thread, const Block& block, const Block* previous, 
   }
 }
 
-void Network::decide_block(Block& block) {
+void Backbone::decide_block(Block& block) {
   for (std::int64_t i = 0; i < batch_->n; ++i) {
     has_means_[static_cast<std::size_t>(i)] = asked(block, i, true);
     for (const bool space : {true, false}) {
@@ -111,22 +103,22 @@ void Network::decide_block(Block& block) {
         active = decide(logits, total, wish(i, masker), units(i, space), order_.data());
       }
       all = active == total;
-      if (answer_->decisions && all) std::fill_n(answer_->decisions + place, total, std::uint8_t{1});
-      if (answer_->decisions && !all) std::copy_n(units(i, space), total, answer_->decisions + place);
-      answer_->active_units[i * num_maskers_ + masker] = active;
+      if (trace_->decisions && all) std::fill_n(trace_->decisions + place, total, std::uint8_t{1});
+      if (trace_->decisions && !all) std::copy_n(units(i, space), total, trace_->decisions + place);
+      trace_->active_units[i * num_maskers_ + masker] = active;
     }
   }
 }
 
 // Images without a channel mask share a job, so that their weights are read once.
-void Network::list_chunk(Block& block, std::int64_t index, std::int64_t begin, std::int64_t end) {
+void Backbone::list_chunk(Block& block, std::int64_t index, std::int64_t begin, std::int64_t end) {
   lists_.clear();
   const auto append = [&](std::int64_t image) {
     const bool all = all_active_[static_cast<std::size_t>(image * 2)] != 0;
     const PixelCounts counts =
         append_image(lists_, block.geometry, all ? nullptr : units(image, true), image - begin, image,
                      marks_.data());
-    std::int64_t* const pixels = answer_->pixels + (image * num_blocks() + index) * 2;
+    std::int64_t* const pixels = trace_->pixels + (image * num_blocks() + index) * 2;
     pixels[0] = counts.active;
     pixels[1] = counts.dilated;
   };
@@ -148,7 +140,7 @@ void Network::list_chunk(Block& block, std::int64_t index, std::int64_t begin, s
 
 // A vector that holds an active channel is computed whole. Where kernels read inputs in larger units
 // than single channels, so is every vector of a unit, and `keep` makes inactive channels zero.
-void Network::list_channels(const Block& block, std::int64_t image, ChannelLists& lists) const {
+void Backbone::list_channels(const Block& block, std::int64_t image, ChannelLists& lists) const {
   const std::uint8_t* const active = units(image, false);
   const std::int64_t group = block.spec.width / block.spec.groups;
   const std::int64_t channels = block.geometry.inner_channels;
@@ -178,7 +170,7 @@ void Network::list_channels(const Block& block, std::int64_t image, ChannelLists
   }
 }
 
-void Network::limit_outputs(const Job& job, Gemm& gemm) const {
+void Backbone::limit_outputs(const Job& job, Gemm& gemm) const {
   if (job.channels < 0) return;
   const ChannelLists& lists = channel_lists_[static_cast<std::size_t>(job.channels)];
   gemm.vectors = lists.vectors.data();
@@ -186,7 +178,7 @@ void Network::limit_outputs(const Job& job, Gemm& gemm) const {
   gemm.keep = lists.keep.data();
 }
 
-void Network::limit_inputs(const Job& job, Gemm& gemm) const {
+void Backbone::limit_inputs(const Job& job, Gemm& gemm) const {
   if (job.channels < 0) return;
   const ChannelLists& lists = channel_lists_[static_cast<std::size_t>(job.channels)];
   gemm.segments = lists.segments.data();
@@ -194,7 +186,7 @@ void Network::limit_inputs(const Job& job, Gemm& gemm) const {
 }
 
 // The border of one pixel that the 3x3 reads as zeros.
-void Network::clear_borders(int thread, const Block& block, std::int64_t images) {
+void Backbone::clear_borders(int thread, const Block& block, std::int64_t images) {
   const Geometry& g = block.geometry;
   const auto pixel = static_cast<std::size_t>(g.inner_channels * bytes_);
   const std::size_t row = static_cast<std::size_t>(g.width_mid + 2) * pixel;
@@ -210,10 +202,10 @@ void Network::clear_borders(int thread, const Block& block, std::int64_t images)
   }
 }
 
-void Network::first_convolution(const Block& block, Parts& parts) {
+void Backbone::first_convolution(const Block& block, Parts& parts) {
   parts.clear();
   for (const Job& job : lists_.jobs) {
-    Gemm gemm = layer(block.conv1, one_tap_);
+    Gemm gemm = gemms_.layer(block.conv1, one_tap_);
     gemm.a = trunk_[block.from].data();
     gemm.a_offsets = lists_.first_in.data();
     gemm.c = inner_.data();
@@ -222,29 +214,29 @@ void Network::first_convolution(const Block& block, Parts& parts) {
     gemm.row_end = job.first_end;
     gemm.epilogue = Epilogue::relu;
     limit_outputs(job, gemm);
-    add(parts, gemm);
+    gemms_.add(parts, gemm);
   }
   if (!block.spec.projection) return;
-  Gemm gemm = layer(block.projection, one_tap_);
+  Gemm gemm = gemms_.layer(block.projection, one_tap_);
   gemm.a = trunk_[block.from].data();
   gemm.c = trunk_[block.to].data();
   gemm.a_offsets = lists_.shortcut_in.data();
   gemm.c_offsets = lists_.out.data();
   gemm.row_end = lists_.shortcut_in.size();
-  add(parts, gemm);
+  gemms_.add(parts, gemm);
   gemm.a_offsets = lists_.skipped_in.data();
   gemm.c_offsets = lists_.skipped_out.data();
   gemm.row_end = lists_.skipped_in.size();
   gemm.scale = block.projection.skipped_scale;
   gemm.bias = block.projection.skipped_bias;
   gemm.epilogue = Epilogue::relu;
-  add(parts, gemm);
+  gemms_.add(parts, gemm);
 }
 
-void Network::second_convolution(const Block& block, Parts& parts) {
+void Backbone::second_convolution(const Block& block, Parts& parts) {
   parts.clear();
   for (const Job& job : lists_.jobs) {
-    Gemm gemm = layer(block.conv2, block.taps);
+    Gemm gemm = gemms_.layer(block.conv2, block.taps);
     gemm.a = inner_.data();
     gemm.a_offsets = lists_.taps_in.data();
     gemm.c = compact_.data();
@@ -254,14 +246,14 @@ void Network::second_convolution(const Block& block, Parts& parts) {
     gemm.epilogue = Epilogue::relu;
     limit_outputs(job, gemm);
     limit_inputs(job, gemm);
-    add(parts, gemm);
+    gemms_.add(parts, gemm);
   }
 }
 
-void Network::third_convolution(const Block& block, Parts& parts) {
+void Backbone::third_convolution(const Block& block, Parts& parts) {
   parts.clear();
   for (const Job& job : lists_.jobs) {
-    Gemm gemm = layer(block.conv3, one_tap_);
+    Gemm gemm = gemms_.layer(block.conv3, one_tap_);
     gemm.a = compact_.data();
     gemm.a_offsets = lists_.compact.data();
     gemm.c = trunk_[block.to].data();
@@ -270,25 +262,25 @@ void Network::third_convolution(const Block& block, Parts& parts) {
     gemm.row_end = job.active_end;
     gemm.epilogue = Epilogue::add_relu;
     limit_inputs(job, gemm);
-    add(parts, gemm);
+    gemms_.add(parts, gemm);
   }
 }
 
-const Wish& Network::wish(std::int64_t image, std::int64_t masker) const {
+const Wish& Backbone::wish(std::int64_t image, std::int64_t masker) const {
   return batch_->wishes[image * num_maskers_ + masker];
 }
 
-bool Network::asked(const Block& block, std::int64_t image, bool space) const {
+bool Backbone::asked(const Block& block, std::int64_t image, bool space) const {
   if (space) return block.spec.masks_space && wish(image, block.first_masker).asked();
   return block.spec.groups > 0 && wish(image, block.channel_masker).asked();
 }
 
-std::uint8_t* Network::units(std::int64_t image, bool space) {
+std::uint8_t* Backbone::units(std::int64_t image, bool space) {
   return units_.data() + static_cast<std::size_t>((image * 2 + !space) * most_units_);
 }
 
-const std::uint8_t* Network::units(std::int64_t image, bool space) const {
-  return const_cast<Network*>(this)->units(image, space);
+const std::uint8_t* Backbone::units(std::int64_t image, bool space) const {
+  return const_cast<Backbone*>(this)->units(image, space);
 }
 
 }  // namespace laud

@@ -32,6 +32,15 @@ std::int64_t decide(const float* logits, std::int64_t units, Wish wish, std::uin
   return std::count(active, active + units, std::uint8_t{1});
 }
 
+void Windows::mean(const Kernels& kernels, std::int64_t u, float* out) const {
+  const std::int64_t columns = (width + window_width - 1) / window_width, row = width * channels;
+  const std::int64_t top = u / columns * window_height, left = u % columns * window_width;
+  const std::int64_t h = std::min(window_height, height - top);
+  const std::int64_t w = std::min(window_width, width - left);
+  kernels.means(map + (top * row + left * channels) * bytes, row, channels, h, w, channels,
+                static_cast<float>(scale / static_cast<double>(h * w)), out);
+}
+
 void Standardise::load(const Packer& packer, const std::string& name, std::int64_t channels) {
   mean_ = packer.rows(name + ".mean", {channels});
   std_ = packer.rows(name + ".std", {channels});

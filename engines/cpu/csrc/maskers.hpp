@@ -20,6 +20,18 @@ struct Wish {
 std::int64_t decide(const float* logits, std::int64_t units, Wish wish, std::uint8_t* active,
                     std::int32_t* order);
 
+// A map cut into windows of pixels row by row, partial ones at its right and bottom edge.
+struct Windows {
+  const unsigned char* map;
+  std::int64_t height, width, channels;  // channels as they lie, padded
+  std::int64_t window_height, window_width;
+  std::int64_t bytes;  // of a number
+  double scale;        // u8 only: value of a step
+
+  // Of all channels over window u, to `out`.
+  void mean(const Kernels& kernels, std::int64_t u, float* out) const;
+};
+
 // (x - mean) / std per channel, clipped at +-5.
 class Standardise {
  public:

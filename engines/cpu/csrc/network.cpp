@@ -1,54 +1,11 @@
-// Loading a network, and planning its scratch memory for an image size. The pass is in forward.cpp
-// and blocks.cpp.
+// The classifier: a backbone, and behind it average pool, linear layer and softmax.
 #include "network.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 #include <stdexcept>
 
 namespace laud {
-namespace {
-
-// Bytes of an inner map that a pass over a block keeps in the second-level cache.
-constexpr std::int64_t kChunkBytes = 384 * 1024;
-constexpr std::int64_t kStemKernel = 7;
-constexpr std::int64_t kMostWidth = 14336;
-
-std::size_t at_least_one(std::int64_t n) {
-  return static_cast<std::size_t>(std::max<std::int64_t>(n, 1));
-}
-
-// Throws std::invalid_argument for what would read or write outside a map.
-void check(const NetworkSpec& spec) {
-  if (spec.mean.size() != 3 || spec.std.size() != 3 || spec.border.size() != 3 ||
-      spec.blocks.empty()) {
-    throw std::invalid_argument(
-        "three means, deviations and border values and at least one block are needed");
-  }
-  if (spec.stem_width < 1 || spec.classes < 1) {
-    throw std::invalid_argument("stem_width and classes must be at least 1");
-  }
-  std::int64_t channels = spec.stem_width;
-  for (const BlockSpec& s : spec.blocks) {
-    // Sums of 9 * width products of bytes have to fit 32 bits.
-    if (s.width < 1 || s.width > kMostWidth || s.out_channels < 1 || s.in_channels > 4 * kMostWidth || s.patch < 0 || s.groups < 0 || s.hidden < 1) {
-      throw std::invalid_argument(s.name + ": a width or count is out of range");
-    }
-    if (s.stride != 1 && s.stride != 2) throw std::invalid_argument(s.name + ": stride is not 1 or 2");
-    if (s.in_channels != channels) {
-      throw std::invalid_argument(s.name + ": in_channels are not those of the block before");
-    }
-    if (!s.projection && (s.stride != 1 || s.in_channels != s.out_channels)) {
-      throw std::invalid_argument(s.name + ": needs a projection");
-    }
-    if (s.groups && s.width % s.groups) {
-      throw std::invalid_argument(s.name + ": groups do not divide its width");
-    }
-    channels = s.out_channels;
-  }
-}
-
-}  // namespace
 
 Network::Network(const NetworkSpec& spec, const Source& source, const Kernels& kernels, int threads,
                  bool poison)
@@ -56,194 +13,104 @@ Network::Network(const NetworkSpec& spec, const Source& source, const Kernels& k
       kernels_(kernels),
       bytes_(element_bytes(kernels.element)),
       poison_(poison),
-      team_(threads) {
-  check(spec);
+      gemms_(kernels, threads),
+      backbone_(spec.backbone, gemms_, false) {
+  if (spec.classes < 1) throw std::invalid_argument("classes must be at least 1");
   Packer packer(kernels, source);
-  packer.add("conv1", spec.stem_width, 3, kStemKernel, Layer::rows, stem_);
-  blocks_.resize(spec.blocks.size());
-  std::int64_t most_vectors = stem_.vectors;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    Block& block = blocks_[i];
-    const BlockSpec& s = block.spec = spec.blocks[i];
-    packer.add(s.name + ".conv1", s.width, s.in_channels, 1, Layer::convolution, block.conv1);
-    if (s.projection) {
-      packer.add(s.name + ".downsample.0", s.out_channels, s.in_channels, 1, Layer::projection,
-                 block.projection);
-    }
-    packer.add(s.name + ".conv2", s.width, s.width, 3, Layer::convolution, block.conv2);
-    packer.add(s.name + ".conv3", s.out_channels, s.width, 1, Layer::residual, block.conv3);
-    block.from = i ? blocks_[i - 1].to : 0;
-    block.to = s.projection ? 1 - block.from : block.from;
-    block.first_masker = num_maskers_;
-    block.channel_masker = num_maskers_ + (s.masks_space ? 1 : 0);
-    num_maskers_ += (s.masks_space ? 1 : 0) + (s.groups ? 1 : 0);
-    if (s.masks_space) block.spatial.load(packer, s.name + ".masker_spatial", s.in_channels);
-    if (s.groups) {
-      block.channel.load(packer, s.name + ".masker_channel", s.in_channels, s.hidden, s.groups);
-    }
-    most_vectors = std::max({most_vectors, block.conv1.vectors, block.conv3.vectors});
-  }
-  packer.add("fc", spec.classes, spec.blocks.back().out_channels, 1, Layer::linear, classifier_);
+  backbone_.load(packer);
+  packer.add("fc", spec.classes, spec.backbone.blocks.back().out_channels, 1, Layer::linear,
+             classifier_);
   packer.pack(arena_);
-  scratch_bytes_ = round_up(kernels.scratch_bytes(packer.deepest()), 64);
-  scratch_.reserve(scratch_bytes_ * threads);
-  all_vectors_.resize(static_cast<std::size_t>(std::max(most_vectors, classifier_.vectors)));
-  std::iota(all_vectors_.begin(), all_vectors_.end(), 0);
-  for (std::size_t c = 0; c < 3; ++c) {
-    for (int v = 0; v < 256; ++v) {
-      levels_.push_back((static_cast<float>(v) - spec.mean[c]) / spec.std[c]);
-      levels_bf16_.push_back(to_bf16(levels_.back()));
-    }
-  }
-  parts_.resize(static_cast<std::size_t>(threads));
-}
-
-Geometry Network::geometry_of(const Block& block, std::int64_t height, std::int64_t width) const {
-  const BlockSpec& s = block.spec;
-  Geometry g{};
-  g.height_in = height;
-  g.width_in = width;
-  g.stride1 = spec_.stride_in_1x1 ? s.stride : 1;
-  g.stride2 = spec_.stride_in_1x1 ? 1 : s.stride;
-  g.height_mid = (height + g.stride1 - 1) / g.stride1;
-  g.width_mid = (width + g.stride1 - 1) / g.stride1;
-  g.height = (height + s.stride - 1) / s.stride;
-  g.width = (width + s.stride - 1) / s.stride;
-  g.patch = s.patch;
-  g.grid_height = s.patch ? (g.height + s.patch - 1) / s.patch : 1;
-  g.grid_width = s.patch ? (g.width + s.patch - 1) / s.patch : 1;
-  g.in_channels = padded(s.in_channels);
-  g.inner_channels = padded(s.width);
-  g.out_channels = padded(s.out_channels);
-  g.projection = s.projection;
-  return g;
-}
-
-std::int64_t Network::pooled(std::int64_t size) const {
-  return spec_.trailing_pool ? std::max<std::int64_t>(size / 2, 1) : (size + 1) / 2;
-}
-
-std::int64_t Network::num_units(std::int64_t height, std::int64_t width) const {
-  std::int64_t units = 0;
-  height = pooled((height + 1) / 2);
-  width = pooled((width + 1) / 2);
-  for (const Block& block : blocks_) {
-    const Geometry g = geometry_of(block, height, width);
-    units += (block.spec.masks_space ? g.patches() : 0) + block.spec.groups;
-    height = g.height;
-    width = g.width;
-  }
-  return units;
-}
-
-void Network::plan_stem(const Batch& batch) {
-  const std::int64_t channels = padded(spec_.stem_width);
-  const std::int64_t row_numbers = (batch.width + 2 * kStemBorder) * 3;
-  conv_height_ = (batch.height + 1) / 2;
-  conv_width_ = (batch.width + 1) / 2;
-  pool_height_ = pooled(conv_height_);
-  pool_width_ = pooled(conv_width_);
-  pixels_.reserve((batch.n * (batch.height + 2 * kStemBorder) * row_numbers + kRowSlack) * bytes_);
-  band_.reserve(team_.size() * 4 * conv_width_ * channels * bytes_);
-  stem_rows_.clear();
-  stem_out_.clear();
-  for (std::int64_t x = 0; x < conv_width_; ++x) {
-    stem_rows_.push_back(x * 2 * 3);
-    stem_out_.push_back(x * channels);
-  }
-  stem_taps_.clear();
-  for (std::int64_t t = 0; t < kStemKernel; ++t) stem_taps_.push_back(t * row_numbers);
+  gemms_.fit(packer);
 }
 
 void Network::plan(const Batch& batch) {
-  if (batch.height == planned_height_ && batch.width == planned_width_ && batch.n <= planned_n_) {
-    return;
-  }
+  backbone_.plan(batch);
+  const std::int64_t n = batch.n;
+  const std::int64_t features = gemms_.padded(spec_.backbone.blocks.back().out_channels);
+  if (n <= planned_n_) return;
   planned_n_ = 0;  // nothing is planned should memory end below
-  const std::int64_t n = batch.n, threads = team_.size();
-  plan_stem(batch);
-  std::int64_t height = pool_height_, width = pool_width_;
-  std::int64_t trunk = height * width * padded(spec_.stem_width), inner = 0, compact = 0, marks = 0;
-  std::int64_t mid_pixels = 0, out_pixels = 0, hidden = 0;
-  most_units_ = 1;
-  most_channels_ = padded(spec_.stem_width);
-  all_units_ = means_of_image_ = 0;
-  for (Block& block : blocks_) {
-    const Geometry& g = block.geometry = geometry_of(block, height, width);
-    const BlockSpec& s = block.spec;
-    const std::int64_t weights = s.width * (s.in_channels + 9 * s.width + s.out_channels) * bytes_;
-    const std::int64_t chunk = std::clamp<std::int64_t>(
-        std::max(kChunkBytes, weights) / (g.mid_numbers() * bytes_), 1, n);
-    block.images_per_chunk = chunk;
-    block.taps.clear();
-    for (std::int64_t t = 0; t < 9; ++t) {
-      block.taps.push_back((t / 3 * (g.width_mid + 2) + t % 3) * g.inner_channels);
-    }
-    block.first_unit = all_units_;
-    all_units_ += (s.masks_space ? g.patches() : 0) + s.groups;
-    trunk = std::max(trunk, g.out_numbers());
-    inner = std::max(inner, chunk * g.mid_numbers());
-    compact = std::max(compact, chunk * g.height * g.width * g.inner_channels);
-    marks = std::max(marks, (g.height_mid + 2) * (g.width_mid + 2));
-    mid_pixels = std::max(mid_pixels, chunk * g.height_mid * g.width_mid);
-    out_pixels = std::max(out_pixels, chunk * g.height * g.width);
-    most_units_ = std::max({most_units_, g.patches(), s.groups});
-    most_channels_ = std::max({most_channels_, g.in_channels, g.out_channels});
-    if (s.masks_space) means_of_image_ = std::max(means_of_image_, g.patches() * g.in_channels);
-    hidden = std::max(hidden, round_up(s.hidden, 16));
-    height = g.height;
-    width = g.width;
-  }
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    Block& block = blocks_[i];
-    const Block* const next = i + 1 < blocks_.size() ? &blocks_[i + 1] : nullptr;
-    block.keeps_means = next && block.spec.masks_space && next->spec.masks_space &&
-                        !block.spec.projection && next->spec.stride == 1 &&
-                        block.spec.patch == next->spec.patch;
-  }
-  for (Buffer& each : trunk_) each.reserve(n * trunk * bytes_);
-  inner_.reserve(inner * bytes_);
-  compact_.reserve(compact * bytes_);
-  means_.reserve(n * means_of_image_ * 4);
-  standardised_.reserve(threads * 2 * most_channels_ * 4);
-  hidden_.reserve(threads * hidden * 4);
-  logits_.reserve(n * 2 * most_units_ * 4);
-  features_.reserve(n * most_channels_ * bytes_);
-  scores_.reserve(n * padded(spec_.classes) * 4);
-  units_.resize(at_least_one(n * 2 * most_units_));
-  all_active_.resize(at_least_one(n * 2));
-  has_means_.resize(at_least_one(n));
-  order_.resize(at_least_one(most_units_));
-  marks_.resize(at_least_one(marks));
-  lists_.reserve(mid_pixels, out_pixels, n);
-  for (Parts& parts : parts_) parts.reserve(at_least_one(n + 3));
-  channel_lists_.resize(at_least_one(n));
-  for (ChannelLists& lists : channel_lists_) {
-    lists.vectors.reserve(all_vectors_.size());
-    lists.segments.reserve(at_least_one(most_units_));
-    lists.keep.reserve(at_least_one(round_up(most_channels_, 64)));
-  }
+  means_.reserve(gemms_.size() * features * 4);
+  features_.reserve(n * features * bytes_);
+  scores_.reserve(n * gemms_.padded(spec_.classes) * 4);
   feature_rows_.clear();
   score_rows_.clear();
   for (std::int64_t i = 0; i < n; ++i) {
-    feature_rows_.push_back(i * most_channels_);
-    score_rows_.push_back(i * padded(spec_.classes));
+    feature_rows_.push_back(i * features);
+    score_rows_.push_back(i * gemms_.padded(spec_.classes));
   }
-  planned_height_ = batch.height;
-  planned_width_ = batch.width;
   planned_n_ = n;
 }
 
-void Network::each_buffer(void (*visit)(Buffer&)) {
-  for (Buffer* each : {&pixels_, &band_, &trunk_[0], &trunk_[1], &inner_, &compact_, &means_,
-                       &standardised_, &hidden_, &logits_, &features_, &scores_, &scratch_}) {
-    visit(*each);
+void Network::infer(const Batch& batch, Answer& answer) {
+  plan(batch);
+  if (poison_) each_buffer([](Buffer& buffer) { buffer.poison(); });
+  backbone_.begin(batch, answer.trace);
+  PartClock clock(answer.parts_s);
+  gemms_.team().run([&](int thread) {
+    backbone_.prepare(thread);
+    clock.start(thread);
+    backbone_.run(thread, clock);
+    classify(thread, batch.n, answer);
+  });
+  clock.end(0);
+  answer.prepare_s = clock.preparation();
+  answer.network_s = clock.total();
+  if (!poison_) return;
+  arena_.check_guards();
+  each_buffer([](Buffer& buffer) { buffer.check_guards(); });
+}
+
+// Average pool, linear layer, softmax in double.
+void Network::classify(int thread, std::int64_t n, Answer& answer) {
+  const std::int64_t last = backbone_.num_blocks() - 1;
+  const Geometry& g = backbone_.geometry(last);
+  const float factor = static_cast<float>(
+      spec_.output_scale / (static_cast<double>(g.height * g.width) * spec_.feature_scale));
+  gemms_.team().share(thread, n, [&](std::int64_t i) {
+    float* const means = means_.data<float>() + thread * g.out_channels;
+    kernels_.means(backbone_.output(last, i), g.width * g.out_channels, g.out_channels, g.height,
+                   g.width, g.out_channels, factor, means);
+    const std::int64_t at = i * g.out_channels;
+    for (std::int64_t c = 0; c < g.out_channels; ++c) {
+      if (kernels_.element == Element::f32) features_.data<float>()[at + c] = means[c];
+      if (kernels_.element == Element::bf16) {
+        features_.data<std::uint16_t>()[at + c] = to_bf16(means[c]);
+      }
+      if (kernels_.element == Element::u8) {
+        const float q = std::min(std::max(means[c], 0.0f), 255.0f);
+        features_.data()[at + c] = static_cast<std::uint8_t>(std::nearbyintf(q));
+      }
+    }
+  });
+  Gemm gemm = gemms_.layer(classifier_, one_tap_);
+  gemm.a = features_.data();
+  gemm.a_offsets = feature_rows_.data();
+  gemm.c = scores_.data();
+  gemm.c_offsets = score_rows_.data();
+  gemm.row_end = n;
+  gemm.epilogue = Epilogue::raw;
+  Parts& parts = gemms_.parts(thread);
+  parts.clear();
+  gemms_.add(parts, gemm);
+  gemms_.run(thread, parts);
+  if (thread != 0) return;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float* const scores = scores_.data<float>() + score_rows_[static_cast<std::size_t>(i)];
+    float* const out = answer.probabilities + i * spec_.classes;
+    std::copy_n(scores, spec_.classes, answer.scores + i * spec_.classes);
+    const double top = *std::max_element(scores, scores + spec_.classes);
+    double total = 0.0;
+    for (std::int64_t c = 0; c < spec_.classes; ++c) total += std::exp(scores[c] - top);
+    for (std::int64_t c = 0; c < spec_.classes; ++c) {
+      out[c] = static_cast<float>(std::exp(scores[c] - top) / total);
+    }
   }
 }
 
-void Network::check_guards() {
-  arena_.check_guards();
-  each_buffer([](Buffer& buffer) { buffer.check_guards(); });
+void Network::each_buffer(void (*visit)(Buffer&)) {
+  backbone_.each_buffer(visit);
+  for (Buffer* each : {&means_, &features_, &scores_, &gemms_.buffer()}) visit(*each);
 }
 
 }  // namespace laud

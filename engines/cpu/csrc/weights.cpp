@@ -46,6 +46,7 @@ void Packer::add(const std::string& name, std::int64_t outputs, std::int64_t inp
   weights.vectors = round_up(outputs, kernels_.channel_unit) / kernels_.vector;
   weights.panel_bytes = flat(weights) * panel_outputs() * element_bytes(kernels_.element);
   deepest_ = std::max(deepest_, weights.inputs * weights.taps);
+  most_vectors_ = std::max(most_vectors_, weights.vectors);
   entries_.push_back({name, inputs, kernel, kind, &weights});
 }
 

@@ -57,8 +57,9 @@ class Packer {
   // Fills `arena`. Throws std::invalid_argument for a tensor that is missing or of another shape.
   void pack(Buffer& arena);
 
-  // The deepest layer's inputs, taps included.
+  // The deepest layer's inputs, taps included, and the widest one's vectors of outputs.
   std::int64_t deepest() const { return deepest_; }
+  std::int64_t most_vectors() const { return most_vectors_; }
 
   // A vector or matrix of floats, every row filled up with zeros to a multiple of 16.
   std::vector<float> rows(const std::string& name, const std::vector<std::int64_t>& shape) const;
@@ -79,7 +80,7 @@ class Packer {
   const Kernels& kernels_;
   Source source_;
   std::vector<Entry> entries_;
-  std::int64_t deepest_ = 0;
+  std::int64_t deepest_ = 0, most_vectors_ = 0;
 };
 
 inline std::int64_t round_up(std::int64_t n, std::int64_t unit) {
@@ -93,6 +94,19 @@ inline std::uint16_t to_bf16(float value) {
   if (value != value) return static_cast<std::uint16_t>((bits >> 16) | 0x40);
   return static_cast<std::uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
+
+inline float from_bf16(std::uint16_t value) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(value) << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+// Numbers of float maps, whichever they are.
+inline float to_float(float value) { return value; }
+inline float to_float(std::uint16_t value) { return from_bf16(value); }
+inline void to_number(float value, float& number) { number = value; }
+inline void to_number(float value, std::uint16_t& number) { number = to_bf16(value); }
 
 inline std::int64_t element_bytes(Element element) {
   return element == Element::f32 ? 4 : (element == Element::bf16 ? 2 : 1);

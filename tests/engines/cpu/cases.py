@@ -15,7 +15,8 @@ from engines.architecture import MapSize, ResNet, Stage
 from engines.bundle import Bundle, Preprocessing
 from engines.core import OperatingPoint, Output, Paradigm, UInt8Array
 from engines.cpu import _native
-from engines.cpu.engine import ISA_VARIABLE, CpuEngine
+from engines.cpu.engine import CpuEngine
+from engines.cpu.loading import ISA_VARIABLE
 from engines.macs import masker_units
 from tests.engines.int8 import bundle_of, quantisation, random_weights
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from engines.bundle import Bundle
 from engines.core import OperatingPoint, Output, UInt8Array
 from engines.models.checkpoints import load_strictly
 from engines.models.inputs import normalise
-from engines.models.masks import decide
+from engines.models.masks import Decide, decide
 from engines.models.resnet import LaudResNet
 from engines.reference.engine import ReferenceEngine
 from tests.engines.cpu.cases import point
@@ -59,10 +59,16 @@ class _Chooser:
 
 
 def points_for(
-    bundle: Bundle, images: UInt8Array, wishes: Sequence[Sequence[Wish]]
+    bundle: Bundle,
+    images: UInt8Array,
+    wishes: Sequence[Sequence[Wish]],
+    network: Callable[[Tensor, Decide], object] | None = None,
 ) -> list[OperatingPoint]:
-    """One point per image that comes as near to its wishes as gaps between logits allow."""
-    model = network_of(bundle)
+    """One point per image that comes as near to its wishes as gaps between logits allow.
+
+    network: the bundle's, where it is no classifier.
+    """
+    model = network or network_of(bundle)
     x = normalise(images, bundle.manifest.preprocessing)
     points = []
     for i, of_image in enumerate(wishes):

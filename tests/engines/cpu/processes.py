@@ -16,6 +16,7 @@ import pytest
 
 from engines.cpu.engine import CpuEngine
 from engines.errors import EngineError
+from tests.engines.cpu import detectors
 from tests.engines.cpu.cases import bundle, load, pictures, same, varied_points
 
 forgotten: list[CpuEngine] = []
@@ -51,6 +52,27 @@ def fork_after_load() -> None:
         assert _child_status(body) == 0, body.__name__
         found = engine.infer(images, points)
         assert all(same(found, i, wanted, i) for i in range(5))
+    engine.close()
+
+
+def fork_of_a_detector() -> None:
+    """The child cannot find objects but can close and load its own; the parent notices nothing."""
+    size = 64
+    images, points = pictures(2, size), [detectors.full(size)] * 2
+    engine = detectors.load(detectors.bundle(), threads=2)
+    wanted = engine.infer(images, points)
+
+    def in_the_child() -> None:
+        with pytest.raises(EngineError, match="fork"):
+            engine.infer(images, points)
+        with detectors.load(detectors.bundle(), threads=2) as own:
+            found = own.infer(images, points)
+            assert all(detectors.same(found, i, wanted, i) for i in range(2))
+        engine.close()
+
+    assert _child_status(in_the_child) == 0
+    found = engine.infer(images, points)
+    assert all(detectors.same(found, i, wanted, i) for i in range(2))
     engine.close()
 
 
@@ -129,6 +151,27 @@ def memory_runs_out() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
         alone = engine.infer(images[:few], points[:few])
         assert same(engine.infer(images, points), many - 1, alone, 0)
+
+
+def memory_runs_out_for_a_detector() -> None:
+    """The same, where outputs are large too."""
+    size, many = 256, 48
+    images, small = pictures(1, size).repeat(many, axis=0), pictures(2, 64)
+    points, few = [detectors.full(size)] * many, [detectors.full(64)] * 2
+    with detectors.load(detectors.bundle(), threads=2) as engine:
+        wanted = engine.infer(small, few)
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(_STATUS.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        # Too little for all masks, then for them but not for maps besides.
+        for room in (32, 120):
+            resource.setrlimit(resource.RLIMIT_AS, (used + room * 2**20, hard))
+            with pytest.raises(EngineError, match=r"not enough memory.*\(48, 256, 256, 3\)"):
+                engine.infer(images, points)
+            found = engine.infer(small, few)
+            assert all(detectors.same(found, i, wanted, i) for i in range(2))
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        alone = engine.infer(images[:1], points[:1])
+        assert detectors.same(engine.infer(images, points), many - 1, alone, 0)
 
 
 def alive_at_the_end() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from engines.core import OperatingPoint, static_point
 from engines.cpu import _native
-from engines.cpu.engine import ISA_VARIABLE, CpuEngine
+from engines.cpu.engine import CpuEngine
+from engines.cpu.loading import ISA_VARIABLE
 from engines.errors import BundleError, EngineError, InvalidInput
 from tests.engines.cpu import processes
 from tests.engines.cpu.alone import run_alone

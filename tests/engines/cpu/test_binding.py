@@ -162,17 +162,14 @@ def test_it_may_be_closed_twice() -> None:
 
 # Building one
 
-SPEC: dict[str, Any] = {
+BACKBONE: dict[str, Any] = {
     "stem_width": 4,
-    "classes": 2,
     "trailing_pool": False,
     "stride_in_1x1": False,
     "bgr": False,
     "mean": [0.0, 0.0, 0.0],
     "std": [1.0, 1.0, 1.0],
     "border": [0, 0, 0],
-    "output_scale": 1.0,
-    "feature_scale": 1.0,
 }
 BLOCK: dict[str, Any] = {
     "name": "layer1.0",
@@ -203,11 +200,21 @@ WEIGHTS = {
 }
 
 
+def _network(backbone: dict[str, Any], classes: int) -> _native.NetworkSpec:
+    return _native.NetworkSpec(
+        backbone=_native.BackboneSpec(**backbone),
+        classes=classes,
+        output_scale=1.0,
+        feature_scale=1.0,
+    )
+
+
 def build(
     block: dict[str, Any] | None = None, weights: dict[str, Any] | None = None, **changes: Any
 ) -> _native.Engine:
+    classes = changes.pop("classes", 2)
     blocks = [_native.BlockSpec(**{**BLOCK, **(block or {})})]
-    spec = _native.NetworkSpec(**{**SPEC, "blocks": blocks, **changes})
+    spec = _network({**BACKBONE, "blocks": blocks, **changes}, classes)
     tensors = {name: np.zeros(shape, np.float32) for name, shape in WEIGHTS.items()}
     return _native.Engine(spec, {**tensors, **(weights or {})}, "fp32", "baseline", 1, False)
 
@@ -262,6 +269,6 @@ def test_specifications_that_make_no_network(
 
 @pytest.mark.parametrize("threads", [0, -1, 1025])
 def test_threads_there_cannot_be(threads: int) -> None:
-    spec = _native.NetworkSpec(**SPEC, blocks=[_native.BlockSpec(**BLOCK)])
+    spec = _network({**BACKBONE, "blocks": [_native.BlockSpec(**BLOCK)]}, 2)
     with pytest.raises(ValueError, match="threads must be 1 to 1024"):
         _native.Engine(spec, {}, "fp32", "baseline", threads, False)

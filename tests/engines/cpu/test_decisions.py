@@ -14,7 +14,7 @@ from engines.bundle import Bundle
 from engines.core import OperatingPoint, Paradigm
 from engines.models.inputs import normalise
 from engines.models.masks import Mask
-from engines.reference.engine import point_decision
+from engines.reference.deciding import point_decision
 from tests.engines.cpu.cases import (
     FP32_ISAS,
     MASKERS,

@@ -122,7 +122,7 @@ def test_quotas_of_both_versions_hold(tmp_path: Path) -> None:
 
 
 def test_an_engine_takes_them_all_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engines.cpu.engine.available_cpus", lambda: 3)
+    monkeypatch.setattr("engines.cpu.loading.available_cpus", lambda: 3)
     with load(bundle(), threads=None) as engine:
         assert engine.threads == 3
     with load(bundle(), threads=2) as engine:

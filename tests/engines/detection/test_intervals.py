@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("faster_coco_eval")
 
-from engines.detection.intervals import ap50_interval
+from engines.detection.intervals import _matched, _mean_ap, ap_intervals
 from engines.detection.scenes import Detections, InstanceMask, Scene, scene_of
 from engines.detection.scores import score
 
@@ -56,17 +56,67 @@ def _ellipse(box: list[int]) -> InstanceMask:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_value_is_that_of_coco(seed: int, masks: bool) -> None:
+def test_the_values_are_those_of_coco(seed: int, masks: bool) -> None:
     scenes, found = _made_up(seed)
     scores = score(scenes, found, ("a", "b"))
-    value, low, high = ap50_interval(scenes, found, 2, masks=masks)
-    expected = scores.mask_ap50 if masks else scores.box_ap50
-    assert value == pytest.approx(expected, abs=1e-6)
-    assert 0 <= low <= value <= high <= 1
-    assert high > low
+    got = ap_intervals(scenes, found, 2, masks=masks)
+    kind = "mask" if masks else "box"
+    for name in ("ap", "ap50", "ap75"):
+        value, low, high = getattr(got, name)
+        assert value == pytest.approx(getattr(scores, f"{kind}_{name}"), abs=1e-6), name
+        assert 0 <= low <= value <= high <= 1
+    assert got.ap.high > got.ap.low
+
+
+def test_weights_are_pictures_drawn_several_times() -> None:
+    """What a resample weights equals the same pictures written out, but for the order of ties."""
+    scenes, found = _made_up(3)
+    weights = np.array([2, 0, 1, 3])
+    drawn = np.repeat(np.arange(4), weights)
+    values = [
+        _mean_ap([_matched(s, f, label, True) for label in range(2)], w)
+        for s, f, w in (
+            (scenes, found, weights),
+            ([scenes[i] for i in drawn], [found[i] for i in drawn], np.ones(6, np.int64)),
+        )
+    ]
+    assert values[0] == pytest.approx(values[1], abs=1e-12)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     scenes, found = _made_up(0)
-    first, again = (ap50_interval(scenes, found, 2, masks=True, seed=5) for _ in "ab")
+    first, again = (ap_intervals(scenes, found, 2, masks=True, seed=5) for _ in "ab")
     assert first == again
+
+
+def test_one_picture_is_no_sample() -> None:
+    scenes, found = _made_up(1)
+    got = ap_intervals(scenes[:1], found[:1], 2, masks=False)
+    assert got.ap.low == got.ap.value == got.ap.high
+
+
+def test_nothing_found_is_nothing_right() -> None:
+    scenes, found = _made_up(2)
+    nothing = found[0].surest(0)
+    got = ap_intervals(scenes, [nothing] * len(found), 2, masks=False)
+    assert got.ap == got.ap50 == got.ap75 == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_of_equal_overlaps_the_last_object_is_matched(masks: bool) -> None:
+    """The surest lies midway between two objects: only if it takes the second, the other detection
+    finds the first one free."""
+    objects, ours = [[0, 0, 10, 10], [4, 0, 14, 10]], [[2, 0, 12, 10], [0, 0, 10, 10]]
+    shapes = [
+        tuple(InstanceMask(x0, y0, np.ones((y1 - y0, x1 - x0), np.bool_)) for x0, y0, x1, y1 in of)
+        for of in (objects, ours)
+    ]
+    scene = scene_of(Path("a"), (SIZE, SIZE), objects, [0, 0], masks=shapes[0])
+    found = Detections(
+        np.array(ours, np.float32), np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64),
+        shapes[1],
+    )  # fmt: skip
+    scores = score([scene], [found], ("a",))
+    expected = scores.mask_ap50 if masks else scores.box_ap50
+    assert expected == pytest.approx(1.0)
+    assert ap_intervals([scene], [found], 1, masks=masks).ap50.value == pytest.approx(expected)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,3 +54,28 @@ def test_empty_masks_are_refused() -> None:
         InstanceMask.of(np.zeros((3, 3), np.bool_))
     with pytest.raises(InvalidInput, match="not empty"):
         InstanceMask(0, 0, np.zeros((0, 3), np.bool_))
+
+
+def test_only_the_box_is_laid_out() -> None:
+    """As long a text, and as little memory, however high the picture is."""
+    mask = InstanceMask(5, 3, np.ones((12, 6000), np.bool_))
+    peaks = [_peak(partial(coco_rle, mask, 6100, height)) for height in (40, 60_000)]
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def _peak(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_mask_comes_back(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(1, 9, 2)
+    picture = rng.random((height, width)) < rng.uniform(0.1, 0.95)
+    picture[rng.integers(height), rng.integers(width)] = True
+    runs = coco_rle(InstanceMask.of(picture), width, height)
+    assert (mask_of_rle((height, width), runs["counts"]) == picture).all()

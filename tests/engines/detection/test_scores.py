@@ -59,6 +59,17 @@ def test_a_shifted_box_counts_at_half_only() -> None:
     # IoU .7 passes five of ten thresholds: .5, .55, .6, .65 and .7.
     assert found.box_ap50 == 1.0
     assert found.box_ap == pytest.approx(0.5)
+    assert found.box_ap75 == 0.0
+
+
+def test_precision_is_told_by_the_size_of_objects() -> None:
+    """Up to 32^2 pixels they are small, up to 96^2 medium, above that large."""
+    small, medium = (2, 2, 12, 12), (20, 20, 60, 60)
+    masks = [_square(*box) for box in (small, medium)]
+    scene = scene_of(Path("a"), (80, 80), [small, medium], [0, 0], masks=masks)
+    found = score([scene], [_found(small)], ["thing"])
+    assert (found.box_ap_small, found.box_ap_medium, found.box_ap_large) == (1.0, 0.0, None)
+    assert (found.mask_ap_small, found.mask_ap_medium, found.mask_ap_large) == (1.0, 0.0, None)
 
 
 def test_five_hundred_of_a_picture_count() -> None:

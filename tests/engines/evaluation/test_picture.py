@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 matplotlib = pytest.importorskip("matplotlib")
+pytest.importorskip("torch")
 
 from engines.errors import InvalidInput
-from engines.evaluation.picture import draw, title
+from engines.evaluation.picture import draw, draw_detection, title
+from tests.engines.evaluation.detection_reports import detection_report
 from tests.engines.evaluation.reports import report
 
 pytestmark = pytest.mark.torch
@@ -98,3 +100,29 @@ def test_without_latency_there_is_nothing_to_draw(tmp_path: Path) -> None:
     untimed = tuple(replace(row, latency=None) for row in report().rows)
     with pytest.raises(InvalidInput, match="latency was not measured"):
         draw(tmp_path / "points.png", replace(report(), rows=untimed))
+
+
+@pytest.mark.parametrize(("masks", "highest"), [(True, 0.5), (False, 0.6)])
+def test_a_detector_is_drawn_by_its_precision(
+    tmp_path: Path, figures: list[Any], masks: bool, highest: float
+) -> None:
+    draw_detection(tmp_path / "points.png", detection_report(masks=masks))
+    [figure] = figures
+    left, right = figure.axes[:2]
+    of = "masks" if masks else "boxes"
+    heights = [axis.get_ylabel() for axis in (left, right)]
+    assert heights == [f"{name} of {of} (95 %, bootstrap over pictures)" for name in ("AP", "AP50")]
+    places = {c.get_label(): c[0].get_xydata().tolist() for c in left.containers}
+    assert places["full: nothing skipped"] == [[40.0, highest]]
+    assert places["smaller image, nothing skipped"] == [[15.0, pytest.approx(highest - 0.1)]]
+    _, _, (bars,) = left.containers[0].lines
+    assert bars.get_segments()[0][:, 1] == pytest.approx((highest - 0.04, highest + 0.03))
+    assert {text.get_text() for text in right.texts} == {"full", "size-320"}
+    [above] = left.child_axes
+    np.testing.assert_allclose(above.get_xlim(), np.array(left.get_xlim()) / 40.0)
+    assert figure.get_suptitle() == (
+        "things: reference engine, fp32, 2 threads, one image a call, 81 pictures, 3508 objects; "
+        "the machine was NOT quiet"
+    )
+    with pytest.raises(InvalidInput, match="latency was not measured"):
+        draw_detection(tmp_path / "points.png", detection_report(timed=False))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -14,13 +15,13 @@ pytest.importorskip("faster_coco_eval")
 
 from engines.bundle import read_bundle
 from engines.errors import BundleError, ConfigError, InvalidInput
-from engines.evaluation.detection import evaluate_detector
+from engines.evaluation.detection import DetectionPlan, evaluate_detector
 from engines.export.int8 import quantise_bundle
 from engines.export.run import export
 from engines.latency.answers import answer
 from engines.latency.questions import Question
 from engines.training.run import train
-from tests.engines.detection.tiny import voc_object, write_nuclei, write_voc
+from tests.engines.detection.tiny import discs, shown, voc_object, write_nuclei, write_voc
 from tests.engines.training.tiny_detection import tiny_detection
 
 pytestmark = pytest.mark.torch
@@ -72,15 +73,43 @@ def test_a_bundle_has_the_sizes_as_points_and_their_precision(bundle: Path, root
 
 
 def test_evaluating_again_says_the_same(bundle: Path, root: Path) -> None:
-    results = evaluate_detector(bundle, root / "validation")
-    for record, result in zip(read_bundle(bundle).manifest.points, results, strict=True):
+    report = evaluate_detector(bundle, root / "validation")
+    manifest = read_bundle(bundle).manifest
+    for record, result in zip(manifest.points, report.results, strict=True):
         assert result.scores == record.detection
-        assert result.macs == record.macs
+        assert result.dense_macs == record.macs
         assert result.padding == 0.0
-        assert result.latency_s > 0
-    (one,) = evaluate_detector(bundle, root / "test", points=["size-32"])
-    assert one.point.name == "size-32"
-    assert one.flat()["ap50"] == one.scores.mask_ap50
+        assert record.accuracy is not None
+        assert result.accuracy == (
+            record.accuracy.value, record.accuracy.low, record.accuracy.high
+        )  # fmt: skip
+    assert report.latencies == {}
+    assert report.timing is None
+    part = evaluate_detector(bundle, root / "test", DetectionPlan(points=("size-32",)))
+    (one,) = part.flat()["points"]
+    assert one["name"] == "size-32"
+    assert one["accuracy"] == one["mask_ap50"]
+    assert one["macs_ratio"] is None, "full was not measured"
+
+
+def test_padding_and_latency_are_told_by_point(bundle: Path, tmp_path: Path) -> None:
+    """Pictures of 48 x 24 fill half the square."""
+    folder = tmp_path / "wide" / "test"
+    for i in range(2):
+        numbered = discs(2, seed=i, height=24)
+        for kind, pixels in (("images", shown(numbered)), ("labels", numbered)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"{i}.png")
+    report = evaluate_detector(bundle, folder, DetectionPlan(latency_s=0.01))
+    assert report.timing is not None
+    assert report.timing.calls == 20
+    for point in report.flat()["points"]:
+        assert point["padding"] == 0.5
+        assert 0 < point["latency_p50_ms"] <= point["latency_p95_ms"]
+        for name in ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75"):
+            assert 0 <= point[f"{name}_low"] <= point[name] <= point[f"{name}_high"] <= 1
+    with pytest.raises(InvalidInput, match="seconds of timing must be above 0"):
+        DetectionPlan(latency_s=0.0)
 
 
 def test_pictures_of_other_labels_are_refused(bundle: Path, tmp_path: Path) -> None:
@@ -97,6 +126,6 @@ def test_what_detectors_have_not_is_refused(bundle: Path, run: Path, tmp_path: P
     with pytest.raises(BundleError, match="laud predict takes bundles that label images"):
         answer(Question(what=str(bundle)))
     with pytest.raises(InvalidInput, match="no operating point"):
-        evaluate_detector(bundle, tmp_path, points=["other"])
+        evaluate_detector(bundle, tmp_path, DetectionPlan(points=("other",)))
     with pytest.raises(BundleError, match="finds no objects"):
         evaluate_detector("zoo:clothing", tmp_path)

@@ -28,6 +28,17 @@ def test_configurations_that_ship_are_valid(path: Path) -> None:
     assert config.name == path.stem
 
 
+def test_detectors_name_the_licences_of_what_they_learn_from() -> None:
+    notices = {
+        name: " ".join(read_content(CONFIGS[0].parent / f"{name}.yaml")["notices"])
+        for name in ("nuclei", "bccd")
+    }
+    for text in notices.values():
+        assert "Yahoo (open_nsfw), BSD-2-Clause" in text
+    assert "CC0" in notices["nuclei"]
+    assert "MIT, Copyright (c) 2017 shenggan" in notices["bccd"]
+
+
 def test_the_demo_configuration_is_there() -> None:
     assert "clothing" in {path.stem for path in CONFIGS}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from engines.models.detection import LaudDetector
 from engines.runs import read_run
 from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
-from engines.training.detection_trainer import DetectionTrainer, detection_losses, level_pyramid
+from engines.training.detection_trainer import detection_losses, level_pyramid
 from engines.training.run import train
 from engines.training.scene_batches import SceneBatches
 from engines.training.starts import starting_network
 from tests.engines.detection.tiny import write_nuclei
+from tests.engines.training.killing import Killed, killed_at
 from tests.engines.training.tiny_detection import read_tiny, tiny_detection
 
 pytestmark = pytest.mark.torch
@@ -64,7 +64,7 @@ def test_the_loss_falls(root: Path) -> None:
     optimiser = torch.optim.Adam(model.parameters(), lr=0.005)
     totals = []
     for _ in range(25):
-        losses = detection_losses(model, x, targets, autocast=False)
+        losses, _ = detection_losses(model, x, targets, autocast=False)
         assert losses.keys() == {"class", "box", "centre", "mask"}
         total = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad()
@@ -83,7 +83,7 @@ def test_pictures_without_objects_teach_only_that(root: Path) -> None:
         for epoch in range(9) for step in range(2) for target in batches.batch(epoch, step)[1]
         if not len(target.boxes)
     )  # fmt: skip
-    losses = detection_losses(model, torch.randn(1, 3, 64, 64), [empty], autocast=False)
+    losses, _ = detection_losses(model, torch.randn(1, 3, 64, 64), [empty], autocast=False)
     assert float(losses["class"].detach()) > 0
     assert float(losses["box"].detach()) == float(losses["mask"].detach()) == 0
     torch.stack(list(losses.values())).sum().backward()
@@ -94,7 +94,7 @@ def test_autocast_gives_nearly_the_same_losses(root: Path) -> None:
     model = _model(config)
     _, targets = SceneBatches(read_tiny(root, "train"), config).batch(0, 0)
     x = torch.randn(2, 3, 64, 64)
-    exact, rounded = (detection_losses(model, x, targets, autocast=a) for a in (False, True))
+    exact, rounded = (detection_losses(model, x, targets, autocast=a)[0] for a in (False, True))
     for name, value in exact.items():
         assert float(rounded[name].detach()) == pytest.approx(float(value.detach()), rel=0.1)
 
@@ -113,26 +113,6 @@ def test_the_pyramid_begins_level(root: Path) -> None:
     assert spreads == pytest.approx([1.0] * 4, rel=0.01)
 
 
-class Killed(Exception):
-    pass
-
-
-def _killed_at(monkeypatch: pytest.MonkeyPatch, steps: int) -> Callable[[], None]:
-    """Ends the training after so many steps, its state just written."""
-    step, count = DetectionTrainer._step, 0
-
-    def counted(self: DetectionTrainer, optimiser: Any, *more: Any) -> dict[str, float]:
-        nonlocal count
-        if count == steps:
-            self._save(optimiser)
-            raise Killed
-        count += 1
-        return step(self, optimiser, *more)
-
-    monkeypatch.setattr(DetectionTrainer, "_step", counted)
-    return lambda: monkeypatch.setattr(DetectionTrainer, "_step", step)
-
-
 def test_a_resumed_run_equals_an_uninterrupted_one(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,12 +121,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole = train(path, tmp_path / "whole", {}, said.append)
     assert any("dense heads" in line for line in said)
     assert any(line.startswith("projected: ") for line in said)
-    revive = _killed_at(monkeypatch, 3)
+    revive = killed_at(monkeypatch, 3)
     with pytest.raises(Killed):
         train(path, tmp_path / "halves", {}, said.append)
     revive()
     halves = train(path, tmp_path / "halves", {}, said.append)
-    assert "resuming at step 3" in said
+    assert "resuming 'static' at step 3" in said
     first, second = (
         safetensors.torch.load_file(folder / "model-static.safetensors")
         for folder in (whole, halves)
@@ -180,7 +160,9 @@ def test_boxes_alone_are_trained_without_masks(root: Path, tmp_path: Path) -> No
         ({"task": "detection"}, "task 'detection' takes no masks"),
         ({"crop_size": 50}, "crop_size.*multiple of 32"),
         ({"sizes": [96]}, "sizes must be smaller than image_size 64"),
-        ({"dynamic": {}}, "dynamic: Extra inputs"),
+        ({"dynamic": {"epochs": 1}}, "needs epochs and budgets"),
+        ({"dynamic": {"epochs": 1, "budgets": [0.5]}}, "need dynamic.epochs"),
+        ({"epochs": 0}, "epochs may be 0 only"),
         ({"data": {"root": "x", "zoom": [2, 1]}}, "two rising factors"),
         ({"task": "boxes"}, "task: Input should be"),
     ],

@@ -28,6 +28,18 @@ def tiny_detection(root: Path) -> dict[str, Any]:
     }
 
 
+def tiny_dynamic(root: Path) -> dict[str, Any]:
+    """The same, whose stages 2 to 4 and levels skip patches."""
+    masked = {"paradigm": "spatial", "spatial_granularity": 1}
+    plain = tiny_detection(root)
+    return {
+        **plain,
+        "stages": [plain["stages"][0], *({**stage, **masked} for stage in plain["stages"][1:])],
+        "detector": {**plain["detector"], "level_patches": [4, 2, 1, 1]},
+        "dynamic": {"epochs": 2, "budgets": [0.7, 0.5], "statistics_images": 2},
+    }
+
+
 def read_tiny(root: Path, split: str) -> ScenePixels:
     """The pictures of a split of the tiny set."""
     return ScenePixels(read_scenes(root, split).scenes)

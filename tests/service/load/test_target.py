@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from service.load.target import (
     read_answer,
     tensor_calls,
 )
-from service.schemas.oip import Form, parse_infer
+from service.schemas.oip import OBJECT_OUTPUTS, Form, parse_infer
 from tests.service.load.socket_server import Asked, answer, listening
 from tests.service.scripted import SIZE, jpeg
 
@@ -88,6 +89,21 @@ def test_a_tensor_is_what_the_open_inference_protocol_takes() -> None:
     assert image.shape == (SIZE, SIZE, 3)
     assert image.mean(axis=(0, 1)).argmax() == 2
     assert [output.name for output in parsed.outputs] == ["label"]
+
+
+@pytest.mark.parametrize(("task", "route"), [("detection", "detect"), ("segmentation", "segment")])
+def test_pictures_go_where_their_model_finds_objects(task: str, route: str) -> None:
+    things = replace(COLOURS, name="things", task=task)
+    (call,) = file_calls(SERVER, things, [PICTURE], Ask())
+    assert lines_of(call.head)[0] == f"POST /images/v1/{route}?model=things HTTP/1.1"
+    assert call.route == f"/v1/{route}"
+    (tensor,) = tensor_calls(SERVER, things, [PICTURE], Ask())
+    length = next(line for line in lines_of(tensor.head) if line.startswith("inference-header"))
+    form = Form(SIZE, 4, OBJECT_OUTPUTS)
+    parsed = parse_infer(tensor.body, length.partition(": ")[2], form)
+    assert [output.name for output in parsed.outputs] == ["counts"]
+    with pytest.raises(LoadError, match="task 'captions', which is not known"):
+        file_calls(SERVER, replace(COLOURS, task="captions"), [PICTURE], Ask())
 
 
 @pytest.mark.parametrize("text", ["x", "x: a\r\ny: b", ": b", "x: \N{SNOWMAN}"])

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "backbone.hpp"
+
+namespace laud {
+
+// The maskers of a pyramid's levels: which places of an image are computed, from the maps that the
+// pyramid stands on. Nothing allocates behind `plan`.
+class LevelMaskers {
+ public:
+  // patches: of each level, places on a side of what one decision covers, the finest level first;
+  // none: there are no maskers. lasts: the blocks whose maps they look at.
+  LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& lasts,
+               const Backbone& backbone, GemmTeam& gemms);
+
+  void load(const Packer& packer, const BackboneSpec& spec);
+
+  // For the size that the backbone has planned for. Throws std::bad_alloc.
+  void plan();
+
+  std::int64_t count() const { return static_cast<std::int64_t>(levels_.size()); }
+
+  // Every thread together: logits of one image where `wishes`, one per masker, ask for them.
+  void look(int thread, std::int64_t image, const Wish* wishes);
+
+  // One thread, behind it: one byte per place, levels one after another, or null where all are
+  // active. Writes how many units of each masker are.
+  const std::uint8_t* decide(const Wish* wishes, std::int64_t* active_units);
+
+  void each_buffer(void (*visit)(Buffer&));
+
+ private:
+  struct Level {
+    std::int64_t patch, last;
+    SpatialMasker masker;
+    Windows windows{};  // without a map
+    std::int64_t grid_width = 0, units = 0, first_unit = 0;
+  };
+
+  const Backbone& backbone_;
+  GemmTeam& gemms_;
+  std::vector<Level> levels_;
+  std::int64_t most_channels_ = 0;
+  Buffer means_, logits_;
+  std::vector<std::uint8_t> units_, places_;
+  std::vector<std::int32_t> order_;
+};
+
+}  // namespace laud

@@ -1,0 +1,237 @@
+"""The native engine for detectors: from pixels to boxes and masks without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.architecture import MapSize, ResNet
+from engines.bundle import Bundle
+from engines.closing import Closing
+from engines.core import OperatingPoint, Output, UInt8Array, check_batch
+from engines.cpu import _native
+from engines.cpu.counting import Counters, Float64Array, Int64Array, Wishes, wishes_of_batch
+from engines.cpu.detector_weights import detector_tensors
+from engines.cpu.loading import (
+    backbone_spec,
+    check_contiguous,
+    choose,
+    loading,
+    runnable,
+    running,
+)
+from engines.detection.architecture import (
+    CANDIDATES_PER_LEVEL,
+    LEVEL_UNITS,
+    LEVELS,
+    MASK_SIZE,
+    MOST_DETECTIONS,
+    ROI_SIZE,
+    STRIDE,
+    Detector,
+    LevelRates,
+    executed_dense_macs,
+    macs_per_object,
+    pyramid_sizes,
+)
+from engines.errors import BundleError, EngineError, InvalidInput
+from engines.manifest import Manifest
+
+_PRECISIONS = ("fp32", "bf16")
+
+
+class CpuDetector(Closing):
+    """Finds objects in whole pictures of any size that is a multiple of STRIDE.
+
+    Calls from several threads run one after another. In a process forked after loading, `infer`
+    raises EngineError: threads do not survive a fork. Outputs are fresh.
+    """
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        precision: str | None = None,
+        poison: bool = False,
+    ) -> None:
+        """Pack the bundle's weights.
+
+        threads, poison and LAUD_CPU_ISA: as for `engines.cpu.engine.CpuEngine`. precision: fp32, or
+        bf16 where the CPU has AMX; None means fp32. Raises BundleError when the bundle finds no
+        objects, is not folded or its tensors do not fit; InvalidInput for another precision;
+        EngineError when it cannot run here.
+        """
+        manifest, net = bundle.manifest, runnable(bundle)
+        if manifest.detector is None:
+            raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
+        self.precision = precision or _PRECISIONS[0]
+        if self.precision not in _PRECISIONS:
+            raise InvalidInput(
+                f"detectors run in {' and '.join(_PRECISIONS)} only so far, got precision "
+                f"'{precision}'"
+            )
+        self.isa, self.threads = choose(self.precision, threads)
+        with loading(bundle):
+            self._native = _native.DetectorEngine(
+                _spec(net, manifest, manifest.detector),
+                detector_tensors(bundle, net, manifest.detector),
+                self.precision,
+                self.isa,
+                self.threads,
+                poison,
+            )
+        self._net, self._detector = net, manifest.detector
+        self._counters = Counters(net)
+        self._closed = False
+
+    def infer(
+        self,
+        images: UInt8Array,
+        points: Sequence[OperatingPoint],
+        *,
+        active: npt.NDArray[np.bool_] | None = None,
+        tell_places: bool = False,
+    ) -> Output:
+        """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed or forked.
+
+        For tests and benchmarks there are two more. active: bool (N, places), levels side by side,
+        the finest first; holds whatever the levels' maskers decide, which are still evaluated.
+        Elsewhere the pyramid and every layer of the heads are zero, and no object is found.
+        tell_places: the output also has `places`, float32 (N, places, labels + 5): class logits,
+        four distances in units, the centre's logit.
+        """
+        if self._closed:
+            raise EngineError("the engine has been closed")
+        net, detector = self._net, self._detector
+        own = len(net.maskers)
+        check_batch(images, points, own + detector.num_maskers)
+        check_contiguous(images)
+        _check_points(points)
+        n, size = len(images), MapSize(*images.shape[1:3])
+        places = sum(each.area for each in pyramid_sizes(net, size))
+        flags = None if active is None else _flags(active, n, places)
+        wishes = wishes_of_batch(tuple(points))
+        with running(images.shape):
+            counts = np.zeros(n, np.int64)
+            # Masks of all that there may be take address space, and memory where they are written.
+            filled: dict[str, npt.NDArray[Any]] = {
+                "boxes": np.empty((n, MOST_DETECTIONS, 4), np.float32),
+                "scores": np.empty((n, MOST_DETECTIONS), np.float32),
+                "labels": np.empty((n, MOST_DETECTIONS), np.int64),
+            }
+            if detector.masks:
+                shape = (n, MOST_DETECTIONS, MASK_SIZE, MASK_SIZE)
+                filled["masks"] = np.empty(shape, np.float32)
+            told = np.empty((n, places, net.num_classes + 5), np.float32) if tell_places else None
+            active_units = np.empty((n, own), np.int64)
+            level_units = np.empty((n, detector.num_maskers), np.int64)
+            level_pixels = np.empty((n, LEVELS), np.int64)
+            pixels = np.empty((n, len(net.blocks), 2), np.int64)
+            parts = np.empty(len(net.blocks) + 5, np.float64)
+            prepare, network = self._native.infer(
+                images,
+                wishes.thresholds,
+                wishes.caps,
+                flags,
+                counts,
+                filled["boxes"],
+                filled["scores"],
+                filled["labels"],
+                filled.get("masks"),
+                told,
+                active_units,
+                pixels,
+                level_units,
+                level_pixels,
+                parts,
+            )
+            arrays = {name: _cut(array, counts) for name, array in filled.items()}
+        rates, macs = self._counted(size, wishes, active_units, pixels, level_units, level_pixels)
+        if told is not None:
+            arrays["places"] = told
+        return Output(
+            arrays={"counts": counts, **arrays},
+            activation=rates.astype(np.float32),
+            macs=macs + macs_per_object(detector) * counts,
+            durations_s={"prepare": prepare, "network": network},
+            parts_s=parts,
+            pixels=pixels,
+        )
+
+    def _counted(
+        self,
+        image: MapSize,
+        wishes: Wishes,
+        units: Int64Array,
+        pixels: Int64Array,
+        level_units: Int64Array,
+        level_pixels: Int64Array,
+    ) -> tuple[Float64Array, Float64Array]:
+        """Activation rates (N, maskers), and multiply-accumulates before any choice (N,)."""
+        net, detector, own = self._net, self._detector, units.shape[1]
+        sizes = pyramid_sizes(net, image)
+        patches = detector.level_patches or ()
+        grids = [each.patches(patch).area for each, patch in zip(sizes, patches, strict=False)]
+        counter = self._counters.of(image.height, image.width)
+        rates = units / counter.units
+        network = counter.macs(rates, pixels, wishes.asked[:, :own])
+        levels = [
+            LevelRates(level_pixels[:, i] / each.area, wishes.asked[:, own + i] if patches else 0.0)
+            for i, each in enumerate(sizes)
+        ]
+        macs: Float64Array = executed_dense_macs(net, detector, image, network, levels)
+        return np.concatenate([rates, level_units / np.array(grids, np.int64)], axis=1), macs
+
+    def close(self) -> None:
+        self._closed = True
+        self._native.close()
+
+
+def _spec(net: ResNet, manifest: Manifest, detector: Detector) -> _native.DetectorSpec:
+    ends = {block.stage: i for i, block in enumerate(net.blocks)}
+    return _native.DetectorSpec(
+        backbone=backbone_spec(net, manifest, "fp32"),
+        lasts=[ends[stage] for stage in sorted(ends)],
+        units=list(LEVEL_UNITS),
+        patches=list(detector.level_patches or ()),
+        labels=net.num_classes,
+        width=detector.width,
+        head_convs=detector.head_convs,
+        mask_convs=detector.mask_convs if detector.masks else 0,
+        region=ROI_SIZE,
+        overlap=detector.overlap,
+        least_score=detector.least_score,
+        candidates=CANDIDATES_PER_LEVEL,
+        most=MOST_DETECTIONS,
+    )
+
+
+def _check_points(points: Sequence[OperatingPoint]) -> None:
+    for point in points:
+        if point.image_size % STRIDE:
+            raise InvalidInput(
+                f"a detector's images are multiples of {STRIDE}, got {point.image_size}"
+            )
+        if point.glance is not None:
+            raise InvalidInput(f"a detector does not glance, point '{point.name}' does")
+
+
+def _flags(active: npt.NDArray[np.bool_], n: int, places: int) -> npt.NDArray[np.uint8]:
+    flags = np.ascontiguousarray(active, np.bool_)
+    if flags.shape != (n, places):
+        raise InvalidInput(f"active must have shape ({n}, {places}), got {flags.shape}")
+    return flags.view(np.uint8)
+
+
+def _cut(array: npt.NDArray[Any], counts: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """As many objects as any image has, zeros behind an image's own."""
+    found = np.zeros((len(array), int(counts.max()), *array.shape[2:]), array.dtype)
+    for i, count in enumerate(counts.tolist()):
+        found[i, :count] = array[i, :count]
+    return found

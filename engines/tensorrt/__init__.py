@@ -1,0 +1,1 @@
+"""What runs on NVIDIA GPUs. So far: the kernels, and compiling them without a GPU."""

@@ -1,0 +1,157 @@
+"""Maskers that learn where objects are: the labels say what has to be computed.
+
+In classification nobody knows which patch matters, so masks are sampled and a loss on operations
+moves them (`engines.training.budgets`). Here a patch matters where an object is: each masker is a
+classifier of its patches, trained by cross-entropy, and a threshold on its probability is all that
+sets a budget. The network is trained beside it under masks of random thresholds, so that it answers
+well at any of them; no gradient passes through a decision.
+
+Legend: N images, M maskers (the backbone's blocks in order, then the levels), U units of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engines.architecture import MapSize
+from engines.detection.architecture import STRIDES
+from engines.errors import ConfigError
+from engines.models.detection import DenseNetwork
+from engines.models.maskers import PatchMasker, pool_patches
+from engines.models.masks import Mask
+from engines.training.scene_batches import Target
+
+_FINEST = STRIDES[0]
+_MIN_STD = 1e-2
+
+
+class ForegroundMasks:
+    """Decisions at probabilities: a patch is active where that of an object is not below an image's
+    own. thresholds: (N,) logits; everything: (N,) True where nothing is skipped."""
+
+    def __init__(self, bias: Tensor, thresholds: Tensor, everything: Tensor) -> None:
+        """bias: (M,), what is added to each masker's logits to make probabilities of them."""
+        self._bias = bias.detach()
+        self._thresholds = thresholds
+        self._everything = everything
+
+    def __call__(self, masker: int, logits: Tensor) -> Tensor:
+        active = logits.detach() + self._bias[masker] >= self._thresholds[:, None]
+        return (active | self._everything[:, None]).float()
+
+
+def masker_loss(
+    dense: DenseNetwork, masks: Sequence[Mask], bias: Tensor, targets: Sequence[Target], size: int
+) -> Tensor:
+    """Mean over maskers of the cross-entropy of their patches, images of `size` pixels a side."""
+    wanted = foreground_units(dense, targets, size)
+    losses = [
+        F.binary_cross_entropy_with_logits(
+            mask.logits.float() + bias[mask.masker], wanted[mask.masker]
+        )
+        for mask in masks
+    ]
+    return torch.stack(losses).mean()
+
+
+def foreground_units(dense: DenseNetwork, targets: Sequence[Target], size: int) -> list[Tensor]:
+    """Of each masker which patches have something to compute, float (N, U).
+
+    A patch of the backbone has where an object touches it or its neighbourhood of 4 pixels; one of
+    a level where a place in it or next to it answers for an object.
+    """
+    near = torch.from_numpy(np.stack([_near(target, size) for target in targets]))[:, None]
+    found: list[Tensor] = []
+    for masker in dense.net.maskers:
+        block = dense.net.blocks[masker.block]
+        patch = block.granularity.spatial
+        pixels = size if patch is None else patch * STRIDES[block.stage]
+        found.append(_pooled(near, pixels // _FINEST))
+    places = torch.from_numpy(np.stack([target.places >= 0 for target in targets])).float()
+    patches = dense.detector.level_patches or ()
+    first = 0
+    for stride, patch in zip(STRIDES, patches, strict=False):
+        side = MapSize(size // stride, size // stride)
+        level = places[:, first : first + side.area].view(-1, 1, side.height, side.width)
+        found.append(_pooled(F.max_pool2d(level, 3, 1, 1), patch))
+        first += side.area
+    return found
+
+
+def _near(target: Target, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """1 where an object or what is next to it is, at a quarter of the pixels."""
+    cells = size // _FINEST
+    near = np.zeros((cells, cells), np.float32)
+    corners = np.concatenate(
+        (np.floor(target.boxes[:, :2] / _FINEST) - 1, np.ceil(target.boxes[:, 2:] / _FINEST) + 1),
+        axis=1,
+    )
+    for left, top, right, bottom in np.clip(corners, 0, cells).astype(int).tolist():
+        near[top:bottom, left:right] = 1.0
+    return near
+
+
+def _pooled(x: Tensor, window: int) -> Tensor:
+    if window > 1:
+        x = F.max_pool2d(x, window, ceil_mode=True)
+    return x.flatten(1)
+
+
+@torch.no_grad()
+def prepare_maskers(dense: DenseNetwork, images: Tensor) -> None:
+    """Set every masker's statistics to those of the static network on normalised images.
+
+    Raises ConfigError where a masker decides on anything but patches.
+    """
+    rows: dict[PatchMasker, list[Tensor]] = {}
+    handles = []
+    for block in dense.body.bottlenecks():
+        if block.block.paradigm.masks_channels:
+            raise ConfigError("a detector's stages skip patches or nothing: paradigm spatial")
+        masker = getattr(block, "masker_spatial", None)
+        if isinstance(masker, PatchMasker):
+            handles.append(block.register_forward_pre_hook(_noting(rows, masker)))
+    levels = list(dense.level_maskers) if dense.detector.num_maskers else []
+    try:
+        for image in torch.split(images, 1):
+            maps, _ = dense.body.stages(image, None)
+            for each, masker in zip(maps, levels, strict=False):
+                if isinstance(masker, PatchMasker):
+                    _noting(rows, masker)(masker, (each,))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for masker, seen in rows.items():
+        values = torch.cat(seen)
+        masker.mean.copy_(values.mean(dim=0))
+        masker.std.copy_(values.std(dim=0).clamp_min(_MIN_STD))
+
+
+def _noting(rows: dict[PatchMasker, list[Tensor]], masker: PatchMasker) -> Callable[..., None]:
+    def hook(_module: object, inputs: tuple[Tensor, ...]) -> None:
+        rows.setdefault(masker, []).append(pool_patches(inputs[0], masker.window).flatten(0, 1))
+
+    return hook
+
+
+def random_thresholds(
+    count: int, range_: tuple[float, float], full_share: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Of each image a threshold (N,), a logit of a probability drawn evenly in log space, and
+    whether nothing is skipped (N,)."""
+    low, high = (math.log(p) for p in range_)
+    p = np.exp(rng.uniform(low, high, count))
+    everything = rng.random(count) < full_share
+    return torch.from_numpy(np.log(p / (1 - p))).float(), torch.from_numpy(everything)
+
+
+def thresholds_at(probability: float, bias: Tensor) -> list[float]:
+    """What a masker's own logit has to reach for that probability, (M,)."""
+    logit = math.log(probability / (1 - probability))
+    return [logit - each for each in bias.detach().tolist()]

@@ -1,0 +1,77 @@
+"""Threads for what takes too long for the event loop, and when they no longer hold its memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from service.errors import NotReady
+
+T = TypeVar("T")
+
+_STOPPED = "the service stopped before this request was answered"
+
+
+class WorkPool:
+    """A bounded number of threads. Used from the event loop only."""
+
+    def __init__(self, threads: int, name: str, *, pool: Executor | None = None) -> None:
+        """name: of the threads. pool: instead of them, where a test decides what is done when."""
+        self._is_closed = False
+        if pool is None:
+            pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._pool = pool
+
+    def run(
+        self, work: Callable[[], T], *, on_end: Callable[[], None] = lambda: None
+    ) -> asyncio.Future[T]:
+        """`work()` on one of the threads.
+
+        Cancelling the future drops the work while it waits for a thread. on_end: called on the loop
+        once no thread holds the work, which may be after the future was cancelled. Raises NotReady
+        once closed, and so does the future of what waits then.
+        """
+        if self._is_closed:
+            raise NotReady(_STOPPED)
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[T] = loop.create_future()
+        working = self._pool.submit(_carried, work)
+
+        def dropped(future: asyncio.Future[T]) -> None:
+            if future.cancelled():
+                working.cancel()
+
+        def ended(work: Future[T]) -> None:
+            on_end()
+            if waiting.done():
+                return
+            if work.cancelled():
+                waiting.set_exception(NotReady(_STOPPED))
+            elif (error := work.exception()) is None:
+                waiting.set_result(work.result())
+            else:
+                waiting.set_exception(error)
+
+        def report(work: Future[T]) -> None:
+            # A loop that was closed meanwhile has nobody who waits.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(ended, work)
+
+        waiting.add_done_callback(dropped)
+        working.add_done_callback(report)
+        return waiting
+
+    def close(self) -> None:
+        """Start nothing more; what runs finishes."""
+        self._is_closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _carried(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except StopIteration as error:
+        # Futures cannot carry one.
+        raise RuntimeError(f"the work stopped: {error!r}") from error

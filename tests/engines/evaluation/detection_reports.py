@@ -1,0 +1,53 @@
+"""Made-up reports of a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.bundle import Bundle
+from engines.core import static_point
+from engines.detection.intervals import Bounded, Intervals
+from engines.detection.scores import DetectionScores
+from engines.evaluation.detection import DetectionPlan, DetectionReport, DetectionResult
+from engines.evaluation.report import timing_of
+from engines.evaluation.timing import Latency
+from tests.engines.detection.bundles import detector_manifest
+from tests.engines.detection.networks import DETECTOR
+
+
+def detection_report(*, masks: bool = True, timed: bool = True) -> DetectionReport:
+    """Points `full` (40 ms) and `size-320` (15 ms); AP of masks .5 and .4, of boxes .1 more."""
+    times = {"full": 40.0, "size-320": 15.0} if timed else {}
+    latencies = {name: Latency(ms, 1.2 * ms, 20, 0.05, ms) for name, ms in times.items()}
+    manifest = detector_manifest(DETECTOR.model_copy(update={"masks": masks}))
+    return DetectionReport(
+        bundle=Bundle(Path("things.laud"), manifest, "0" * 64, {}),
+        plan=DetectionPlan(),
+        folder=Path("test"),
+        precision="fp32",
+        isa=None,
+        threads=2,
+        timing=timing_of(1.0 if timed else None, latencies),
+        results=(_result("full", 512, 0.5, masks), _result("size-320", 320, 0.4, masks)),
+        latencies=latencies,
+    )
+
+
+def _result(name: str, size: int, value: float, masks: bool) -> DetectionResult:
+    scores = DetectionScores(images=81, objects=3508, box_ap=value + 0.1, box_ap50=value + 0.4)
+    return DetectionResult(
+        point=static_point(name, size, 0),
+        scores=scores,
+        boxes=_intervals(value + 0.1),
+        masks=_intervals(value) if masks else None,
+        activation=(),
+        macs=1e9,
+        dense_macs=9e8,
+        cost_area_correlation=None,
+        padding=0.1,
+    )
+
+
+def _intervals(value: float) -> Intervals:
+    ap, ap50, ap75 = (Bounded(v, v - 0.04, v + 0.03) for v in (value, value + 0.3, value + 0.2))
+    return Intervals(ap, ap50, ap75)

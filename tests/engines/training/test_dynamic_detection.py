@@ -1,0 +1,274 @@
+"""A detector learns where objects are, and to answer where nothing else is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+pytest.importorskip("faster_coco_eval")
+
+import safetensors.torch
+from torch import Tensor
+
+from engines.architecture import MapSize
+from engines.bundle import read_bundle
+from engines.core import static_point
+from engines.detection.architecture import detector_macs
+from engines.detection.read import read_scenes
+from engines.errors import ConfigError
+from engines.export.run import export
+from engines.models.detection import LaudDetector
+from engines.reference.detection import ReferenceDetector
+from engines.runs import read_run
+from engines.training import detection_trainer
+from engines.training.detection_config import DetectionConfig
+from engines.training.detection_trainer import detection_losses
+from engines.training.foreground import (
+    ForegroundMasks,
+    foreground_units,
+    masker_loss,
+    prepare_maskers,
+    random_thresholds,
+    thresholds_at,
+)
+from engines.training.run import train
+from engines.training.scene_batches import Target, answering_places
+from engines.training.starts import starting_network
+from tests.engines.detection.tiny import write_nuclei
+from tests.engines.training.killing import Killed, killed_at
+from tests.engines.training.tiny_detection import tiny_dynamic
+
+pytestmark = pytest.mark.torch
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nuclei(
+        tmp_path_factory.mktemp("nuclei"), {"train": (4, 3, 0, 5), "validation": (3,)}
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("dynamic")
+    return train(_write(place / "tiny.yaml", root), place / "run", {}, lambda line: None)
+
+
+@pytest.fixture
+def model(root: Path) -> LaudDetector:
+    config = DetectionConfig.model_validate(tiny_dynamic(root))
+    return LaudDetector(starting_network(config, 1).net, config.detector)
+
+
+def _write(path: Path, root: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**tiny_dynamic(root), **changes}))
+    return path
+
+
+def _target(*boxes: tuple[float, float, float, float]) -> Target:
+    of = np.array(boxes, np.float32).reshape(-1, 4)
+    maps = tuple(MapSize(SIZE // stride, SIZE // stride) for stride in (4, 8, 16, 32))
+    places = answering_places(of, maps)
+    none = np.zeros((0, 4), np.float32), np.zeros((0, 28, 28), np.bool_)
+    return Target(of, np.zeros(len(of), np.int64), places, *none)
+
+
+def test_patches_are_wanted_where_objects_are(model: LaudDetector) -> None:
+    wanted = foreground_units(model.dense, [_target((5, 5, 11, 11)), _target()], SIZE)
+    assert [each.shape for each in wanted] == [
+        (2, 64), (2, 16), (2, 4), (2, 16), (2, 16), (2, 16), (2, 4),
+    ]  # fmt: skip
+    assert not any(each[1].any() for each in wanted)
+    blocks = wanted[0][0].view(8, 8)
+    assert blocks[:2, :2].all()
+    assert blocks.sum() == 4
+    # 6 px wide it is the finest level's, at places next to (8, 8).
+    level = wanted[3][0].view(4, 4)
+    assert level[0, 0] == 1
+    assert not level[2:].any()
+    assert not wanted[6].any()
+
+
+def test_a_patch_is_active_from_the_threshold_on() -> None:
+    bias, thresholds = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5, 0.5])
+    decide = ForegroundMasks(bias, thresholds, torch.tensor([False, False, True]))
+    logits = torch.tensor([[0.4, 0.5], [-0.5, -0.6], [-9.0, -9.0]])
+    assert decide(0, logits).tolist() == [[0, 1], [0, 0], [1, 1]]
+    assert decide(1, logits).tolist() == [[1, 1], [1, 0], [1, 1]]
+
+
+def test_thresholds_are_probabilities() -> None:
+    thresholds = thresholds_at(0.2, torch.tensor([0.0, 1.5]))
+    assert torch.sigmoid(torch.tensor(thresholds) + torch.tensor([0.0, 1.5])).tolist() == (
+        pytest.approx([0.2, 0.2])
+    )
+
+
+def test_drawn_thresholds_stay_between_their_ends() -> None:
+    drawn, everything = random_thresholds(2000, (0.02, 0.4), 0.25, np.random.default_rng(0))
+    shares = torch.sigmoid(drawn)
+    assert 0.0199 < float(shares.min()) < 0.03
+    assert 0.35 < float(shares.max()) < 0.4001
+    assert float(everything.float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_maskers_learn_and_nothing_else_does_from_their_loss(model: LaudDetector) -> None:
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(2, 3, SIZE, SIZE)).astype(np.float32))
+    x[0, :, 8:24, 8:24] += 4.0
+    targets = [_target((8, 8, 24, 24)), _target()]
+    prepare_maskers(model.dense, x)
+    bias = torch.zeros(model.dense.num_maskers, requires_grad=True)
+    maskers = [p for name, p in model.named_parameters() if "masker" in name]
+    optimiser = torch.optim.Adam([*maskers, bias], lr=0.1)
+    losses = []
+    for _ in range(30):
+        everything = torch.ones(2, dtype=torch.bool)
+        decide = ForegroundMasks(bias, torch.zeros(2), everything)
+        _, asked = model.dense(x, decide)
+        loss = masker_loss(model.dense, asked, bias, targets, SIZE)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    rest = [p for name, p in model.named_parameters() if "masker" not in name]
+    assert all(p.grad is None for p in rest)
+
+
+def test_what_is_not_active_is_not_answered(model: LaudDetector) -> None:
+    x = torch.randn(1, 3, SIZE, SIZE)
+    first = len(model.net.maskers)
+
+    def half(masker: int, logits: Tensor) -> Tensor:
+        units: Tensor = torch.ones_like(logits)
+        if masker == first:
+            units[:, units.shape[1] // 2 :] = 0
+        elif masker > first:
+            units[:] = 0
+        return units
+
+    outputs, asked = model.dense(x, half)
+    assert len(asked) == model.dense.num_maskers
+    finest = (SIZE // 4) ** 2
+    logits = outputs.logits[0, :, 0]
+    assert (logits[finest // 2 :] == logits[-1]).all()
+    assert torch.sigmoid(logits[-1]) < 1e-9
+    assert not outputs.distances[0, finest // 2 :].any()
+    assert not outputs.features[0][:, :, SIZE // 8 :].any()
+    assert not outputs.features[1].any()
+    every, _ = model.dense(x, lambda masker, logits: torch.ones_like(logits))
+    static, none = model.dense(x)
+    assert none == []
+    torch.testing.assert_close(every.logits, static.logits)
+    torch.testing.assert_close(every.distances, static.distances)
+    torch.testing.assert_close(every.centres, static.centres)
+
+
+def test_what_is_not_computed_does_not_count(root: Path, model: LaudDetector) -> None:
+    x, targets = torch.randn(1, 3, SIZE, SIZE), [_target((5, 5, 11, 11), (40, 40, 60, 60))]
+    every, _ = detection_losses(model, x, targets, lambda _, z: torch.ones_like(z), autocast=False)
+    none, _ = detection_losses(model, x, targets, lambda _, z: torch.zeros_like(z), autocast=False)
+    assert float(every["box"].detach()) > 0
+    assert float(none["class"].detach()) < 1e-6
+    assert float(none["box"].detach()) == float(none["centre"].detach()) == 0
+
+
+@pytest.mark.parametrize("steps", [6, 8])
+def test_a_run_killed_while_maskers_learn_equals_an_uninterrupted_one(
+    root: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    path = _write(tmp_path / "tiny.yaml", root)
+    revive = killed_at(monkeypatch, steps)
+    with pytest.raises(Killed):
+        train(path, tmp_path / "halves", {}, lambda line: None)
+    revive()
+    halves = train(path, tmp_path / "halves", {}, lambda line: None)
+    first, second = (
+        safetensors.torch.load_file(folder / "model-dynamic.safetensors")
+        for folder in (finished, halves)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (finished / "thresholds.json").read_text() == (halves / "thresholds.json").read_text()
+    assert (finished / "metrics.csv").read_text() == (halves / "metrics.csv").read_text()
+
+
+def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_path: Path) -> None:
+    run, thresholds = read_run(finished)
+    assert run.last_phase == "dynamic"
+    assert [point.name for point in run.points] == ["full", "skip-64-70", "skip-64-50", "size-32"]
+    assert len(thresholds[0.5]) == 7
+    bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
+    assert read_bundle(bundle.path).hash == bundle.hash
+    for name, budget in (("skip-64-70", 0.7), ("skip-64-50", 0.5)):
+        record = bundle.manifest.point(name)
+        assert len(record.activation) == 7
+        assert 0 < record.macs_ratio < 1
+        assert record.macs_ratio == pytest.approx(budget, abs=0.15), "patches are few and large"
+    assert run.detector is not None
+    static = detector_macs(run.architecture, run.detector, MapSize(SIZE, SIZE))
+    with ReferenceDetector.from_bundle(bundle) as engine:
+        pixels = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+        full = engine.infer(pixels, [bundle.manifest.full.point])
+        count = float(full.arrays["counts"][0])
+        assert full.macs[0] == static.dense + static.per_object * count
+        assert full.activation.tolist() == [[1.0] * 7]
+        never = static_point("none", SIZE, 7).model_copy(update={"thresholds": (1e9,) * 7})
+        nothing = engine.infer(pixels, [never])
+        assert nothing.activation.tolist() == [[0.0] * 7]
+        assert nothing.arrays["counts"].tolist() == [0]
+        assert 0 < nothing.macs[0] < 0.5 * static.dense
+
+
+@pytest.mark.parametrize("source", ["bundle", "run"])
+def test_a_finished_detector_can_be_made_dynamic(
+    root: Path, finished: Path, tmp_path: Path, source: str
+) -> None:
+    bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
+    path = bundle.path if source == "bundle" else finished
+    said: list[str] = []
+    again = train(
+        _write(tmp_path / "again.yaml", root, init={"source": source, "path": str(path)}, epochs=0),
+        tmp_path / "again",
+        {},
+        said.append,
+    )
+    static = safetensors.torch.load_file(again / "model-static.safetensors")
+    name = "dense.head.classification_head.conv.0.weight"
+    wanted = torch.from_numpy(bundle.weights[name]).float()
+    if source == "run":
+        wanted = safetensors.torch.load_file(finished / "model-static.safetensors")[name]
+    torch.testing.assert_close(static[name], wanted)
+    assert not any(line.startswith("static:") for line in said)
+    rows = (again / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["dynamic", "dynamic"]
+
+
+@pytest.mark.parametrize("changes", [{"width": 24}, {"head_convs": 2}, {"mask_convs": 2}])
+def test_a_detector_of_another_shape_is_refused(
+    root: Path, finished: Path, tmp_path: Path, changes: dict[str, int]
+) -> None:
+    path = _write(
+        tmp_path / "again.yaml",
+        root,
+        init={"source": "run", "path": str(finished)},
+        detector={**tiny_dynamic(root)["detector"], **changes},
+    )
+    with pytest.raises(ConfigError, match="'detector' must be its own"):
+        train(path, tmp_path / "again", {}, lambda line: None)
+
+
+def test_the_tiny_set_has_a_validation_split(root: Path) -> None:
+    assert len(read_scenes(root, "validation").scenes) == 1
+    assert detection_trainer.phases_of(DetectionConfig.model_validate(tiny_dynamic(root))) == (
+        "static",
+        "dynamic",
+    )
