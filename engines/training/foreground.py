@@ -15,12 +15,14 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engines.architecture import MapSize
-from engines.detection.architecture import STRIDES
+from engines.core import Float32Array
+from engines.detection.architecture import LEVELS, STRIDES
 from engines.errors import ConfigError
 from engines.models.detection import DenseNetwork
 from engines.models.maskers import PatchMasker, pool_patches
@@ -28,6 +30,8 @@ from engines.models.masks import Mask
 from engines.training.scene_batches import Target
 
 _FINEST = STRIDES[0]
+_CANONICAL_LEVEL, _CANONICAL_SIDE = 2, 224.0
+"""A box of that side is read from that level, one of half the side from the level before."""
 _MIN_STD = 1e-2
 
 
@@ -64,9 +68,10 @@ def foreground_units(dense: DenseNetwork, targets: Sequence[Target], size: int) 
     """Of each masker which patches have something to compute, float (N, U).
 
     A patch of the backbone has where an object touches it or its neighbourhood of 4 pixels; one of
-    a level where a place in it or next to it answers for an object.
+    a level where a place in it or next to it answers for an object, or where the mask of one is
+    made from that level.
     """
-    near = torch.from_numpy(np.stack([_near(target, size) for target in targets]))[:, None]
+    near = _stacked([_covered(target.boxes, _FINEST, size, margin=1) for target in targets])
     found: list[Tensor] = []
     for masker in dense.net.maskers:
         block = dense.net.blocks[masker.block]
@@ -76,25 +81,43 @@ def foreground_units(dense: DenseNetwork, targets: Sequence[Target], size: int) 
     places = torch.from_numpy(np.stack([target.places >= 0 for target in targets])).float()
     patches = dense.detector.level_patches or ()
     first = 0
-    for stride, patch in zip(STRIDES, patches, strict=False):
+    for level, (stride, patch) in enumerate(zip(STRIDES, patches, strict=False)):
         side = MapSize(size // stride, size // stride)
-        level = places[:, first : first + side.area].view(-1, 1, side.height, side.width)
-        found.append(_pooled(F.max_pool2d(level, 3, 1, 1), patch))
+        wanted = places[:, first : first + side.area].view(-1, 1, side.height, side.width)
+        wanted = F.max_pool2d(wanted, 3, 1, 1)
+        if dense.detector.masks:
+            read = [each.boxes[mask_levels(each.boxes) == level] for each in targets]
+            wanted = torch.maximum(wanted, _stacked([_covered(b, stride, size) for b in read]))
+        found.append(_pooled(wanted, patch))
         first += side.area
     return found
 
 
-def _near(target: Target, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """1 where an object or what is next to it is, at a quarter of the pixels."""
-    cells = size // _FINEST
-    near = np.zeros((cells, cells), np.float32)
-    corners = np.concatenate(
-        (np.floor(target.boxes[:, :2] / _FINEST) - 1, np.ceil(target.boxes[:, 2:] / _FINEST) + 1),
-        axis=1,
-    )
-    for left, top, right, bottom in np.clip(corners, 0, cells).astype(int).tolist():
-        near[top:bottom, left:right] = 1.0
-    return near
+def mask_levels(boxes: Float32Array) -> npt.NDArray[np.int64]:
+    """The level that RoIAlign makes the mask of each box (N, 4) from, 0 the finest.
+
+    Equation 1 of arXiv:1612.03144, as torchvision has it.
+    """
+    sides = np.sqrt(np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-6))
+    levels = np.floor(_CANONICAL_LEVEL + np.log2(sides / _CANONICAL_SIDE) + 1e-6)
+    return np.clip(levels, 0, LEVELS - 1).astype(np.int64)
+
+
+def _covered(
+    boxes: Float32Array, stride: int, size: int, margin: int = 0
+) -> npt.NDArray[np.float32]:
+    """1 where boxes are, and so many cells around them, on a map of cells of `stride` pixels."""
+    cells = size // stride
+    covered = np.zeros((cells, cells), np.float32)
+    low, high = np.floor(boxes[:, :2] / stride) - margin, np.ceil(boxes[:, 2:] / stride) + margin
+    corners = np.clip(np.concatenate((low, high), axis=1), 0, cells).astype(int)
+    for left, top, right, bottom in corners.tolist():
+        covered[top:bottom, left:right] = 1.0
+    return covered
+
+
+def _stacked(maps: list[npt.NDArray[np.float32]]) -> Tensor:
+    return torch.from_numpy(np.stack(maps))[:, None]
 
 
 def _pooled(x: Tensor, window: int) -> Tensor:

@@ -32,6 +32,7 @@ from engines.training.detection_trainer import detection_losses
 from engines.training.foreground import (
     ForegroundMasks,
     foreground_units,
+    mask_levels,
     masker_loss,
     prepare_maskers,
     random_thresholds,
@@ -95,6 +96,23 @@ def test_patches_are_wanted_where_objects_are(model: LaudDetector) -> None:
     assert level[0, 0] == 1
     assert not level[2:].any()
     assert not wanted[6].any()
+
+
+def test_a_mask_needs_the_level_that_it_is_made_from(model: LaudDetector) -> None:
+    # 40 px wide, it is found on a coarser level, and its mask is made from the finest.
+    wanted = foreground_units(model.dense, [_target((8, 8, 48, 48))], SIZE)
+    finest = wanted[3][0].view(4, 4)
+    assert finest[:3, :3].all()
+    assert finest.sum() == 9
+
+
+@pytest.mark.parametrize("side", [4, 21, 56, 111, 112, 113, 200, 224, 300, 448, 900])
+def test_masks_are_made_from_the_level_that_torchvision_reads(side: float) -> None:
+    from torchvision.ops.poolers import LevelMapper
+
+    boxes = np.array([[3, 5, 3 + side, 5 + side]], np.float32)
+    theirs = LevelMapper(2, 5)([torch.from_numpy(boxes)])
+    assert mask_levels(boxes).tolist() == theirs.tolist()
 
 
 def test_a_patch_is_active_from_the_threshold_on() -> None:
