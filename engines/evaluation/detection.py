@@ -18,7 +18,13 @@ import numpy.typing as npt
 from engines.bundle import Accuracy, Bundle, PointRecord, read_bundle
 from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.detection.architecture import macs_per_object
-from engines.detection.intervals import RESAMPLES, Bounded, Intervals, ap_intervals
+from engines.detection.intervals import (
+    RESAMPLES,
+    Bounded,
+    Intervals,
+    ap_intervals,
+    difference_at_50,
+)
 from engines.detection.letterbox import decode_whole, detections_of, inner_size
 from engines.detection.read import read_folder
 from engines.detection.scenes import Detections, Scene, SceneSet
@@ -34,6 +40,9 @@ MOST_TIMED = 20
 """Pictures that latency is measured on, evenly from all of them: calls take long."""
 
 _SAY_EVERY_S = 10.0
+
+_AS_FAST = 1.02
+"""A rival may take so much of what the point takes, as for classifiers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +79,19 @@ class DetectionResult:
 
 
 @dataclass(frozen=True)
+class SizeRival:
+    """A point that skips beside the best smaller image, or `full`, that takes no longer.
+
+    rival: its name, None where none is as fast. ap50: the point's less the rival's, of masks where
+    there are any; the rest is None too then.
+    """
+
+    point: str
+    rival: str | None
+    ap50: Bounded | None
+
+
+@dataclass(frozen=True)
 class DetectionPlan:
     """What to measure, and how. points: all, where none is named. precision: None: the engine's
     best. latency_s: seconds to time for, all points together; None: nothing is timed."""
@@ -99,6 +121,25 @@ class DetectionReport:
     results: tuple[DetectionResult, ...]
     latencies: dict[str, Latency]
 
+    def rivals(self) -> list[SizeRival]:
+        """Every point that skips beside its free rival."""
+        sizes = [result for result in self.results if result.point.skips_nothing]
+        found: list[SizeRival] = []
+        for result in self.results:
+            if result.point.skips_nothing:
+                continue
+            limit = _AS_FAST * self._cost(result)
+            fast = [each for each in sizes if self._cost(each) <= limit]
+            best = max(fast, key=lambda each: each.accuracy.value, default=None)
+            ap50 = None if best is None else difference_at_50(result.best, best.best)
+            found.append(SizeRival(result.point.name, best and best.point.name, ap50))
+        return found
+
+    def _cost(self, result: DetectionResult) -> float:
+        """Median latency where it was measured, else multiply-accumulates."""
+        latency = self.latencies.get(result.point.name)
+        return result.macs if latency is None else latency.p50_ms
+
     def flat(self) -> dict[str, Any]:
         """As `laud evaluate --json` prints it."""
         timing = self.timing
@@ -116,7 +157,19 @@ class DetectionReport:
             "latency_seconds": timing.seconds if timing else None,
             "latency_calls": timing.calls if timing else None,
             "latency_noise": timing.noise if timing else None,
+            "compared_by": "latency" if timing else "macs",
             "points": [self._flat(result) for result in self.results],
+            "rivals": [
+                {
+                    "point": each.point,
+                    "rival": each.rival,
+                    **{
+                        f"ap50_{end}": None if each.ap50 is None else getattr(each.ap50, of)
+                        for end, of in (("minus", "value"), ("low", "low"), ("high", "high"))
+                    },
+                }
+                for each in self.rivals()
+            ],
         }
 
     def _flat(self, result: DetectionResult) -> dict[str, Any]:

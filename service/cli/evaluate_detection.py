@@ -16,7 +16,7 @@ from service.cli.output import say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from engines.evaluation.detection import DetectionPlan, DetectionReport
+    from engines.evaluation.detection import DetectionPlan, DetectionReport, SizeRival
 
 
 def finds_objects(ref: str) -> bool:
@@ -69,6 +69,8 @@ def _print(report: DetectionReport) -> None:
     if scores.mask_ap is not None:
         console.print(_precision(report, "mask"))
     console.print(_costs(report))
+    if rivals := report.rivals():
+        console.print(_rivals(rivals, as_fast="as fast" if report.timing else "of as little work"))
     for note in _notes(report):
         typer.echo(textwrap.fill(note, WIDTH))
 
@@ -115,6 +117,22 @@ def _costs(report: DetectionReport) -> Table:
             *timed,
             f"{each.padding:.1%}",
         )
+    return table
+
+
+def _rivals(rivals: Sequence[SizeRival], as_fast: str) -> Table:
+    table = table_of(
+        f"AP50 minus that of the best smaller image {as_fast}",
+        "point",
+        "rival",
+        "difference [95 %]",
+    )
+    for each in rivals:
+        shown = NONE
+        if each.ap50 is not None:
+            value, low, high = (f"{part:+.3f}" for part in each.ap50)
+            shown = f"{value} [{low} {high}]"
+        table.add_row(each.point, each.rival or "none", shown)
     return table
 
 

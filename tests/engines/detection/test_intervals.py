@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 pytest.importorskip("faster_coco_eval")
 
-from engines.detection.intervals import _matched, _mean_ap, ap_intervals
+from engines.detection.intervals import _matched, _mean_ap, ap_intervals, difference_at_50
 from engines.detection.scenes import Detections, InstanceMask, Scene, scene_of
 from engines.detection.scores import score
 
@@ -86,7 +87,7 @@ def test_weights_are_pictures_drawn_several_times() -> None:
 def test_the_same_seed_gives_the_same_interval() -> None:
     scenes, found = _made_up(0)
     first, again = (ap_intervals(scenes, found, 2, masks=True, seed=5) for _ in "ab")
-    assert first == again
+    assert (first.ap, first.ap50, first.ap75) == (again.ap, again.ap50, again.ap75)
 
 
 def test_one_picture_is_no_sample() -> None:
@@ -120,3 +121,17 @@ def test_of_equal_overlaps_the_last_object_is_matched(masks: bool) -> None:
     expected = scores.mask_ap50 if masks else scores.box_ap50
     assert expected == pytest.approx(1.0)
     assert ap_intervals([scene], [found], 1, masks=masks).ap50.value == pytest.approx(expected)
+
+
+def test_a_difference_is_taken_picture_by_picture() -> None:
+    scenes, found = _made_up(0)
+    fewer = [replace(each, boxes=each.boxes[::2], scores=each.scores[::2], labels=each.labels[::2],
+                     masks=None if each.masks is None else each.masks[::2])
+             for each in found]  # fmt: skip
+    one, other = (ap_intervals(scenes, each, 2, masks=False) for each in (found, fewer))
+    assert difference_at_50(one, one) == (0.0, 0.0, 0.0)
+    value, low, high = difference_at_50(one, other)
+    assert value == one.ap50.value - other.ap50.value
+    assert low <= value <= high
+    # Pictures that are hard for one are hard for the other.
+    assert high - low < (one.ap50.high - one.ap50.low) + (other.ap50.high - other.ap50.low)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from engines.bundle import Bundle
 from engines.core import static_point
-from engines.detection.intervals import Bounded, Intervals
+from engines.detection.intervals import RESAMPLES, Bounded, Intervals
 from engines.detection.scores import DetectionScores
 from engines.evaluation.detection import DetectionPlan, DetectionReport, DetectionResult
 from engines.evaluation.report import timing_of
@@ -15,9 +17,16 @@ from tests.engines.detection.bundles import detector_manifest
 from tests.engines.detection.networks import DETECTOR
 
 
-def detection_report(*, masks: bool = True, timed: bool = True) -> DetectionReport:
-    """Points `full` (40 ms) and `size-320` (15 ms); AP of masks .5 and .4, of boxes .1 more."""
+def detection_report(
+    *, masks: bool = True, timed: bool = True, skips: float | None = None
+) -> DetectionReport:
+    """Points `full` (40 ms) and `size-320` (15 ms); AP of masks .5 and .4, of boxes .1 more.
+
+    skips: milliseconds of a third point `skip-512-50`, AP .45.
+    """
     times = {"full": 40.0, "size-320": 15.0} if timed else {}
+    if skips is not None:
+        times["skip-512-50"] = skips
     latencies = {name: Latency(ms, 1.2 * ms, 20, 0.05, ms) for name, ms in times.items()}
     manifest = detector_manifest(DETECTOR.model_copy(update={"masks": masks}))
     return DetectionReport(
@@ -28,7 +37,11 @@ def detection_report(*, masks: bool = True, timed: bool = True) -> DetectionRepo
         isa=None,
         threads=2,
         timing=timing_of(1.0 if timed else None, latencies),
-        results=(_result("full", 512, 0.5, masks), _result("size-320", 320, 0.4, masks)),
+        results=(
+            _result("full", 512, 0.5, masks),
+            *([] if skips is None else [_result("skip-512-50", 512, 0.45, masks)]),
+            _result("size-320", 320, 0.4, masks),
+        ),
         latencies=latencies,
     )
 
@@ -36,7 +49,9 @@ def detection_report(*, masks: bool = True, timed: bool = True) -> DetectionRepo
 def _result(name: str, size: int, value: float, masks: bool) -> DetectionResult:
     scores = DetectionScores(images=81, objects=3508, box_ap=value + 0.1, box_ap50=value + 0.4)
     return DetectionResult(
-        point=static_point(name, size, 0),
+        point=static_point(name, size, 1).model_copy(
+            update={"thresholds": (0.0 if name.startswith("skip") else None,)}
+        ),
         scores=scores,
         boxes=_intervals(value + 0.1),
         masks=_intervals(value) if masks else None,
@@ -50,4 +65,6 @@ def _result(name: str, size: int, value: float, masks: bool) -> DetectionResult:
 
 def _intervals(value: float) -> Intervals:
     ap, ap50, ap75 = (Bounded(v, v - 0.04, v + 0.03) for v in (value, value + 0.3, value + 0.2))
-    return Intervals(ap, ap50, ap75)
+    rng = np.random.default_rng(round(1000 * value))
+    drawn = rng.normal((ap.value, ap50.value, ap75.value), 0.02, (RESAMPLES, 3))
+    return Intervals(ap, ap50, ap75, drawn)

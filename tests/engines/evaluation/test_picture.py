@@ -121,7 +121,7 @@ def test_a_detector_is_drawn_by_its_precision(
     [above] = left.child_axes
     np.testing.assert_allclose(above.get_xlim(), np.array(left.get_xlim()) / 40.0)
     assert figure.get_suptitle() == (
-        "things: reference engine, fp32, 2 threads, one image a call, 81 pictures, 3508 objects; "
+        "things: cpu engine, fp32, 2 threads, one image a call, 81 pictures, 3508 objects; "
         "the machine was NOT quiet"
     )
     with pytest.raises(InvalidInput, match="latency was not measured"):

@@ -1,0 +1,36 @@
+"""A point that skips stands beside the best smaller image that takes no longer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engines.evaluation.detection_reports import detection_report
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "rival", "difference"),
+    [(20.0, "size-320", 0.05), (14.8, "size-320", 0.05), (39.5, "full", -0.05), (14.0, None, None)],
+)
+def test_the_rival_is_the_best_that_is_as_fast(
+    milliseconds: float, rival: str | None, difference: float | None
+) -> None:
+    (found,) = detection_report(skips=milliseconds).rivals()
+    assert (found.point, found.rival) == ("skip-512-50", rival)
+    if difference is None:
+        assert found.ap50 is None
+    else:
+        assert found.ap50 is not None
+        assert found.ap50.value == pytest.approx(difference)
+        assert found.ap50.low < found.ap50.value < found.ap50.high
+
+
+def test_what_skips_nothing_has_no_rival() -> None:
+    report = detection_report()
+    assert report.rivals() == []
+    assert report.flat()["rivals"] == []
+
+
+def test_machines_are_told_too() -> None:
+    (row,) = detection_report(skips=20.0).flat()["rivals"]
+    assert row["rival"] == "size-320"
+    assert row["ap50_low"] < row["ap50_minus"] < row["ap50_high"]
