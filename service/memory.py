@@ -60,7 +60,9 @@ class Memory:
             raise
 
     def _take(self, num_bytes: int, already: int) -> None:
-        promised = self._used + sum(wanted for wanted, _ in self._waiting)
+        promised = self._used + sum(
+            wanted for wanted, turn in self._waiting if not turn.cancelled()
+        )
         # A holder beside whom there is nobody always fits: others would never be served either.
         if promised > already and promised + num_bytes > self.limit:
             raise QueueFull(

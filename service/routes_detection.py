@@ -122,7 +122,11 @@ async def _answer(
             explain=query.explain,
             answer_bytes=num_bytes,
         )
-        of_masks = mask_bytes([(picture, reply)], query) if masks else 0
+        exchange.unusual = exchange.unusual or query.overlay
+
+        of_masks = 0
+        if masks:
+            of_masks = await service.aside(lambda: mask_bytes([(picture, reply)], query))
         return await service.beside(
             exchange, _making(model, picture, reply, query, masks), num_bytes + of_masks
         )

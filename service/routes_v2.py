@@ -179,7 +179,10 @@ async def _objects(
             ],
         )
 
-    num_bytes = mask_bytes(zip(pictures, replies, strict=True), limits) if masks else 0
+    num_bytes = 0
+    if masks:
+        pairs = list(zip(pictures, replies, strict=True))
+        num_bytes = await service.aside(lambda: mask_bytes(pairs, limits))
     return replies, await service.beside(exchange, found, num_bytes)
 
 

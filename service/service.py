@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -68,7 +69,7 @@ class Service:
         self._finisher = WorkPool(settings.decode_threads, "laud-answer")
         self.costs: dict[str, ModelCosts] = {}
         self.decode_costs = decode_costs or measure_decoding()
-        self.answer_costs = AnswerCosts()
+        self.answer_costs: defaultdict[str, AnswerCosts] = defaultdict(AnswerCosts)
         self._clock = world.clock
         self._points: dict[str, tuple[OperatingPoint, ...]] = {}
         self._defaults: dict[str, tuple[str, SloClass]] = {}
@@ -225,16 +226,18 @@ class Service:
         _note(replies, exchange)
         return replies
 
+    def aside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """`work()` on a thread: it takes longer than others should wait for the event loop."""
+        return self._finisher.run(work)
+
     async def beside(self, exchange: Exchange, work: Callable[[], T], num_bytes: int = 0) -> T:
-        """What `work` makes of the replies of an exchange, on a thread: longer than others should
-        wait for the event loop. num_bytes: memory that it takes, accounted until the thread is
-        done; waited for, since the engine has worked already.
+        """What `work` makes of the replies of an exchange, aside. num_bytes: memory that it takes,
+        accounted until the thread is done; waited for, since the engine has worked already.
 
         Raises Expired where there is no room while an answer is still wanted.
         """
         if not num_bytes:
-            return await self._finisher.run(work)
-        exchange.unusual = True
+            return await self.aside(work)
         try:
             async with asyncio.timeout(self._wanted_for_s(exchange)):
                 room = await self.memory.reserve_in_turn(num_bytes)
@@ -255,7 +258,7 @@ class Service:
         usual = exchange.status < 400 and not exchange.unusual
         if exchange.engine_end_s is not None and usual:
             answer_s = exchange.arrived_s + duration_s - exchange.engine_end_s
-            self.answer_costs.observe(answer_s)
+            self.answer_costs[exchange.model].observe(answer_s)
             if answer_s < MOST_S:
                 self._judge(exchange, duration_s)
 
@@ -284,7 +287,7 @@ class Service:
         room: Reservation,
         explain: bool,
     ) -> Request:
-        answer_s = self.answer_costs.predict()
+        answer_s = self.answer_costs[model.name].predict()
         return Request(
             model=model.name,
             picture=picture,

@@ -31,9 +31,10 @@ class WorkPool:
 
         Cancelling the future drops the work while it waits for a thread. on_end: called on the loop
         once no thread holds the work, which may be after the future was cancelled. Raises NotReady
-        once closed, and so does the future of what waits then.
+        once closed, where no thread ever does, and so does the future of what waits then.
         """
         if self._is_closed:
+            on_end()
             raise NotReady(_STOPPED)
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[T] = loop.create_future()

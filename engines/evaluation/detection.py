@@ -52,9 +52,8 @@ class DetectionResult:
     boxes, masks: average precision with intervals; masks None where there are none. activation:
     mean share of active units per masker, (maskers,). macs: mean per picture, mask head included;
     dense_macs: without it, what budgets are of. cost_area_correlation: of each picture's dense
-    operations with the share of the
-    network's input that its objects' boxes cover; None where one of the two does not vary. padding:
-    mean share of the network's input that is no picture.
+    operations with the share of the network's input that its objects' boxes cover; None where one
+    of the two does not vary. padding: mean share of the network's input that is no picture.
     """
 
     point: OperatingPoint
@@ -131,8 +130,11 @@ class DetectionReport:
             limit = _AS_FAST * self._cost(result)
             fast = [each for each in sizes if self._cost(each) <= limit]
             best = max(fast, key=lambda each: each.accuracy.value, default=None)
-            ap50 = None if best is None else difference_at_50(result.best, best.best)
-            found.append(SizeRival(result.point.name, best and best.point.name, ap50))
+            if best is None:
+                found.append(SizeRival(result.point.name, None, None))
+            else:
+                ap50 = difference_at_50(result.best, best.best)
+                found.append(SizeRival(result.point.name, best.point.name, ap50))
         return found
 
     def _cost(self, result: DetectionResult) -> float:

@@ -100,7 +100,8 @@ def mask_levels(boxes: Float32Array) -> npt.NDArray[np.int64]:
     """
     sides = np.sqrt(np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-6))
     levels = np.floor(_CANONICAL_LEVEL + np.log2(sides / _CANONICAL_SIDE) + 1e-6)
-    return np.clip(levels, 0, LEVELS - 1).astype(np.int64)
+    found: npt.NDArray[np.int64] = np.clip(levels, 0, LEVELS - 1).astype(np.int64)
+    return found
 
 
 def _covered(

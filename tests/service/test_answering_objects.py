@@ -197,19 +197,20 @@ async def test_masks_that_would_take_seconds_are_refused(
         (f"{SEGMENT}?min_score=0.99", PICTURE, True),
         (f"{DETECT}?overlay=1", PICTURE, False),
         (f"{DETECT}?explain=1", PICTURE, False),
-        (SEGMENT, PICTURE, False),
-        (f"{SEGMENT}?masks=polygon", PICTURE, False),
+        (SEGMENT, PICTURE, True),
+        (f"{SEGMENT}?masks=polygon", PICTURE, True),
         (f"{SEGMENT}?overlay=1", PICTURE, False),
-        (INFER, MASKS, False),
+        (INFER, MASKS, True),
     ],
 )
 @pytest.mark.anyio
-async def test_what_takes_long_to_write_shortens_nobodys_deadline(
+async def test_what_a_model_usually_answers_is_planned_for_and_nothing_else(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, route: str, body: bytes, is_usual: bool
 ) -> None:
     learnt: list[float] = []
     async with serving(detector(CountingEngine())) as running:
-        monkeypatch.setattr(running.service.answer_costs, "observe", learnt.append)
+        (name,) = running.service.executor.models
+        monkeypatch.setattr(running.service.answer_costs[name], "observe", learnt.append)
         answer = await running.client.post(route, content=body)
         assert answer.status_code == 200
         await asyncio.sleep(0)

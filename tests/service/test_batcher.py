@@ -334,8 +334,11 @@ def test_who_wants_no_late_answer_costs_no_engine_time_once_decoding_overtook_hi
 
 def test_an_unusual_answer_shortens_nobodys_deadline(manual: Manual) -> None:
     laud = manual()
-    exchange = Exchange("unusual", laud.time(), status=200, unusual=True, engine_end_s=1.0)
-    before = laud.service.answer_costs.predict()
+    exchange = Exchange(
+        "unusual", laud.time(), model="colours", status=200, unusual=True, engine_end_s=1.0
+    )
+    costs = laud.service.answer_costs["colours"]
+    before = costs.predict()
     for _ in range(200):
         laud.service.observe_inference(exchange, 5.0)
-    assert laud.service.answer_costs.predict() == before
+    assert costs.predict() == before

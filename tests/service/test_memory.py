@@ -119,3 +119,17 @@ async def test_who_no_longer_waits_is_in_nobodys_way(had_its_turn: bool) -> None
         other.release()
     assert gone.cancelled()
     assert memory.used == 0
+
+
+@pytest.mark.anyio
+async def test_who_left_behind_somebody_that_waits_keeps_no_newcomer_out() -> None:
+    memory = Memory(100)
+    other = memory.reserve(60)
+    head, gone = await waiting(memory, 50), await waiting(memory, 90)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    with pytest.raises(QueueFull, match="holds 110 bytes"):
+        memory.reserve(10)
+    other.release()
+    (await head).release()
+    assert memory.used == 0

@@ -21,5 +21,7 @@ async def test_what_waits_hears_that_the_service_stopped_and_what_runs_finishes(
         await waits
     gate.set()
     assert await runs
+    ended: list[bool] = []
     with pytest.raises(NotReady, match="stopped"):
-        pool.run(lambda: True)
+        pool.run(lambda: True, on_end=lambda: ended.append(True))
+    assert ended, "what the work would have held is given back"
