@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from engines.bench.timing import tolerance
 from engines.bundle import Accuracy, Bundle, PointRecord, read_bundle
 from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.detection.architecture import macs_per_object
@@ -33,6 +33,7 @@ from engines.errors import BundleError, ConfigError, ImageError
 from engines.evaluation.plan import check_seconds
 from engines.evaluation.points import Say, Trial
 from engines.evaluation.report import Timing, timing_of
+from engines.evaluation.statistics import pearson
 from engines.evaluation.timing import Latency, Timed, measure_latency
 from engines.registry import DEFAULT_ENGINE, load_engine
 
@@ -40,9 +41,6 @@ MOST_TIMED = 20
 """Pictures that latency is measured on, evenly from all of them: calls take long."""
 
 _SAY_EVERY_S = 10.0
-
-_AS_FAST = 1.02
-"""A rival may take so much of what the point takes, as for classifiers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +79,8 @@ class DetectionResult:
 class SizeRival:
     """A point that skips beside the best smaller image, or `full`, that takes no longer.
 
-    rival: its name, None where none is as fast. ap50: the point's less the rival's, of masks where
-    there are any; the rest is None too then.
+    rival: its name. ap50: the point's less the rival's, of masks where there are any. Both None
+    where none is as fast.
     """
 
     point: str
@@ -123,11 +121,12 @@ class DetectionReport:
     def rivals(self) -> list[SizeRival]:
         """Every point that skips beside its free rival."""
         sizes = [result for result in self.results if result.point.skips_nothing]
+        most = 1.0 + tolerance(self.timing.noise if self.timing else 0.0)
         found: list[SizeRival] = []
         for result in self.results:
             if result.point.skips_nothing:
                 continue
-            limit = _AS_FAST * self._cost(result)
+            limit = most * self._cost(result)
             fast = [each for each in sizes if self._cost(each) <= limit]
             best = max(fast, key=lambda each: each.accuracy.value, default=None)
             if best is None:
@@ -253,7 +252,7 @@ def judge(
         ),
         macs=float(macs.mean()),
         dense_macs=float(dense.mean()),
-        cost_area_correlation=correlation(dense, areas),
+        cost_area_correlation=pearson(dense, areas),
         padding=1.0 - float(np.mean(shown)),
     )
 
@@ -285,13 +284,6 @@ def covered(scene: Scene) -> float:
     for left, top, right, bottom in np.rint(scene.boxes).astype(int).tolist():
         seen[max(top, 0) : bottom, max(left, 0) : right] = True
     return float(seen.mean())
-
-
-def correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float | None:
-    """Pearson's; None where one of the two does not vary."""
-    if len(a) < 2 or np.ptp(a) <= 1e-9 * np.abs(a).max() or np.ptp(b) == 0.0:
-        return None
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def evaluate_detector(

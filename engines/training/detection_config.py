@@ -46,10 +46,9 @@ class DetectionDynamic(FrozenModel):
 
     budgets: multiply-accumulates of backbone, pyramid and dense heads, relative to the static
     network at the same image size. sizes: image sizes to be exported at each of them; the full one
-    where none is named. probabilities: of
-    an object, below which patches are skipped: drawn for each image between these two.
-    full_share: share of the images that skip nothing. statistics_images: what the maskers' inputs
-    are standardised by.
+    where none is named. probabilities: of an object, below which patches are skipped: drawn for
+    each image between these two. full_share: share of the images that skip nothing.
+    statistics_images: what the maskers' inputs are standardised by.
     """
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
