@@ -13,7 +13,7 @@ from engines.detection.scores import DetectionScores
 from engines.evaluation.detection import DetectionPlan, DetectionReport, DetectionResult
 from engines.evaluation.report import timing_of
 from engines.evaluation.timing import Latency
-from tests.engines.detection.bundles import detector_manifest
+from tests.engines.detection.manifests import detector_manifest
 from tests.engines.detection.networks import DETECTOR
 
 

@@ -19,7 +19,8 @@ from engines.detection.letterbox import detections_of
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.reference.detection import ReferenceDetector
 from engines.registry import load_engine
-from tests.engines.detection.bundles import detector_bundle, detector_manifest
+from tests.engines.detection.bundles import detector_bundle
+from tests.engines.detection.manifests import detector_manifest
 from tests.engines.detection.networks import DETECTOR, NET
 
 pytestmark = pytest.mark.torch

@@ -22,7 +22,8 @@ from engines.models.inputs import normalise
 from engines.models.masks import Thresholds
 from engines.reference.detection import ReferenceDetector
 from tests.engines.cpu.cases import pictures
-from tests.engines.detection.bundles import detector_bundle, detector_manifest
+from tests.engines.detection.bundles import detector_bundle
+from tests.engines.detection.manifests import detector_manifest
 from tests.engines.detection.networks import DETECTOR, NET
 from tests.engines.export.onnx.running import BundleNetwork
 
