@@ -85,8 +85,9 @@ class DialCandidate(FrozenModel):
     """A point that could have been shipped, as it was measured, and what became of it.
 
     budget: of the multiply-accumulates at its image size, None where nothing is skipped.
-    latency_ratio, macs_ratio: over those of `full`. dominated_by: a shipped point that is at most
-    as slow and not worse; `full` is shipped all the same.
+    latency_ratio, macs_ratio: over those of `full`. log_loss: None of a detector, whose accuracy
+    decides alone. dominated_by: a shipped point that is at most as slow and not worse; `full` is
+    shipped all the same.
     """
 
     name: str
@@ -94,7 +95,7 @@ class DialCandidate(FrozenModel):
     budget: Rate | None
     latency_ms: Positive
     latency_ratio: Positive
-    log_loss: Annotated[float, Field(ge=0)]
+    log_loss: Annotated[float, Field(ge=0)] | None
     accuracy: Rate
     macs_ratio: Positive
     kept: bool
@@ -105,7 +106,7 @@ class Dial(FrozenModel):
     """Why the bundle has the points that it has: its candidates, measured on one machine.
 
     device: its slug (`engines.latency.identity`). Latencies are medians of `repeats` runs of one
-    image, uint8 tensor to probabilities. noise_ratio: how far medians of the even and of the odd
+    image, uint8 tensor to answer. noise_ratio: how far medians of the even and of the odd
     runs differ (A/A), the median over candidates. tolerance_ratio: the difference in latency up to
     which two candidates counted as equally fast, least_gain_ratio: the same as a share of the
     latency of `full`. candidates: `full` first.

@@ -51,10 +51,10 @@ class Detector(FrozenModel):
     by more (IoU) are one object. least_score: nothing below it is answered.
 
     level_patches: pixels on a side of the patches of each pyramid level, the finest first. A masker
-    a level says which of them are computed: of the others the pyramid is zero, so are the towers, and
-    nothing is found there. None: everything is computed. level_looks: the stage (0 to 3) whose
+    a level says which of them are computed: of the others the pyramid is zero, so are the towers,
+    and nothing is found there. None: everything is computed. level_looks: the stage (0 to 3) whose
     output each of these maskers looks at; None: every level at its own. A later stage knows better
-    what an object is, and is there in time; its pixels must not be larger than the level's patches.
+    what an object is, and is there in time; patches must consist of whole pixels of it.
     """
 
     width: Annotated[int, Field(ge=8, le=MAX_WIDTH, multiple_of=8)] = 64

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from engines.bench.timing import tolerance
-from engines.bundle import Accuracy, Bundle, PointRecord, read_bundle
-from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.bundle import Accuracy, Bundle, Manifest, PointRecord, read_bundle
+from engines.core import Engine, OperatingPoint, Output, UInt8Array, static_point
 from engines.detection.architecture import macs_per_object
 from engines.detection.bowl import BowlScores, bowl_scores
 from engines.detection.intervals import (
@@ -93,7 +93,8 @@ class SizeRival:
 
 @dataclass(frozen=True)
 class DetectionPlan:
-    """What to measure, and how. points: all, where none is named. precision: None: the engine's
+    """What to measure, and how. points: all, where none is named, and the image sizes that the
+    bundle's dial dropped, which are rivals still. precision: None: the engine's
     best. latency_s: seconds to time for, all points together; None: nothing is timed."""
 
     points: tuple[str, ...] | None = None
@@ -306,8 +307,7 @@ def evaluate_detector(
     manifest = bundle.manifest
     if manifest.detector is None:
         raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
-    names = plan.points or tuple(record.point.name for record in manifest.points)
-    chosen = [manifest.point(name).point for name in names]
+    chosen = _chosen(manifest, plan)
     scenes = read_folder(folder)
     check_labels(scenes, manifest.labels)
     with load_engine(
@@ -339,6 +339,21 @@ def evaluate_detector(
             results=tuple(results),
             latencies=latencies,
         )
+
+
+def _chosen(manifest: Manifest, plan: DetectionPlan) -> list[OperatingPoint]:
+    """The points to run: those asked for, else all, and the image sizes that the dial dropped: a
+    rival that skipping beat once, on the pictures that it was chosen on, must be met again."""
+    if plan.points is not None:
+        return [manifest.point(name).point for name in plan.points]
+    points = [record.point for record in manifest.points]
+    candidates = () if manifest.dial is None else manifest.dial.candidates
+    maskers = len(manifest.full.point.thresholds)
+    return points + [
+        static_point(each.name, each.image_size, maskers)
+        for each in candidates
+        if each.budget is None and not each.kept
+    ]
 
 
 def check_labels(scenes: SceneSet, labels: Sequence[str]) -> None:

@@ -68,6 +68,7 @@ def _print(report: DetectionReport) -> None:
     console.print(_precision(report, "box"))
     if scores.mask_ap is not None:
         console.print(_precision(report, "mask"))
+    console.print(_by_size(report))
     console.print(_costs(report))
     if rivals := report.rivals():
         console.print(_rivals(rivals, as_fast="as fast" if report.timing else "of as little work"))
@@ -76,24 +77,37 @@ def _print(report: DetectionReport) -> None:
 
 
 def _precision(report: DetectionReport, kind: str) -> Table:
-    name = {"box": "boxes", "mask": "masks"}[kind]
-    heads = ("point", "px", "AP [95 %]", "AP50 [95 %]", "AP75", "small", "medium", "large")
-    table = table_of(name, *heads)
+    table = table_of(_KINDS[kind], "point", "px", "AP [95 %]", "AP50 [95 %]", "AP75")
     for each in report.results:
         of = each.boxes if kind == "box" else each.masks
         if of is None:
             continue
-        rest = (getattr(each.scores, f"{kind}_{name}") for name in _REST)
         table.add_row(
             each.point.name,
             str(each.point.image_size),
             *(f"{short(v)} [{short(low)} {short(high)}]" for v, low, high in (of.ap, of.ap50)),
-            *(NONE if value is None else short(value) for value in rest),
+            _score(getattr(each.scores, f"{kind}_ap75")),
         )
     return table
 
 
-_REST = ("ap75", "ap_small", "ap_medium", "ap_large")
+def _by_size(report: DetectionReport) -> Table:
+    """Beside the intervals there is no room for it."""
+    kinds = ("box", "mask") if report.results[0].masks is not None else ("box",)
+    heads = [f"{_KINDS[kind]}, {size}" for kind in kinds for size in _SIZES]
+    table = table_of("AP by size of object", "point", *heads)
+    for each in report.results:
+        scores = [getattr(each.scores, f"{kind}_ap_{size}") for kind in kinds for size in _SIZES]
+        table.add_row(each.point.name, *map(_score, scores))
+    return table
+
+
+def _score(value: float | None) -> str:
+    return NONE if value is None else short(value)
+
+
+_KINDS = {"box": "boxes", "mask": "masks"}
+_SIZES = ("small", "medium", "large")
 
 
 def _costs(report: DetectionReport) -> Table:

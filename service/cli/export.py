@@ -56,6 +56,7 @@ def export(
     that another makes pointless (at most as slow, and no worse in log-loss) is dropped. Let the
     machine be quiet meanwhile. The points of a bundle stay as they are, unless --dial has them
     chosen anew: from the image sizes that it was exported from, its points that skip, and glances.
+    Of a detector AP50 decides what is worse, and candidates are all sizes at all budgets.
 
         laud export runs/clothing -o clothing.laud
 
@@ -64,6 +65,8 @@ def export(
         laud export a.laud -o b.laud --int8 --calibrate DIR/train --data DIR
 
         laud export zoo:clothing -o mine.laud --dial --int8 --calibrate DIR/train --data DIR
+
+        laud export zoo:nuclei -o mine.laud --dial --data DIR
 
     With --onnx the source is a bundle, and one file serves all its points, image sizes and batches:
     inputs are the bytes of images and, per image, thresholds and caps. ONNX Runtime runs it as it

@@ -23,7 +23,7 @@ def test_a_window_covers_what_a_patch_does() -> None:
 
 
 def test_patches_smaller_than_a_pixel_that_is_looked_at_are_refused() -> None:
-    with pytest.raises(ValidationError, match="16 px of level 0 .* stage 3, 32 px wide"):
+    with pytest.raises(ValidationError, match=r"16 px of level 0 .* stage 3, 32 px wide"):
         Detector(level_patches=(4, 2, 1, 1), level_looks=(3, 2, 2, 3))
     with pytest.raises(ValidationError, match="needs level_patches"):
         Detector(level_looks=(2, 2, 2, 3))
