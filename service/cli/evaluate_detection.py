@@ -93,7 +93,7 @@ def _precision(report: DetectionReport, kind: str) -> Table:
 
 def _by_size(report: DetectionReport) -> Table:
     """Beside the intervals there is no room for it."""
-    kinds = ("box", "mask") if report.results[0].masks is not None else ("box",)
+    kinds = ("box",) if report.results[0].scores.mask_ap is None else ("box", "mask")
     heads = [f"{_KINDS[kind]}, {size}" for kind in kinds for size in _SIZES]
     table = table_of("AP by size of object", "point", *heads)
     for each in report.results:

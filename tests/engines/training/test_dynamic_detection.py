@@ -259,7 +259,7 @@ def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_pat
     assert run.last_phase == "dynamic"
     assert [point.name for point in run.points] == ["full", "skip-64-70", "skip-64-50", "size-32"]
     assert len(thresholds[0.5]) == 7
-    bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
+    bundle = export(finished, tmp_path / "tiny.laud", all_points=True, say=lambda line: None)
     assert read_bundle(bundle.path).hash == bundle.hash
     for name, budget in (("skip-64-70", 0.7), ("skip-64-50", 0.5)):
         record = bundle.manifest.point(name)
@@ -285,7 +285,7 @@ def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_pat
 def test_a_finished_detector_can_be_made_dynamic(
     root: Path, finished: Path, tmp_path: Path, source: str
 ) -> None:
-    bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
+    bundle = export(finished, tmp_path / "tiny.laud", all_points=True, say=lambda line: None)
     path = bundle.path if source == "bundle" else finished
     said: list[str] = []
     again = train(
