@@ -20,7 +20,7 @@ from engines.tensorrt.plugins.operators import NAMESPACE, OPERATORS, Kind, Opera
 from engines.tensorrt.spec import Dtype, KernelSpec
 
 OLDEST = (10, 10)
-"""TensorRT that finds a plugin by the domain of its node, and takes kernels ahead of time."""
+"""TensorRT that takes kernels ahead of time and finds a plugin by the domain of its node."""
 
 # An attribute is an array of one number: TensorRT 10.16 cannot make an int of what its parser
 # hands over where NumPy is 2.4 or newer, and an array works everywhere.
@@ -70,12 +70,13 @@ def _tensorrt() -> tuple[ModuleType, ModuleType]:
     except ImportError as error:
         raise EngineError(
             f"TensorRT cannot be loaded ({error}): install the package tensorrt that fits your "
-            "driver, 10.13 or newer"
+            "driver"
         ) from None
     version = tuple(int(part) for part in re.findall(r"\d+", trt.__version__)[:2])
     if version < OLDEST:
         raise EngineError(
-            f"TensorRT {trt.__version__} is too old for these plugins: 10.13 or newer is needed"
+            f"TensorRT {trt.__version__} is too old for plugins ahead of time: "
+            f"{'.'.join(map(str, OLDEST))} or newer is needed"
         )
     import tensorrt.plugin as trtp
 

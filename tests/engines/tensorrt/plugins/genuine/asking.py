@@ -59,9 +59,7 @@ def answers(question: Question) -> dict[str, Any]:
     sizes = question.sizes(*SIZES[0])
     tensors = [
         _description(shape, kind, sizes)
-        for shape, kind in zip(
-            [*shapes, *output_shapes], [*types, *output_types], strict=True
-        )
+        for shape, kind in zip([*shapes, *output_shapes], [*types, *output_types], strict=True)
     ]
     combinations = plugin.get_supported_format_combinations(tensors, len(shapes))
     assert len(combinations) == len(tensors), "one combination is offered"

@@ -119,7 +119,7 @@ def check_ptx(ptx: str, entry: str, threads: int, spec: KernelSpec) -> None:
 
 def test_a_node_that_lacks_an_attribute(recorder: Recorder) -> None:
     plugin = created("block_conv", {"stride": 1})
-    with pytest.raises(EngineError, match="'block_conv' does not fit its plugin.*'patch'"):
+    with pytest.raises(EngineError, match=r"'block_conv' does not fit its plugin.*'patch'"):
         plugin.get_output_data_types([trt.float16] + [trt.int32] * 2 + [trt.float16] * 2,
                                      [4, 2, 1, 4, 1])  # fmt: skip
 
