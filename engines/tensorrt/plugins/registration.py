@@ -10,14 +10,17 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
-from typing import Any, cast
+from types import GenericAlias, ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engines.errors import EngineError, InvalidInput
 from engines.tensorrt.plugins.operators import NAMESPACE, OPERATORS, Kind, Operator
 from engines.tensorrt.spec import Dtype, KernelSpec
+
+if TYPE_CHECKING:
+    from engines.tensorrt.compiling import Compiled
 
 OLDEST = (10, 10)
 """TensorRT that takes kernels ahead of time and finds a plugin by the domain of its node."""
@@ -33,13 +36,16 @@ _LAYOUTS: Mapping[Dtype, str] = {"fp16": "HWC8", "fp32": "HWC"}
 # The capability of this process's plugins, if any: TensorRT takes a name once.
 _REGISTERED: list[int] = []
 
+# What TensorRT calls with tensors, attributes and more; here they come by name.
+_Given = Mapping[str, Any]
+
 
 def register(sm: int) -> None:
     """Register all plugins in this process, with kernels for compute capability `sm`, such as 86.
 
     The same again is nothing. Raises InvalidInput for a capability that kernels are not compiled
-    for; EngineError where TensorRT or Triton is missing, too old or interprets, or where plugins
-    were registered for another capability.
+    for; EngineError where TensorRT or Triton is missing or too old, where Triton interprets, or
+    where plugins were registered for another capability.
     """
     compiling = _compiling()
     if sm not in compiling.PTX_VERSIONS:
@@ -64,7 +70,8 @@ def register(sm: int) -> None:
     _REGISTERED.append(sm)
 
 
-def _tensorrt() -> tuple[ModuleType, ModuleType]:
+def _tensorrt() -> tuple[Any, Any]:
+    """TensorRT and its module of plugins."""
     try:
         import tensorrt as trt
     except ImportError as error:
@@ -91,20 +98,19 @@ def _compiling() -> ModuleType:
             f"the kernels need Triton to be compiled ({error}): pip install '.[tensorrt]'"
         ) from None
     if triton.knobs.runtime.interpret:
-        raise EngineError(
-            "Triton interprets kernels here and compiles none: unset TRITON_INTERPRET"
-        )
+        raise EngineError("Triton interprets here and compiles nothing: unset TRITON_INTERPRET")
     from engines.tensorrt import compiling
 
     return compiling
 
 
 @cache
-def _compiled(spec: KernelSpec, sm: int) -> Any:
+def _compiled(spec: KernelSpec, sm: int) -> Compiled:
     """A kernel that fits; EngineError for one that does not."""
+    compiling = _compiling()
     from engines.tensorrt.compile_matrix import Row
 
-    made = _compiling().compile_kernel(spec, sm)
+    made: Compiled = compiling.compile_kernel(spec, sm)
     faults = Row.of(str(spec), sm, made).faults
     if faults:
         raise EngineError("; ".join(faults))
@@ -118,70 +124,62 @@ class _Plugin:
     name: str
     operator: Operator
     sm: int
-    trt: ModuleType
-    trtp: ModuleType
+    trt: Any
+    trtp: Any
 
     def description(self) -> Callable[..., Any]:
         """Outputs. Called with sizes that are not known yet, too."""
 
-        def describe(given: Mapping[str, Any]) -> Any:
-            shapes = self.operator.output_shapes(
-                _shapes(self.operator, given), self._numbers(given)
-            )
+        def describe(given: _Given) -> Any:
+            shapes = self.operator.output_shapes(self._shapes(given), self._attributes(given))
             types = [self._type(kind, given) for kind in self.operator.outputs.values()]
             found = tuple(map(self.trtp.from_shape_expr, shapes, types))
             return found[0] if len(found) == 1 else found
 
-        descriptions = (self.trtp.TensorDesc,) * len(self.operator.outputs)
-        returned = descriptions[0] if len(descriptions) == 1 else tuple[descriptions]
-        return self._with_signature(describe, {}, returned)
+        return self._with_signature(describe, {}, self._outputs())
 
     def layouts(self) -> Callable[..., Any]:
-        """Types and layouts; there is one of each."""
+        """Types and layouts: one combination, since the network's types are fixed."""
 
-        def choose(given: Mapping[str, Any]) -> Any:
+        def choose(given: _Given) -> Any:
             dtype = self._dtype(given)
             types: Mapping[Kind, str] = {
                 "map": _NAMES[dtype], "weight": _NAMES[dtype], "list": "INT32", "number": "FP32"
             }  # fmt: skip
             kinds = [*self.operator.inputs.values(), *self.operator.outputs.values()]
+            layouts = [_LAYOUTS[dtype] if kind == "map" else "LINEAR" for kind in kinds]
             return [
                 self.trtp.AutoTuneCombination(
-                    ", ".join(types[kind] for kind in kinds),
-                    ", ".join(_LAYOUTS[dtype] if kind == "map" else "LINEAR" for kind in kinds),
+                    ", ".join(types[kind] for kind in kinds), ", ".join(layouts)
                 )
             ]
 
-        return self._with_signature(
-            choose, {"outputs": self._outputs()}, list[self.trtp.AutoTuneCombination]
-        )
+        returned = GenericAlias(list, (self.trtp.AutoTuneCombination,))
+        return self._with_signature(choose, {"outputs": self._outputs()}, returned)
 
     def kernel(self) -> Callable[..., Any]:
         """Entry, PTX, launch, and the numbers between inputs and outputs."""
 
-        def implement(given: Mapping[str, Any]) -> Any:
-            shapes = _shapes(self.operator, given)
-            launch = self.operator.launch(self._dtype(given), shapes, self._numbers(given), self.sm)
+        def implement(given: _Given) -> Any:
+            shapes, attributes = self._shapes(given), self._attributes(given)
+            launch = self.operator.launch(self._dtype(given), shapes, attributes, self.sm)
             made = _compiled(launch.spec, self.sm)
-            trtp = self.trtp
-            program = trtp.KernelLaunchParams(
+            program = self.trtp.KernelLaunchParams(
                 *launch.grid, block_x=made.threads, shared_mem=made.shared_bytes
             )
-            numbers = trtp.SymIntExprs.from_tuple([trtp.SymInt32(each) for each in launch.numbers])
-            return made.entry, made.ptx, program, numbers
+            numbers = [self.trtp.SymInt32(each) for each in launch.numbers]
+            return made.entry, made.ptx, program, self.trtp.SymIntExprs.from_tuple(numbers)
 
-        trtp = self.trtp
-        code = str | bytes
-        returned = tuple[code, code, trtp.KernelLaunchParams, trtp.SymIntExprs]
-        return self._with_signature(
-            implement, {"outputs": self._outputs(), "tactic": int}, returned
-        )
+        returned = str, str, self.trtp.KernelLaunchParams, self.trtp.SymIntExprs
+        more = {"outputs": self._outputs(), "tactic": int}
+        return self._with_signature(implement, more, GenericAlias(tuple, returned))
 
     def _outputs(self) -> Any:
-        return tuple[(self.trtp.TensorDesc,) * len(self.operator.outputs)]
+        """The type of all outputs; TensorRT wants a tuple even of one."""
+        return GenericAlias(tuple, (self.trtp.TensorDesc,) * len(self.operator.outputs))
 
     def _with_signature(
-        self, body: Callable[[Mapping[str, Any]], Any], more: Mapping[str, Any], returned: Any
+        self, body: Callable[[_Given], Any], more: Mapping[str, Any], returned: Any
     ) -> Callable[..., Any]:
         """A function of inputs, attributes and `more`; `body` gets all of them by name."""
         annotations = {
@@ -209,33 +207,32 @@ class _Plugin:
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 
-    def _numbers(self, given: Mapping[str, Any]) -> dict[str, int]:
-        """Attributes as ints."""
+    def _attributes(self, given: _Given) -> dict[str, int]:
         return {name: int(np.ravel(given[name])[0]) for name in self.operator.attributes}
 
-    def _dtype(self, given: Mapping[str, Any]) -> Dtype:
+    def _shapes(self, given: _Given) -> dict[str, list[Any]]:
+        """Of the inputs: ints where sizes are known."""
+        return {
+            name: [
+                size if size.is_fake or not size.is_constant else size.constant_value()
+                for size in given[name].shape_expr
+            ]
+            for name in self.operator.inputs
+        }
+
+    def _dtype(self, given: _Given) -> Dtype:
         """Of the operator's maps; where it has none, any."""
+        known: dict[Any, Dtype] = {self.trt.float16: "fp16", self.trt.float32: "fp32"}
         for name, kind in self.operator.inputs.items():
             if kind == "map":
                 found = given[name].dtype
-                for dtype, known in (("fp16", self.trt.float16), ("fp32", self.trt.float32)):
-                    if found == known:
-                        return cast(Dtype, dtype)
-                raise EngineError(f"'{self.name}' takes maps of fp16 and fp32, not of {found}")
+                if found not in known:
+                    raise EngineError(f"'{self.name}' takes maps of fp16 and fp32, not of {found}")
+                return known[found]
         return "fp32"
 
-    def _type(self, kind: Kind, given: Mapping[str, Any]) -> Any:
+    def _type(self, kind: Kind, given: _Given) -> Any:
+        """TensorRT's, of an output."""
         if kind == "list":
             return self.trt.int32
-        return self.trt.float16 if self._dtype(given) == "fp16" else self.trt.float32
-
-
-def _shapes(operator: Operator, given: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Of the inputs: ints where they are known."""
-    return {
-        name: [
-            size if size.is_fake or not size.is_constant else size.constant_value()
-            for size in given[name].shape_expr
-        ]
-        for name in operator.inputs
-    }
+        return {"fp16": self.trt.float16, "fp32": self.trt.float32}[self._dtype(given)]

@@ -48,12 +48,11 @@ class Question:
 
     def input_shapes(self) -> dict[str, list[int | str]]:
         """By name, in order."""
-        if not isinstance(self.spec, ConvSpec):
-            return {
-                "partition": {"logits": ["N", "U"], "thresholds": ["N", MASKERS],
-                              "caps": ["N", MASKERS]},
-                "dilate": {"place": ["N", "U"], "count": ["N"], "x": ["N", 20, "H", "W"]},
-            }[self.operator]  # fmt: skip
+        if isinstance(self.spec, PartitionSpec):
+            return {"logits": ["N", "U"], "thresholds": ["N", MASKERS], "caps": ["N", MASKERS]}
+        if isinstance(self.spec, DilateSpec):
+            return {"place": ["N", "U"], "count": ["N"], "x": ["N", 20, "H", "W"]}
+        assert isinstance(self.spec, ConvSpec)
         spec, found = self.spec, dict[str, list[int | str]]()
         found["x"] = ["N", spec.inputs, "H", "W"]
         if spec.patch is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -101,7 +102,11 @@ def test_questions_are_of_every_operator_and_of_maps_that_nothing_divides() -> N
 
 def test_weights_have_to_be_known() -> None:
     question = QUESTIONS["1x1 of pixels"]
-    shapes = {**known_shapes(question, *SIZES[0]), "weight": [1, 1, 20, None]}
+    open_size = object()
+    shapes: dict[str, Sequence[object]] = {
+        **known_shapes(question, *SIZES[0]),
+        "weight": [1, 1, 20, open_size],
+    }
     with pytest.raises(EngineError, match="weights of a convolution that skips"):
         OPERATORS["block_conv"].launch("fp16", shapes, question.attributes, SM)
 

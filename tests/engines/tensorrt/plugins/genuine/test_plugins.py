@@ -14,16 +14,19 @@ import pytest
 import tensorrt as trt
 import tensorrt.plugin as trtp
 
+from engines.bundle import read_bundle
 from engines.errors import EngineError
+from engines.export.onnx.run import onnx_model
 from engines.tensorrt import compiling
 from engines.tensorrt.compile_matrix import MOST_SHARED_BYTES
 from engines.tensorrt.compiling import PTX_VERSIONS, Compiled, compile_kernel
 from engines.tensorrt.plugins import register
 from engines.tensorrt.plugins.operators import NAMESPACE, OPERATORS
-from engines.tensorrt.spec import KernelSpec
+from engines.tensorrt.spec import KernelSpec, PartitionSpec
 from tests.engines.tensorrt.plugins.genuine.asking import answers, created
 from tests.engines.tensorrt.plugins.genuine.expressions import replace_in
-from tests.engines.tensorrt.plugins.questions import QUESTIONS, SIZES, SM
+from tests.engines.tensorrt.plugins.genuine.nodes import questions
+from tests.engines.tensorrt.plugins.questions import QUESTIONS, SIZES, SM, Question
 
 _LAYOUTS = {
     "FLOAT": {"map": "HWC", "number": "LINEAR", "weight": "LINEAR"},
@@ -88,6 +91,22 @@ def test_registering_again_is_nothing_and_another_capability_is_refused(
 @pytest.mark.parametrize("name", QUESTIONS)
 def test_answers(name: str, recorder: Recorder, written: dict[str, Any]) -> None:
     question = QUESTIONS[name]
+    found = checked(question, recorder)
+    signature = asdict(question.spec.signature(SM))
+    written["answers"][name] = {**found, "signature": signature}
+
+
+def test_every_node_of_the_demo_gets_a_kernel(recorder: Recorder) -> None:
+    """In fp16. Of partition, which differs by the masker's number alone, once."""
+    asked = questions(onnx_model(read_bundle("zoo:clothing"), "fp16"), "fp16")
+    seen = [each for each in asked if each.operator != "partition" or each.spec == PartitionSpec(0)]
+    assert {each.operator for each in seen} >= {"dilate", "block_conv_add", "conv_within_groups"}
+    for each in seen:
+        checked(each, recorder)
+
+
+def checked(question: Question, recorder: Recorder) -> dict[str, Any]:
+    """The plugin's answers, which fit the kernel that the question should get."""
     found = answers(question)
     operator = OPERATORS[question.operator]
     kinds = [*operator.inputs.values(), *operator.outputs.values()]
@@ -96,12 +115,13 @@ def test_answers(name: str, recorder: Recorder, written: dict[str, Any]) -> None
     spec, made = recorder.made[found["ptx"]]
     assert spec == question.spec
     check_ptx(found["ptx"], found["entry"], made.threads, question.spec)
+    assert made.spilled_bytes == 0
+    assert made.shared_bytes <= MOST_SHARED_BYTES
     for launch, (images, size) in zip(found["launches"], SIZES, strict=True):
         assert launch["outputs"] == question.output_shapes(images, size)
         assert launch["block"] == [made.threads, 1, 1]
         assert launch["shared_bytes"] == [made.shared_bytes]
-        assert made.shared_bytes <= MOST_SHARED_BYTES
-    written["answers"][name] = {**found, "signature": asdict(spec.signature(SM))}
+    return found
 
 
 def check_ptx(ptx: str, entry: str, threads: int, spec: KernelSpec) -> None:
