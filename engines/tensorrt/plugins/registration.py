@@ -22,8 +22,8 @@ from engines.tensorrt.spec import Dtype, KernelSpec
 if TYPE_CHECKING:
     from engines.tensorrt.compiling import Compiled
 
-OLDEST = (10, 10)
-"""TensorRT that takes kernels ahead of time and finds a plugin by the domain of its node."""
+OLDEST = (10, 13)
+"""TensorRT that this is written for; since 10.10 it finds plugins by the domain of a node."""
 
 # An attribute is an array of one number: TensorRT 10.16 cannot make an int of what its parser
 # hands over where NumPy is 2.4 or newer, and an array works everywhere.
@@ -82,11 +82,16 @@ def _tensorrt() -> tuple[Any, Any]:
     version = tuple(int(part) for part in re.findall(r"\d+", trt.__version__)[:2])
     if version < OLDEST:
         raise EngineError(
-            f"TensorRT {trt.__version__} is too old for plugins ahead of time: "
+            f"TensorRT {trt.__version__} is too old for these plugins: "
             f"{'.'.join(map(str, OLDEST))} or newer is needed"
         )
-    import tensorrt.plugin as trtp
-
+    try:
+        import tensorrt.plugin as trtp
+    except ImportError as error:
+        raise EngineError(
+            f"TensorRT {trt.__version__} came without its Python plugins ({error}); pip's packages "
+            "have them from 10.14 on"
+        ) from None
     return trt, trtp
 
 
