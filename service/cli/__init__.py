@@ -8,6 +8,7 @@ import typer
 
 from engines.errors import LaudError
 from service.cli import bench, bench_plan, bench_predictor, bench_serve, keys
+from service.cli.build import build
 from service.cli.evaluate import evaluate
 from service.cli.export import export
 from service.cli.inspect import inspect
@@ -34,6 +35,7 @@ app.command()(simulate)
 app.command()(whatif)
 app.command()(train)
 app.command()(export)
+app.command()(build)
 app.command()(inspect)
 app.command()(evaluate)
 app.command()(measure)
