@@ -9,9 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.architecture import only_resnet
 from engines.bundle import ZOO_PREFIX, Bundle, classifier, read_bundle
 from engines.core import MAX_IMAGE_SIZE
 from engines.errors import InvalidInput
+from engines.tensorrt.gpu import CudaGpu
 from engines.tensorrt.libraries import Library, library
 from engines.tensorrt.network import (
     Compiled,
@@ -19,6 +21,7 @@ from engines.tensorrt.network import (
     Say,
     Shapes,
     check_capabilities,
+    check_registered,
     compile_network,
     known_capabilities,
 )
@@ -77,7 +80,7 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
             f"3090); there are: {', '.join(map(str, known_capabilities(rtx)))}"
         )
     check_capabilities(rtx, capabilities)
-    bundle = classifier(read_bundle(ref), "laud build")
+    bundle = buildable(ref)
     wanted = tuple(sorted(set(capabilities)))
     out = plan.out or default_output(bundle, precision, wanted, "rtx-")
     check_plan_output(out)
@@ -90,6 +93,60 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
     manifest = plan_manifest(bundle, precision, rtx, onnx, compiled, wanted, buckets)
     write_plan(out, manifest, onnx, compiled.program)
     return Built(out, manifest, compiled.layers)
+
+
+def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Built:
+    """Compile with TensorRT on a GPU of this machine, for GPUs like it; what skips are plugins.
+
+    Every bucket is a profile of its own, because TensorRT chooses kernels per profile. Raises
+    BundleError, PlanError, InvalidInput, and EngineError where there is no GPU, no TensorRT, no
+    plugin of an operator, or the network is refused.
+    """
+    precision = checked_precision(plan)
+    bundle = buildable(ref)
+    if plan.out is not None:
+        check_plan_output(plan.out)
+    gpu = CudaGpu(device)
+    try:
+        trt = library("tensorrt")
+        capability = gpu.capability
+        out = plan.out or default_output(bundle, precision, (capability,))
+        check_plan_output(out)
+        _register_plugins(capability)
+        model = _model(bundle, precision, say)
+        skipping = [node.op_type for node in model.graph.node if plugin_of(node)]
+        operators = tuple(sorted(set(skipping)))
+        check_registered(trt, operators)
+        buckets = buckets_of(bundle, plan, profile_each=True)
+        onnx = model.SerializeToString(deterministic=True)
+        say(
+            f"compiling for {gpu.name} (sm_{capability}) with {trt.title} {trt.version}: "
+            f"{len(buckets)} buckets, {len(skipping)} plugins; this takes minutes"
+        )
+        order = Order(
+            onnx,
+            [exactly(model, bucket) for bucket in buckets],
+            plugins=len(skipping),
+            timing_cache=_read_cache(plan.timing_cache),
+        )
+        compiled = compile_network(trt, order, say)
+        if plan.timing_cache is not None and compiled.timing_cache is not None:
+            plan.timing_cache.write_bytes(compiled.timing_cache)
+        manifest = plan_manifest(
+            bundle, precision, trt, onnx, compiled, (capability,), buckets,
+            device=gpu.name, plugins=operators,
+        )  # fmt: skip
+        write_plan(out, manifest, onnx, compiled.program)
+    finally:
+        gpu.close()
+    return Built(out, manifest, compiled.layers)
+
+
+def buildable(ref: str | Path) -> Bundle:
+    """The bundle, where plans are made of such. Raises BundleError."""
+    bundle = classifier(read_bundle(ref), "laud build")
+    only_resnet(bundle.manifest.architecture, f"'{bundle.path}': laud build")
+    return bundle
 
 
 def checked_precision(plan: BuildPlan) -> Precision:
@@ -189,6 +246,24 @@ def _model(bundle: Bundle, precision: Precision, say: Say) -> onnx.ModelProto:
 
     say(f"exporting {bundle.manifest.name} in {precision}")
     return onnx_model(bundle, precision)
+
+
+def plugin_of(node: onnx.NodeProto) -> bool:
+    """Whether TensorRT is to take a plugin for a node."""
+    return any(each.name == "plugin_namespace" for each in node.attribute)
+
+
+def _register_plugins(capability: int) -> None:
+    from engines.tensorrt.plugins import register
+
+    register(capability)
+
+
+def _read_cache(path: Path | None) -> bytes | None:
+    """Of an earlier build; empty before the first, None where none is wanted."""
+    if path is None:
+        return None
+    return path.read_bytes() if path.exists() else b""
 
 
 def _shapes(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.errors import EngineError, InvalidInput
+from engines.export.onnx.operators import DOMAIN, VERSION
 from engines.tensorrt.libraries import Library
 
 Say = Callable[[str], None]
@@ -23,14 +24,14 @@ class Order:
     """What is to be compiled.
 
     profiles: an optimisation profile each. capabilities: compute capabilities to compile for
-    without a device; none: the device that is current. plugins: names of nodes that must become
-    plugins. timing_cache: of an earlier build.
+    without a device; none: the device that is current. plugins: how many nodes must become plugins.
+    timing_cache: of an earlier build, empty for the first; None: none is kept.
     """
 
     onnx: bytes
     profiles: Sequence[Shapes]
     capabilities: Sequence[int] = ()
-    plugins: frozenset[str] = frozenset()
+    plugins: int = 0
     timing_cache: bytes | None = None
 
 
@@ -130,21 +131,28 @@ def _flags(trt: Any) -> int:
     return flags
 
 
-def _check_plugins(library: Library, network: Any, wanted: frozenset[str]) -> None:
+def check_registered(library: Library, operators: Iterable[str]) -> None:
+    """Raise EngineError for an operator without its plugin, which the parser would not miss."""
+    registry = library.module.get_plugin_registry()
+    for name in operators:
+        if registry.get_creator(name, str(VERSION), DOMAIN) is None:
+            raise EngineError(
+                f"the operator '{DOMAIN}::{name}' has no plugin in {library.title} "
+                f"{library.version}: the plan would compute everything; update laudserve, or build "
+                "with --rtx, which wants none"
+            )
+
+
+def _check_plugins(library: Library, network: Any, wanted: int) -> None:
     """Without its plugin a node silently becomes what its function computes."""
     if not wanted:
         return
-    kind = library.module.LayerType.PLUGIN_V3
-    found = {
-        layer.name
-        for layer in (network.get_layer(i) for i in range(network.num_layers))
-        if layer.type == kind
-    }
-    missing = sorted(wanted - found)
-    if missing:
+    kinds = (str(network.get_layer(i).type) for i in range(network.num_layers))
+    found = sum(kind.rpartition(".")[2].startswith("PLUGIN") for kind in kinds)
+    if found < wanted:
         raise EngineError(
-            f"{library.title} {library.version} did not take the plugins of {len(missing)} of "
-            f"{len(wanted)} nodes, '{missing[0]}' first: the plan would compute everything"
+            f"{library.title} {library.version} took the plugins of {found} of {wanted} nodes, and "
+            "of the others what they mean without: the plan would compute everything"
         )
 
 

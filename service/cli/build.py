@@ -61,7 +61,7 @@ def build(
     A plan has the ONNX file that it was made of: laud verify compares the two on your GPU.
     """
     from engines.errors import InvalidInput
-    from engines.tensorrt.building import BATCHES, BuildPlan, build_rtx
+    from engines.tensorrt.building import BATCHES, BuildPlan, build_on_gpu, build_rtx
 
     plan = BuildPlan(
         precision=precision,
@@ -76,7 +76,9 @@ def build(
                 raise InvalidInput(f"--rtx uses no device: it goes without {option}")
         built = build_rtx(bundle, plan, sm or (), say)
     else:
-        raise InvalidInput("plans without --rtx are built on a GPU, which is not there yet")
+        if sm:
+            raise InvalidInput("--sm is of cards that are not here: give --rtx too")
+        built = build_on_gpu(bundle, plan, device or 0, say)
     if as_json:
         typer.echo(built.manifest.model_dump_json(indent=1))
     else:

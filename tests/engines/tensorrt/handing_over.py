@@ -1,5 +1,5 @@
-"""What NVIDIA's parser hands to a plugin: a program of its own, because TensorRT-RTX aborts after it
-has made a plugin. Takes an ONNX file; prints a line of JSON per operator: of its first node."""
+"""What NVIDIA's parser hands to a plugin: a program of its own, because TensorRT-RTX aborts after
+it has made a plugin. Takes an ONNX file; prints a line of JSON per operator: of its first node."""
 
 from __future__ import annotations
 

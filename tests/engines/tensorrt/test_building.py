@@ -97,7 +97,8 @@ def test_progress_is_said_every_two_seconds_and_not_more_often() -> None:
     said: list[str] = []
     progress = Progress(said.append, lambda: now_s)
     progress.phase("Building engine", 6)
-    for step, now_s in enumerate((0.5, 1.9, 2.0, 3.9, 4.5)):
+    for step, at_s in enumerate((0.5, 1.9, 2.0, 3.9, 4.5)):
+        now_s = at_s
         progress.step("Building engine", step)
     now_s = 60.0
     progress.step("Timing", 0)

@@ -122,7 +122,7 @@ def test_two_buckets_of_one_shape() -> None:
 
 
 def test_a_plan_is_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="is not a plan .* laud build BUNDLE"):
+    with pytest.raises(PlanError, match=r"is not a plan .* laud build BUNDLE"):
         read_plan(tmp_path / "missing.plan")
 
 

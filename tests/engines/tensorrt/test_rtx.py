@@ -22,7 +22,7 @@ from engines.export.onnx.operators import OPERATORS, plugin
 from engines.export.onnx.run import onnx_model
 from engines.tensorrt.building import BuildPlan, Built, build_rtx
 from engines.tensorrt.libraries import library
-from engines.tensorrt.network import Order, compile_network
+from engines.tensorrt.network import Order, Shapes, check_registered, compile_network
 from engines.tensorrt.plans import read_plan, sha256
 from tests.engines.int8 import bundle_of, net_of, random_weights
 
@@ -67,7 +67,7 @@ def test_resnet_50_compiles() -> None:
     net = ResNet(stem_width=64, stages=stages, num_classes=1000, folded=True)
     bundle = bundle_of(net, random_weights(net), None)
     model = onnx_model(bundle, "fp16")
-    shape = {"image": ((1, 224, 224, 3), (1, 224, 224, 3), (32, 224, 224, 3))}
+    shape: Shapes = {"image": ((1, 224, 224, 3), (1, 224, 224, 3), (32, 224, 224, 3))}
     order = Order(model.SerializeToString(), [shape], [86])
     compiled = compile_network(library("tensorrt_rtx"), order, quiet)
     weights = sum(array.size for array in bundle.weights.values())
@@ -133,25 +133,30 @@ def test_an_operator_that_it_has_not_is_named() -> None:
         ir_version=9,
     )
     order = Order(model.SerializeToString(), [{"x": ((1, 4), (1, 4), (2, 4))}], [86])
-    with pytest.raises(EngineError, match="cannot read the network: .*NonZero"):
+    with pytest.raises(EngineError, match=r"cannot read the network: .*NonZero"):
         compile_network(library("tensorrt_rtx"), order, quiet)
 
 
 def test_a_file_that_is_no_network_is_told() -> None:
-    with pytest.raises(EngineError, match="TensorRT-RTX .* cannot read the network: "):
+    with pytest.raises(EngineError, match=r"TensorRT-RTX .* cannot read the network: "):
         compile_network(library("tensorrt_rtx"), Order(b"no protobuf", []), quiet)
 
 
 def test_a_node_that_should_be_a_plugin_and_is_not(tmp_path: Path) -> None:
     """The parser takes the function in its place, which is right and saves nothing."""
     model = onnx_model(read_bundle(small(tmp_path / "small.laud")), "fp16")
-    wanted = frozenset(node.name for node in model.graph.node if node.op_type == "partition")
-    with pytest.raises(EngineError, match=f"{len(wanted)} of {len(wanted)} nodes, 'layer"):
+    wanted = sum(node.op_type in OPERATORS for node in model.graph.node)
+    with pytest.raises(EngineError, match=f"took the plugins of 0 of {wanted} nodes"):
         compile_network(
             library("tensorrt_rtx"),
             Order(model.SerializeToString(), [], plugins=wanted),
             quiet,
         )
+
+
+def test_an_operator_without_its_plugin_is_named() -> None:
+    with pytest.raises(EngineError, match="'laud::dilate' has no plugin in TensorRT-RTX"):
+        check_registered(library("tensorrt_rtx"), ["dilate"])
 
 
 def test_the_parser_hands_a_plugin_the_attributes_of_its_node(tmp_path: Path) -> None:
