@@ -13,6 +13,7 @@ from engines.architecture import only_resnet
 from engines.bundle import ZOO_PREFIX, Bundle, classifier, read_bundle
 from engines.core import MAX_IMAGE_SIZE
 from engines.errors import InvalidInput
+from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.gpu import CudaGpu
 from engines.tensorrt.libraries import Library, library
 from engines.tensorrt.network import (
@@ -47,13 +48,15 @@ _MOST_IMAGES = 1024
 @dataclass(frozen=True)
 class BuildPlan:
     """What to build. sizes: pixels on a side; None: those of the bundle's points. batches: images
-    of a bucket. out: None for `default_output`. timing_cache: a file, read and written."""
+    of a bucket. out: None for `default_output`. timing_cache: a file, read and written. dense: the
+    network without maskers, to compare with."""
 
     precision: str = "fp16"
     sizes: tuple[int, ...] | None = None
     batches: tuple[int, ...] = BATCHES
     out: Path | None = None
     timing_cache: Path | None = None
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,9 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
             f"3090); there are: {', '.join(map(str, known_capabilities(rtx)))}"
         )
     check_capabilities(rtx, capabilities)
-    bundle = buildable(ref)
+    bundle = buildable(ref, plan)
     wanted = tuple(sorted(set(capabilities)))
-    out = plan.out or default_output(bundle, precision, wanted, "rtx-")
+    out = plan.out or default_output(bundle, precision, wanted, _kind(plan, "rtx-"))
     check_plan_output(out)
     buckets = buckets_of(bundle, plan, profile_each=False)
     model = _model(bundle, precision, say)
@@ -90,7 +93,9 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
     say(f"compiling for {', '.join(f'sm_{each}' for each in wanted)} with {rtx.title}")
     order = Order(onnx, [spanning(model, buckets)], wanted)
     compiled = compile_network(rtx, order, say)
-    manifest = plan_manifest(bundle, precision, rtx, onnx, compiled, wanted, buckets)
+    manifest = plan_manifest(
+        bundle, precision, rtx, onnx, compiled, wanted, buckets, dense=plan.dense
+    )
     write_plan(out, manifest, onnx, compiled.program)
     return Built(out, manifest, compiled.layers)
 
@@ -103,20 +108,21 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
     plugin of an operator, or the network is refused.
     """
     precision = checked_precision(plan)
-    bundle = buildable(ref)
+    bundle = buildable(ref, plan)
     if plan.out is not None:
         check_plan_output(plan.out)
     gpu = CudaGpu(device)
     try:
         trt = library("tensorrt")
         capability = gpu.capability
-        out = plan.out or default_output(bundle, precision, (capability,))
+        out = plan.out or default_output(bundle, precision, (capability,), _kind(plan))
         check_plan_output(out)
-        _register_plugins(capability)
         model = _model(bundle, precision, say)
         skipping = [node.op_type for node in model.graph.node if plugin_of(node)]
         operators = tuple(sorted(set(skipping)))
-        check_registered(trt, operators)
+        if operators:
+            _register_plugins(capability)
+            check_registered(trt, operators)
         buckets = buckets_of(bundle, plan, profile_each=True)
         onnx = model.SerializeToString(deterministic=True)
         say(
@@ -134,7 +140,7 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
             plan.timing_cache.write_bytes(compiled.timing_cache)
         manifest = plan_manifest(
             bundle, precision, trt, onnx, compiled, (capability,), buckets,
-            device=gpu.name, plugins=operators,
+            device=gpu.name, plugins=operators, dense=plan.dense,
         )  # fmt: skip
         write_plan(out, manifest, onnx, compiled.program)
     finally:
@@ -142,11 +148,11 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
     return Built(out, manifest, compiled.layers)
 
 
-def buildable(ref: str | Path) -> Bundle:
+def buildable(ref: str | Path, plan: BuildPlan) -> Bundle:
     """The bundle, where plans are made of such. Raises BundleError."""
     bundle = classifier(read_bundle(ref), "laud build")
     only_resnet(bundle.manifest.architecture, f"'{bundle.path}': laud build")
-    return bundle
+    return dense_bundle(bundle) if plan.dense else bundle
 
 
 def checked_precision(plan: BuildPlan) -> Precision:
@@ -223,6 +229,7 @@ def plan_manifest(
     *,
     device: str | None = None,
     plugins: tuple[str, ...] = (),
+    dense: bool = False,
 ) -> PlanManifest:
     """The record of a plan that was just compiled."""
     return PlanManifest(
@@ -237,6 +244,7 @@ def plan_manifest(
         device=device,
         buckets=buckets,
         plugins=plugins,
+        dense=dense,
         version=version("laudserve"),
     )
 
@@ -251,6 +259,10 @@ def _model(bundle: Bundle, precision: Precision, say: Say) -> onnx.ModelProto:
 def plugin_of(node: onnx.NodeProto) -> bool:
     """Whether TensorRT is to take a plugin for a node."""
     return any(each.name == "plugin_namespace" for each in node.attribute)
+
+
+def _kind(plan: BuildPlan, kind: str = "") -> str:
+    return f"{kind}dense-" if plan.dense else kind
 
 
 def _register_plugins(capability: int) -> None:

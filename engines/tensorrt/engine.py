@@ -82,6 +82,11 @@ class TensorRtEngine(Closing):
                 return run_glances(self.infer, images, points, counters.num_units)
             return self._answer(images, points, counters)
 
+    @property
+    def device(self) -> str:
+        """The GPU, as NVIDIA calls it."""
+        return self._gpu.name
+
     def captured(self) -> tuple[Bucket, ...]:
         """Buckets whose calls are CUDA graphs by now."""
         return tuple(bucket for bucket, lane in self._lanes.items() if lane.captured)

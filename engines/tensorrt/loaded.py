@@ -7,7 +7,7 @@ TensorRT-RTX. No more happens here than their calls, since none of it runs witho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -55,7 +55,10 @@ class TensorRtNetwork:
         """Raises EngineError where the library refuses the program."""
         self._library, self._gpu = library, gpu
         library.said.faults.clear()
-        self._runtime: Any = library.module.Runtime(library.logger)
+        try:
+            self._runtime: Any = library.module.Runtime(library.logger)
+        except (RuntimeError, TypeError) as error:
+            raise EngineError(f"{library.title} does not start: {error}") from None
         self._engine: Any = self._runtime.deserialize_cuda_engine(program)
         if self._engine is None:
             raise EngineError(
@@ -94,7 +97,10 @@ class TensorRtContext:
         for name, shape in inputs.items():
             if not context.set_input_shape(name, shape):
                 self._refused(f"refuses {name} of shape {shape}")
-        left = context.infer_shapes()
+        try:
+            left = context.infer_shapes()
+        except RuntimeError:
+            self._refused(f"cannot infer shapes from {dict(inputs)}")
         if left:
             self._refused(f"does not know the shapes of {', '.join(left)}")
         nptype = self._library.module.nptype
@@ -118,5 +124,5 @@ class TensorRtContext:
     def close(self) -> None:
         self._context = None
 
-    def _refused(self, what: str) -> None:
+    def _refused(self, what: str) -> NoReturn:
         raise EngineError(f"{self._library.title} {what}: {self._library.said.taken()}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from engines.bundle import ZOO_PREFIX, Bundle
-from engines.errors import EngineError, InvalidInput, PlanError
+from engines.bundle import ZOO_PREFIX, Bundle, read_bundle
+from engines.errors import BundleError, EngineError, InvalidInput, PlanError
+from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.engine import TensorRtEngine
 from engines.tensorrt.gpu import CudaGpu, Gpu
 from engines.tensorrt.libraries import Library, library
@@ -50,6 +51,8 @@ def load_bundle(bundle: Bundle, precision: str | None = None) -> TensorRtEngine:
 
 def load_plan(bundle: Bundle, plan: Plan, device: int = 0) -> TensorRtEngine:
     """The engine of one plan on a GPU of this machine. Raises what `load_bundle` raises."""
+    if plan.manifest.dense:
+        bundle = dense_bundle(bundle)
     gpu = CudaGpu(device)
     try:
         return open_plan(bundle, plan, gpu, TensorRtNetwork)
@@ -58,13 +61,41 @@ def load_plan(bundle: Bundle, plan: Plan, device: int = 0) -> TensorRtEngine:
         raise
 
 
+def bundle_of(plan: Plan, ref: str | None = None) -> Bundle:
+    """The bundle that a plan is of: the named one, else where the plan lies, else zoo:NAME.
+
+    Raises PlanError where none of them is it, BundleError where the named one cannot be read.
+    """
+    wanted = plan.manifest.bundle
+    if ref is not None:
+        bundle = read_bundle(ref)
+        if bundle.hash != wanted:
+            raise PlanError(
+                f"the plan '{plan.path}' is of bundle {plan.manifest.name} ({wanted[:12]}), not of "
+                f"{bundle.manifest.name} ({bundle.hash[:12]})"
+            )
+        return bundle
+    for place in (plan.path.absolute().parent, f"{ZOO_PREFIX}{plan.manifest.name}"):
+        try:
+            bundle = read_bundle(place)
+        except BundleError:
+            continue
+        if bundle.hash == wanted:
+            return bundle
+    raise PlanError(
+        f"the plan '{plan.path}' is of bundle {plan.manifest.name} ({wanted[:12]}), which does not "
+        "lie around it: name it with --bundle"
+    )
+
+
 def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -> list[Path]:
     """The bundle's plans in those folders, the one to prefer first. EngineError for none."""
     found: list[tuple[tuple[int, int], Path]] = []
     others = 0
     for path in plans_in(folders):
         manifest = read_plan_manifest(path)
-        if manifest.bundle != bundle.hash or precision not in (None, manifest.precision):
+        wanted = manifest.bundle == bundle.hash and precision in (None, manifest.precision)
+        if not wanted or manifest.dense:
             others += 1
             continue
         rank = (_LIBRARIES.index(manifest.library), PRECISIONS.index(manifest.precision))
@@ -72,7 +103,7 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
     if not found:
         what = "" if precision is None else f" in {precision}"
         where = " or ".join(f"'{folder}'" for folder in folders)
-        besides = f" (plans of another bundle or precision: {others})" if others else ""
+        besides = f" (plans of another bundle or precision, or dense: {others})" if others else ""
         raise EngineError(
             f"there is no plan of {bundle.manifest.name}{what} in {where}{besides}; build one on "
             f"the machine that will run it: laud build {bundle.ref} --device 0"
@@ -94,9 +125,7 @@ def open_first(
     raise first or EngineError("there is no plan")
 
 
-def open_plan(
-    bundle: Bundle, plan: Plan, gpu: Gpu, open_network: OpenNetwork
-) -> TensorRtEngine:
+def open_plan(bundle: Bundle, plan: Plan, gpu: Gpu, open_network: OpenNetwork) -> TensorRtEngine:
     """Load a plan that fits. Raises PlanError with the reason, EngineError without its library."""
     found = library(plan.manifest.library)
     check_fits(plan.path, plan.manifest, found, gpu)

@@ -71,7 +71,11 @@ def compile_network(library: Library, order: Order, say: Say) -> Compiled:
     the file, or leaves out a plugin; InvalidInput for a capability that it has not."""
     trt = library.module
     library.said.faults.clear()
-    builder = trt.Builder(library.logger)
+    try:
+        builder = trt.Builder(library.logger)
+    except (RuntimeError, TypeError) as error:
+        said = library.said.taken() if library.said.faults else str(error)
+        raise EngineError(f"{library.title} {library.version} does not start: {said}") from None
     network = builder.create_network(_flags(trt))
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(order.onnx):

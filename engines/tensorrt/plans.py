@@ -52,7 +52,8 @@ class PlanManifest(FrozenModel):
     bundle: hash of the bundle; name: its name. onnx, program: sha256 of the two files.
     library_version: of what compiled it, to the last digit. capabilities: of the devices that it
     was compiled for. device: the one that it was timed on; None where there was none. plugins: our
-    operators that are plugins in it; the others compute everything and mask. version: of laudserve.
+    operators that are plugins in it; the others compute everything and mask. dense: whether it is
+    of the network without maskers, to compare with. version: of laudserve.
     """
 
     schema_version: Literal[1] = 1
@@ -67,6 +68,7 @@ class PlanManifest(FrozenModel):
     device: str | None = None
     buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)]
     plugins: tuple[str, ...] = ()
+    dense: bool = False
     version: str
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from service.cli.predict import predict
 from service.cli.serve import serve
 from service.cli.simulate import simulate
 from service.cli.train import train
+from service.cli.verify import verify
 from service.cli.whatif import whatif
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command()(whatif)
 app.command()(train)
 app.command()(export)
 app.command()(build)
+app.command()(verify)
 app.command()(inspect)
 app.command()(evaluate)
 app.command()(measure)

@@ -43,6 +43,9 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of what was timed before, read and written.")
     ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Without maskers, for laud verify to compare with.")
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Compile a bundle's network into a plan for NVIDIA GPUs.
@@ -69,6 +72,7 @@ def build(
         batches=tuple(batch) if batch else BATCHES,
         out=output,
         timing_cache=timing_cache,
+        dense=dense,
     )
     if rtx:
         for given, option in ((device, "--device"), (timing_cache, "--timing-cache")):

@@ -253,10 +253,9 @@ def test_networks_of_other_paradigms(paradigm: str) -> None:
 
 
 def test_a_plan_of_another_bundle(demo: Bundle, onnx: bytes) -> None:
+    other, gpu = replace(demo, hash="1" * 64), ScriptedGpu()
+    network = ScriptedNetwork(gpu, onnx, [])
     with pytest.raises(PlanError, match=r"is of bundle small \(000000000000\), not of clothing"):
-        other = replace(demo, hash="1" * 64)
-        gpu = ScriptedGpu()
-        network = ScriptedNetwork(gpu, onnx, [])
         TensorRtEngine(other, plan_manifest(bundle="0" * 64), gpu, network)
 
 
