@@ -156,7 +156,7 @@ def test_without_tensorrt(
     bundle: Path, gpus: list[ScriptedGpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    refused(bundle, gpus, r"TensorRT cannot be loaded .*'\.\[gpu\]' \(10.13 or newer\)")
+    refused(bundle, gpus, r"TensorRT cannot be loaded .*pip install 'tensorrt-cu13>=10\.13,<12'")
 
 
 def test_a_name_that_no_plan_has_is_refused_before_the_device_is_touched(

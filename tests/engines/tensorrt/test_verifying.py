@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -86,10 +87,12 @@ class Wrong:
 
     def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
         output = self._engine.infer(images, points)
-        output.arrays["probabilities"][..., 0] += self._error  # type: ignore[operator]
-        decisions = output.arrays["decisions"]
-        decisions[:, : self._flipped] = ~decisions[:, : self._flipped]  # type: ignore[operator]
-        return output
+        probabilities = np.asarray(output.arrays["probabilities"], np.float32)
+        probabilities[:, 0] += self._error
+        decisions = np.asarray(output.arrays["decisions"], np.bool_)
+        decisions[:, : self._flipped] ^= True
+        arrays = {"probabilities": probabilities, "decisions": decisions}
+        return replace(output, arrays=arrays)
 
 
 def test_everything_is_tried_in_every_bucket(bundle: Bundle) -> None:
@@ -154,11 +157,12 @@ def test_calls_are_timed_beside_a_dense_plan_that_answers_the_same(
     assert [r.point.image_size for r in plain.manifest.points] == [32, 24]
     full = bundle.manifest.full.point
     with scripted(plain) as dense:
-        np.testing.assert_allclose(
-            dense.infer(at(32)[:2], [static_point("dense", 32, 0)] * 2).arrays["probabilities"],
-            engine.infer(at(32)[:2], [full] * 2).arrays["probabilities"],
-            atol=1e-6,
+        points = ([static_point("dense", 32, 0)] * 2, [full] * 2)
+        one, other = (
+            np.asarray(each.infer(at(32)[:2], asked).arrays["probabilities"], np.float32)
+            for each, asked in zip((dense, engine), points, strict=True)
         )
+        np.testing.assert_allclose(one, other, atol=1e-6)
         found = measured(
             bundle, engine, BUCKETS, at, print,
             calls=3, dense=dense, clock=lambda: float(next(ticks)),
