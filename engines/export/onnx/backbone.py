@@ -41,11 +41,11 @@ def backbone(graph: Graph, layers: Layers, manifest: Manifest) -> list[str]:
     and `caps`, int32 (N, M). Decisions become an output.
     """
     net = manifest.architecture
-    x = graph.input(IMAGE, np.uint8, ["N", "H", "W", 3])
+    x = graph.input(IMAGE, np.uint8, [graph.images, "H", "W", 3])
     count = len(net.maskers)
     if count:
-        graph.input(THRESHOLDS, np.float32, ["N", count])
-        graph.input(CAPS, np.int32, ["N", count])
+        graph.input(THRESHOLDS, np.float32, [graph.images, count])
+        graph.input(CAPS, np.int32, [graph.images, count])
     x = _stem(graph, layers, net, _normalised(graph, x, manifest.preprocessing))
     blocks = Blocks(layers, net)
     maps: dict[int, str] = {}
@@ -54,7 +54,7 @@ def backbone(graph: Graph, layers: Layers, manifest: Manifest) -> list[str]:
         maps[block.stage] = x
     if blocks.decisions:
         every = graph.add("Concat", *blocks.decisions, out=f"{DECISIONS}/all", axis=1)
-        graph.output(DECISIONS, every, np.bool_, ["N", "units"])
+        graph.output(DECISIONS, every, np.bool_, [graph.images, "units"])
     return [maps[stage] for stage in sorted(maps)]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engines.architecture import Block, RegNet, ResNet
+from engines.core import Paradigm
 from engines.export.onnx.layers import Layers, Shape
 from engines.export.onnx.operators import WHOLE_MAP
 
@@ -75,6 +76,25 @@ class Blocks:
                 x, f"{block.name}.downsample.0", shape, stride=block.stride
             )
         active = self._ask(x, block)
+        if self._graph.conditional and block.paradigm is Paradigm.LAYER and active.patches:
+            return self._branch(x, shortcut, block, active.patches)
+        return self._computed(x, shortcut, block, active)
+
+    def _branch(self, x: str, shortcut: str, block: Block, decision: _List) -> str:
+        """All of the block, or none of it, for a single image."""
+        graph, name = self._graph, f"{block.name}.branch"
+        nothing = graph.constant("int32[0]", [0], np.int32)
+        some = graph.add("Greater", decision.count, nothing, out=f"{name}/some")
+        condition = graph.add("Squeeze", some, graph.integers(0), out=f"{name}/condition")
+        return graph.branch(
+            condition,
+            lambda: self._computed(x, shortcut, block, _Active()),
+            lambda: graph.add("Relu", shortcut, out=f"{name}/skipped"),
+            out=name,
+        )
+
+    def _computed(self, x: str, shortcut: str, block: Block, active: _Active) -> str:
+        """What is active of it, added to the shortcut."""
         if block.conv_groups > 1 or block.squeeze_width:
             y = self._dense_middle(x, block, active)
         else:

@@ -19,4 +19,4 @@ def classifier(graph: Graph, layers: Layers, manifest: Manifest) -> None:
     mean = graph.add("ReduceMean", features, graph.integers(2, 3), out="features", keepdims=0)
     scores = layers.linear(mean, "fc", net.num_classes, net.num_features)
     answer = graph.add("Softmax", scores, out="softmax", axis=1)
-    graph.output(PROBABILITIES, answer, np.float32, ["N", net.num_classes])
+    graph.output(PROBABILITIES, answer, np.float32, [graph.images, net.num_classes])

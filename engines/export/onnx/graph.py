@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,8 +66,11 @@ class Tensors:
 class Graph:
     """Nodes, constants, inputs and outputs, in order; every method returns names of values."""
 
-    def __init__(self, precision: Precision, who: str) -> None:
-        """precision: of maps and convolutions. who: named in faults."""
+    def __init__(self, precision: Precision, who: str, *, conditional: bool = False) -> None:
+        """precision: of maps and convolutions. who: named in faults. conditional: of one image, in
+        which layers that are skipped are not computed, see `branch`."""
+        self.conditional = conditional
+        self.images: int | str = 1 if conditional else "N"
         self.maps = _MAPS[precision]
         self._who = who
         self._nodes: list[onnx.NodeProto] = []
@@ -127,6 +130,24 @@ class Graph:
         self._operators.add(operator)
         return self._node(operator, inputs, out, DOMAIN, {**attributes, **plugin(operator)})
 
+    def branch(
+        self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], out: str
+    ) -> str:
+        """One of two maps, of which the other is not computed. condition: bool, a scalar.
+
+        then, otherwise: add nodes, and return the map that the last one makes.
+        """
+        return self._node(
+            "If",
+            [condition],
+            [out],
+            "",
+            {
+                "then_branch": self._inner(f"{out}/then", then),
+                "else_branch": self._inner(f"{out}/else", otherwise),
+            },
+        )[0]
+
     def has(self, name: str) -> bool:
         """Whether a node has that name, which is that of its first output."""
         return any(node.name == name for node in self._nodes)
@@ -160,6 +181,17 @@ class Graph:
         helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model, full_check=True)
         return model
+
+    def _inner(self, name: str, make: Callable[[], str]) -> onnx.GraphProto:
+        """A graph in the graph, which sees the constants and values around it."""
+        outer, self._nodes = self._nodes, []
+        try:
+            value = make()
+            inner = self._nodes
+        finally:
+            self._nodes = outer
+        shape = [f"{value}/{side}" for side in ("N", "C", "H", "W")]
+        return helper.make_graph(inner, name, [], [_value(value, self.maps, shape)])
 
     def _node(
         self,

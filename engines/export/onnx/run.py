@@ -11,7 +11,9 @@ from pathlib import Path
 import onnx
 
 from engines.bundle import Bundle, read_bundle
-from engines.errors import InvalidInput
+from engines.bundle import classifier as classifying
+from engines.core import Paradigm
+from engines.errors import BundleError, InvalidInput
 from engines.export.onnx.backbone import check_network
 from engines.export.onnx.classifier import classifier
 from engines.export.onnx.detector import detector
@@ -49,12 +51,19 @@ def export_onnx(ref: str | Path, out: Path, precision: str) -> Exported:
     return Exported(bundle, _precision(precision), counts)
 
 
-def onnx_model(bundle: Bundle, precision: Precision) -> onnx.ModelProto:
-    """The network of a bundle, checked. Raises BundleError where it has no such form."""
+def onnx_model(
+    bundle: Bundle, precision: Precision, *, conditional: bool = False
+) -> onnx.ModelProto:
+    """The network of a bundle, checked. Raises BundleError where it has no such form.
+
+    conditional: for one image in a call, and layers that it skips are not computed (`If`).
+    """
     manifest = bundle.manifest
     check_network(manifest)
+    if conditional:
+        _check_conditional(bundle)
     weights = Tensors(bundle.weights, str(bundle.path))
-    graph = Graph(precision, str(bundle.path))
+    graph = Graph(precision, str(bundle.path), conditional=conditional)
     layers = Layers(graph, weights)
     if manifest.detector is None:
         classifier(graph, layers, manifest)
@@ -78,6 +87,15 @@ def _precision(name: str) -> Precision:
         if name == known:
             return known
     raise InvalidInput(f"unknown precision '{name}' of ONNX; there are: {', '.join(PRECISIONS)}")
+
+
+def _check_conditional(bundle: Bundle) -> None:
+    blocks = classifying(bundle, "a conditional network").manifest.architecture.blocks
+    if all(block.paradigm is not Paradigm.LAYER for block in blocks):
+        raise BundleError(
+            f"'{bundle.path}': a conditional network has layers that are skipped whole, and this "
+            "one has no stage of paradigm 'layer'"
+        )
 
 
 def _metadata(bundle: Bundle, precision: Precision) -> dict[str, str]:
