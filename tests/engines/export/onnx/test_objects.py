@@ -60,4 +60,5 @@ def test_the_mask_head_gets_the_pyramid_boxes_and_images() -> None:
     inputs = mask_feeds(found, surest(found))
     assert list(inputs) == [f"features_{i}" for i in range(4)] + ["boxes", "images"]
     assert inputs["features_2"] is found["features_2"]
-    assert (inputs["boxes"].dtype, inputs["images"].dtype) == (np.float32, np.int64)
+    assert inputs["boxes"].dtype == np.float32
+    assert inputs["images"].dtype == np.int64

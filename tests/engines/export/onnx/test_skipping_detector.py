@@ -59,7 +59,8 @@ class Near:
     def __call__(self, masker: int, logits: Tensor) -> Tensor:
         threshold = self.thresholds[masker]
         if threshold is None:
-            return torch.ones_like(logits)
+            everything: Tensor = torch.ones_like(logits)
+            return everything
         ends = [-math.inf, *sorted(logits[0].tolist()), math.inf]
         gaps = [
             (low + MARGIN, high - MARGIN)
