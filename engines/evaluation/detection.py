@@ -18,6 +18,7 @@ from engines.bench.timing import tolerance
 from engines.bundle import Accuracy, Bundle, PointRecord, read_bundle
 from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.detection.architecture import macs_per_object
+from engines.detection.bowl import BowlScores, bowl_scores
 from engines.detection.intervals import (
     RESAMPLES,
     Bounded,
@@ -51,7 +52,8 @@ class DetectionResult:
     mean share of active units per masker, (maskers,). macs: mean per picture, mask head included;
     dense_macs: without it, what budgets are of. cost_area_correlation: of each picture's dense
     operations with the share of the network's input that its objects' boxes cover; None where one
-    of the two does not vary. padding: mean share of the network's input that is no picture.
+    of the two does not vary. padding: mean share of the network's input that is no picture. bowl:
+    by the measure of the Data Science Bowl 2018; None where there are no masks.
     """
 
     point: OperatingPoint
@@ -63,6 +65,7 @@ class DetectionResult:
     dense_macs: float
     cost_area_correlation: float | None
     padding: float
+    bowl: BowlScores | None = None
 
     @property
     def best(self) -> Intervals:
@@ -198,6 +201,7 @@ class DetectionReport:
             "latency_p95_ms": latency.p95_ms if latency else None,
             "latency_noise": latency.noise if latency else None,
             "padding": result.padding,
+            "bowl": result.bowl.model_dump(mode="json") if result.bowl else None,
         }
 
     def macs_ratio(self, result: DetectionResult) -> float | None:
@@ -254,6 +258,7 @@ def judge(
         dense_macs=float(dense.mean()),
         cost_area_correlation=pearson(dense, areas),
         padding=1.0 - float(np.mean(shown)),
+        bowl=bowl_scores(scenes, found),
     )
 
 

@@ -34,7 +34,9 @@ from tests.engines.cpu.comparing_objects import (
     reference_answer,
 )
 from tests.engines.cpu.detectors import (
+    ABROAD,
     DYNAMIC,
+    LOOKING,
     MASKED,
     RAGGED,
     SKIPPING,
@@ -54,7 +56,9 @@ SIZE = 96
 NEVER = 1e9
 
 isas = pytest.mark.parametrize("isa", FP32_ISAS)
-detectors = pytest.mark.parametrize("detector", [DYNAMIC, RAGGED], ids=["whole", "ragged"])
+detectors = pytest.mark.parametrize(
+    "detector", [DYNAMIC, RAGGED, LOOKING, ABROAD], ids=["whole", "ragged", "looking", "abroad"]
+)
 
 
 def points_at(
