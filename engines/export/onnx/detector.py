@@ -121,8 +121,17 @@ def _levels(
     if shape.level_patches is None:
         return [Level(layers, name) for name in names]
     asked = [
-        maskers.patches(layers, x, f"dense.level_maskers.{i}", width, unit=patch, window=patch)
-        for i, (x, width, patch) in enumerate(zip(maps, channels, shape.level_patches, strict=True))
+        maskers.patches(
+            layers,
+            maps[look],
+            f"dense.level_maskers.{i}",
+            channels[look],
+            unit=patch,
+            window=window,
+        )
+        for i, (look, window, patch) in enumerate(
+            zip(shape.looks, shape.windows, shape.level_patches, strict=True)
+        )
     ]
     return [
         SkippingLevel(layers, name, like, patches)

@@ -29,7 +29,7 @@ from engines.reference.deciding import point_decision
 from tests.engines.cpu.cases import pictures, point
 from tests.engines.cpu.comparing import Wish, points_for
 from tests.engines.cpu.comparing_objects import assert_same_objects, model_of
-from tests.engines.cpu.detectors import DYNAMIC, RAGGED, SKIPPING, WIDE, bundle
+from tests.engines.cpu.detectors import ABROAD, DYNAMIC, LOOKING, RAGGED, SKIPPING, WIDE, bundle
 from tests.engines.export.onnx.running import BundleNetwork
 
 pytestmark = pytest.mark.torch
@@ -133,9 +133,9 @@ WISHES: dict[str, list[Wish]] = {
 }
 
 
-@pytest.mark.parametrize("detector", [DYNAMIC, RAGGED], ids=["whole", "ragged"])
+@pytest.mark.parametrize("detector", [LOOKING, RAGGED], ids=["looking", "ragged"])
 def test_a_batch_that_mixes_points(detector: Detector) -> None:
-    """Of every kind, on maps that patches divide or do not."""
+    """Of every kind, on maps that patches divide or do not; maskers that look at later stages."""
     source, images = bundle(SKIPPING, detector), pictures(len(WISHES), 96)
     points = points_at(source, images, list(WISHES.values()))
     rate, objects = assert_equal(source, BundleNetwork(source), images, points)
@@ -145,7 +145,8 @@ def test_a_batch_that_mixes_points(detector: Detector) -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 160])
 def test_other_sizes(size: int) -> None:
-    source, images = bundle(SKIPPING, RAGGED), pictures(1, size)
+    """Maskers look at later stages and at earlier ones."""
+    source, images = bundle(SKIPPING, ABROAD), pictures(1, size)
     points = points_at(source, images, [[Wish(0.4)] * MASKERS])
     assert_equal(source, BundleNetwork(source), images, points)
 
