@@ -185,7 +185,7 @@ def test_half_precision_is_near() -> None:
 def test_every_point_of_the_nuclei() -> None:
     source = read_bundle("zoo:nuclei")
     network, dense = BundleNetwork(source), model_of(source).dense
-    rates = []
+    rates, found = [], 0
     for record in source.manifest.points:
         images = pictures(1, record.point.image_size)
         near = Near(record.point.thresholds)
@@ -195,6 +195,7 @@ def test_every_point_of_the_nuclei() -> None:
         shifted = record.point.model_copy(update={"thresholds": tuple(near.thresholds)})
         rate, objects = assert_equal(source, network, images, [shifted])
         rates.append(rate)
-        assert objects > 10
-    assert min(rates) < 0.5
+        found += objects
+    assert min(rates) < 0.7
     assert max(rates) == 1
+    assert found > 50
