@@ -100,12 +100,14 @@ class Case:
             read=groups if spec.read else None,
             wanted=groups if spec.written else None,
             residual=self.residual,
+            relu=spec.relu,
         )
 
     def check(self) -> None:
         """Values within the bound; what is not active has not changed in a bit.
 
-        With a residual what is not active is ReLU(residual), in every patch that the list names.
+        With a residual what is not active is ReLU(residual), or the residual where the kernel has
+        no ReLU, in every patch that the list names.
         """
         spec, wanted = self.spec, self.wanted()
         y = self.run()
@@ -117,7 +119,8 @@ class Case:
             if spec.patch == WHOLE_MAP:
                 written = torch.ones_like(written)
             idle = written & ~self.pixels(self.patches.units)
-            assert torch.equal(values[idle], self.residual.relu()[idle])
+            kept = self.residual.relu() if spec.relu else self.residual
+            assert torch.equal(values[idle], kept[idle])
         torch.testing.assert_close(
             values[written].double(), wanted.values[written], rtol=0, atol=BOUNDS[spec.dtype]
         )
@@ -156,6 +159,10 @@ SPECS = {
     "1x1 and residual": of(PATCHES, add=True),
     "3x3 and residual": of(PATCHES, kernel=3, patch=7, add=True),
     "layer and residual": of(PATCHES, patch=WHOLE_MAP, add=True),
+    "3x3 and residual, no ReLU": of(PATCHES, kernel=3, add=True, relu=False),
+    "one output and residual, no ReLU": of(PATCHES, kernel=3, outputs=1, patch=2, add=True,
+                                           relu=False),
+    "no ReLU": of(PATCHES, kernel=3, relu=False),
     "to groups": GROUPS,
     "to groups of 1, stride 2": of(GROUPS, outputs=7, group=1, stride=2),
     "to groups wider than a tile": of(GROUPS, outputs=192, group=96),
