@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from engines.bench.detectors.report import DetectorReport, Form, Group, Span
 
 _LABELS = {
-    "own_dense": "ours with everything active",
+    "own_dense": "ours, nothing skipped",
     "openvino_same": "OpenVINO, same precision",
     "openvino_best": "OpenVINO, best here",
 }
@@ -31,7 +31,9 @@ def print_report(report: DetectorReport) -> None:
     typer.echo(
         f"{report.precision} ({report.isa}) on {report.machine.cpu}, load {report.machine.load:.2f}"
     )
-    typer.echo(f"images: {report.images}; AP50 with nothing skipped {report.ap50:.3f}")
+    typer.echo(
+        f"images: {report.images}; AP50 with nothing skipped {report.ap50:.3f}, AP {report.ap:.3f}"
+    )
     for group in (report.every, report.emptiest):
         typer.echo(
             f"\n{group.chosen} ({group.timed} of {group.pictures} timed): {group.foreground:.3f} "
@@ -40,7 +42,7 @@ def print_report(report: DetectorReport) -> None:
             f"(ideal {group.ideal_ratio:.2f})"
         )
         console.print(_timed(group))
-    typer.echo("\nparts, where nothing is skipped but at the point:")
+    typer.echo("\nparts: ours at the point; ours and OpenVINO's with nothing skipped")
     console.print(_parts(report))
     baseline = report.baseline
     properties = ", ".join(f"{key}={value}" for key, value in baseline.properties.items())
@@ -54,27 +56,28 @@ def print_report(report: DetectorReport) -> None:
 def _timed(group: Group) -> Table:
     from rich.table import Table
 
-    table = Table("", "dense, ms", "speed-up of ours", "everything, ms", "speed-up of ours")
-    spans = (group.dense, group.everything)
-    table.add_row("ours", *(cell for span in spans for cell in (f"{span.ours_ms:.2f}", "")))
-    for name, label in _LABELS.items():
-        if all(name in span.ratios for span in spans):
-            table.add_row(label, *(cell for span in spans for cell in _against(span, name)))
+    table = Table("", "ms", "speed-up of ours", "quartiles")
+    for title, span in (("dense part", group.dense), ("everything", group.everything)):
+        table.add_row(f"{title}: ours", f"{span.ours_ms:.2f}", "", "")
+        for name, label in _LABELS.items():
+            if name in span.ratios:
+                table.add_row(f"{title}: {label}", *_against(span, name))
     return table
 
 
-def _against(span: Span, name: str) -> tuple[str, str]:
+def _against(span: Span, name: str) -> tuple[str, str, str]:
     ratio = span.ratios[name]
     return (
         f"{ratio.of_medians * span.ours_ms:.2f}",
-        f"{ratio.of_medians:.2f} ({ratio.lower_quartile:.2f}-{ratio.upper_quartile:.2f})",
+        f"{ratio.of_medians:.2f}",
+        f"{ratio.lower_quartile:.2f}-{ratio.upper_quartile:.2f}",
     )
 
 
 def _parts(report: DetectorReport) -> Table:
     from rich.table import Table
 
-    table = Table("", "M MACs", "MB", "at the point, ms", "ours, ms", "OpenVINO, ms")
+    table = Table("", "M MACs", "MB", "point, ms", "ours, ms", "OpenVINO, ms")
     for part in report.parts:
         times = (part.point_ms, part.ours_ms, part.openvino_ms)
         table.add_row(
@@ -87,7 +90,10 @@ def _parts(report: DetectorReport) -> Table:
 
 
 def _tried(form: Form) -> str:
-    judged = f"AP50 {form.ap50:.3f} (loss {form.loss:+.3f}), agrees on {form.agreement:.3f}"
+    judged = (
+        f"AP50 {form.ap50:.3f} (loss {form.loss:+.3f}), AP {form.ap:.3f} ({form.ap_loss:+.3f}), "
+        f"agrees on {form.agreement:.3f}"
+    )
     if form.dense_ms is None or form.whole_ms is None:
         return f"{form.name}: not right, {judged}"
     return f"{form.name}: {form.dense_ms:.2f} ms dense, {form.whole_ms:.2f} ms in all; {judged}"

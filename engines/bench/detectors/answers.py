@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,11 +60,22 @@ def agreement(ones: Sequence[Detections], others: Sequence[Detections]) -> float
     return min(shares)
 
 
-def ap50(scenes: Sequence[Scene], found: Sequence[Detections], labels: Sequence[str]) -> float:
-    """Average precision at IoU .5, of masks where there are any. Raises InvalidInput where nothing
-    is there to be found."""
+class Precision(NamedTuple):
+    """Average precision at IoU .5, and mean over IoU .5 to .95."""
+
+    ap50: float
+    ap: float
+
+
+def precision_of(
+    scenes: Sequence[Scene], found: Sequence[Detections], labels: Sequence[str]
+) -> Precision:
+    """Of masks where there are any, else of boxes. Raises InvalidInput where nothing is there to be
+    found."""
     scores = score(scenes, found, labels)
-    return scores.box_ap50 if scores.mask_ap50 is None else scores.mask_ap50
+    if scores.mask_ap50 is None or scores.mask_ap is None:
+        return Precision(scores.box_ap50, scores.box_ap)
+    return Precision(scores.mask_ap50, scores.mask_ap)
 
 
 def _matched(one: Detections, other: Detections) -> int:

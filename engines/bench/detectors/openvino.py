@@ -15,9 +15,10 @@ import openvino as ov
 from engines.bench.detectors.answers import (
     LEAST_AGREEMENT,
     MOST_LOSS,
+    Precision,
     agreement,
     answers,
-    ap50,
+    precision_of,
 )
 from engines.bench.detectors.graph import dense_part, static_detector
 from engines.bench.detectors.report import Form, Rival
@@ -128,7 +129,7 @@ def detector_at_its_best(
         "INFERENCE_NUM_THREADS": str(threads),
     }
     judged, labels = [image[np.newaxis] for image in pictures.at(size)], bundle.manifest.labels
-    truth = ap50(pictures.scenes, wanted, labels)
+    truth = precision_of(pictures.scenes, wanted, labels)
     forms: list[Form] = []
     models: list[_Model] = []
     pairs: dict[int, Pair] = {}
@@ -136,9 +137,9 @@ def detector_at_its_best(
         models.append(each)
         whole = _compile(core, each, each.model, told, judged)
         found = answers(whole.arrays, pictures.scenes, size)
-        value = ap50(pictures.scenes, found, labels)
+        value = precision_of(pictures.scenes, found, labels)
         forms.append(_judged(each, agreement(wanted, found), truth, value))
-        say(f"OpenVINO's {forms[i].name}: AP50 {value:.3f}, ours {truth:.3f}")
+        say(f"OpenVINO's {forms[i].name}: AP50 {value.ap50:.3f}, ours {truth.ap50:.3f}")
         if i == 0 and not forms[i].right:
             raise EngineError(
                 f"OpenVINO's fp32 finds {forms[i].agreement:.3f} of the objects that our engine "
@@ -206,18 +207,21 @@ def _trial(pairs: Mapping[int, Pair], draws: int) -> tuple[dict[int, float], dic
     return dense, whole
 
 
-def _judged(of: _Model, agreed: float, truth: float, value: float) -> Form:
+def _judged(of: _Model, agreed: float, truth: Precision, value: Precision) -> Form:
     # In fp32 the same arithmetic, up to the order of sums; of fewer bits it is the objects found
     # that count, not the last pixel of their boxes.
     exact = of.preset is None and of.precision == "fp32"
-    right = agreed >= LEAST_AGREEMENT if exact else truth - value <= MOST_LOSS
+    loss = truth.ap50 - value.ap50
+    right = agreed >= LEAST_AGREEMENT if exact else loss <= MOST_LOSS
     return Form(
         precision=of.precision,
         others=NAMES[of.hint],
         preset=of.preset,
         agreement=agreed,
-        ap50=value,
-        loss=truth - value,
+        ap50=value.ap50,
+        loss=loss,
+        ap=value.ap,
+        ap_loss=truth.ap - value.ap,
         right=right,
     )
 

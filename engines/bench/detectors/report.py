@@ -11,10 +11,11 @@ from engines.core import FrozenModel
 class Form(FrozenModel):
     """One way of running OpenVINO. precision, others, preset: as `Candidate`.
 
-    agreement: share of objects that it and our engine in fp32 both find, at IoU .95. ap50: average
-    precision at IoU .5 on the pictures, of masks where there are any; loss: ours less it. right:
-    whether its answers count as such. dense_ms, whole_ms: medians over a few runs in turns, up to
-    the dense heads' answers, and up to objects; None where it was not timed, being wrong.
+    agreement: share of objects that it and our engine in fp32 both find, at IoU .95. ap50, ap:
+    average precision at IoU .5, and mean over IoU .5 to .95, on the pictures, of masks where there
+    are any; loss, ap_loss: ours less it. right: whether its answers count as such. dense_ms,
+    whole_ms: medians over a few runs in turns, up to the dense heads' answers, and up to objects;
+    None where it was not timed, being wrong.
     """
 
     precision: str
@@ -23,6 +24,8 @@ class Form(FrozenModel):
     agreement: float
     ap50: float
     loss: float
+    ap: float
+    ap_loss: float
     right: bool
     dense_ms: float | None = None
     whole_ms: float | None = None
@@ -102,12 +105,13 @@ class Group(FrozenModel):
 
 
 class Part(FrozenModel):
-    """A part of the static detector, median over pictures of the milliseconds of single calls.
+    """A part of the static detector. Milliseconds are of the faster of two calls, median over
+    pictures.
 
     macs: multiply-accumulates; num_bytes: of the weights and maps that its convolutions read and
-    write in fp32, each once. Of masks both are means over pictures. point_ms: of ours at the
-    point; ours_ms: of ours with nothing skipped; openvino_ms: of the fastest whole form, by its own
-    profile.
+    write in fp32, each once; both of masks for the median number of objects. point_ms: of ours at
+    the point; ours_ms: of ours with nothing skipped; openvino_ms: of the fastest whole form, by its
+    own profile.
     """
 
     name: str
@@ -123,8 +127,8 @@ class DetectorReport(FrozenModel):
 
     against, against_size: what OpenVINO ran, and our engine as `own_dense`, with nothing skipped.
     every: all pictures; emptiest: those with the least foreground. parts: only to explain; their
-    order is that of execution. ap50: of our engine with nothing skipped, on the pictures that
-    OpenVINO's forms were judged on.
+    order is that of execution. ap50, ap: of our engine with nothing skipped, on the pictures
+    that OpenVINO's forms were judged on.
     """
 
     arch: str
@@ -139,6 +143,7 @@ class DetectorReport(FrozenModel):
     images: str
     repeats: int
     ap50: float
+    ap: float
     every: Group
     emptiest: Group
     parts: tuple[Part, ...]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from engines.bench.detectors.answers import Arrays, answers, ap50
+from engines.bench.detectors.answers import Arrays, answers, precision_of
 from engines.bench.detectors.measuring import Contenders, inputs_of, measure, parts
 from engines.bench.detectors.plan import DetectorPlan, Subjects, parts_of, subjects
 from engines.bench.detectors.report import DetectorReport
@@ -77,6 +77,7 @@ def bench_detector(plan: DetectorPlan, say: Say = lambda line: None) -> Detector
             say(f"measuring {plan.repeats} turns on {len(some)} of {name}")
             count = len(groups[name])
             found.append(measure(contenders, some, plan.repeats, chosen=name, pictures=count))
+        truth = precision_of(pictures.scenes, wanted, of.static.manifest.labels)
         return DetectorReport(
             arch=plan.arch,
             bundle=of.bundle.hash,
@@ -89,7 +90,8 @@ def bench_detector(plan: DetectorPlan, say: Say = lambda line: None) -> Detector
             isa=engine.isa,
             images=pictures.source,
             repeats=plan.repeats,
-            ap50=ap50(pictures.scenes, wanted, of.static.manifest.labels),
+            ap50=truth.ap50,
+            ap=truth.ap,
             every=found[0].group,
             emptiest=found[1].group,
             parts=parts(contenders, found[0]),

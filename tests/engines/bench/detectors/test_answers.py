@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.bench.detectors.answers import agreement, answers, ap50
+from engines.bench.detectors.answers import agreement, answers, precision_of
 from engines.detection.scenes import Detections, scene_of
 
 SCENE = scene_of(Path("a.png"), (40, 20), [(0, 0, 10, 10), (20, 0, 30, 10)], [0, 1])
@@ -57,5 +57,7 @@ def test_average_precision_is_that_of_boxes_where_there_are_no_masks() -> None:
     names = ("a", "b")
     everything = found((0, 0, 10, 10), (20, 0, 30, 10), labels=[0, 1])
     half = found((0, 0, 10, 10))
-    assert ap50([SCENE], [everything], names) == pytest.approx(1.0)
-    assert ap50([SCENE], [half], names) == pytest.approx(0.5)
+    assert precision_of([SCENE], [everything], names) == pytest.approx((1.0, 1.0))
+    assert precision_of([SCENE], [half], names) == pytest.approx((0.5, 0.5))
+    loose = found((0, 0, 10, 8), labels=[0])
+    assert precision_of([SCENE], [loose], names) == pytest.approx((0.5, 0.35))

@@ -42,6 +42,7 @@ class Static:
 
     def __init__(self) -> None:
         self.shapes: set[tuple[int, ...]] = set()
+        self.calls = 0
 
     def over(self, inputs: Sequence[UInt8Array]) -> Static:
         self.shapes |= {each.shape for each in inputs}
@@ -54,7 +55,9 @@ class Static:
         pass
 
     def profile(self, draw: int) -> dict[str, float]:
-        return {"stem": 0.001, "masks": 0.002 + 0.001 * draw, "": 0.003, "other": 0.004}
+        self.calls += 1
+        slow = 0.1 * (self.calls % 2)
+        return {"stem": 0.001, "masks": 0.002 + 0.001 * draw + slow, "": 0.003, "other": 0.004}
 
 
 @pytest.fixture
@@ -126,7 +129,8 @@ def test_a_rival_is_timed_its_fastest_way_and_with_our_own_end(
     assert with_ours == ["openvino_best to dense answers, our choice and masks"]
     # The stand-in is faster alone than our choice and masks behind its dense answers.
     assert span.best == BEST
-    behind = [each.parts_s[-2:].sum() for each in found.outputs[OWN_DENSE] if each is not None]
+    outputs = found.outputs[OWN_DENSE]
+    behind = [each.parts_s[-2:].sum() for each in outputs if each.parts_s is not None]
     assert span.runs[with_ours[0]].median_ms >= min(behind) * 1e3
     assert SAME not in span.ratios
     assert span.ratios.keys() == {OWN_DENSE, BEST}
@@ -147,7 +151,7 @@ def test_the_same_precision_is_timed_on_its_own_unless_it_is_the_best(
     assert (same == best) is not alone
 
 
-def test_parts_are_medians_of_what_both_engines_tell(
+def test_parts_are_typical_of_what_both_engines_tell(
     contenders: Any, scenes: Sequence[Scene]
 ) -> None:
     of = contenders()
@@ -161,8 +165,9 @@ def test_parts_are_medians_of_what_both_engines_tell(
     assert told["masks"].openvino_ms == pytest.approx(3.0)
     assert told["pyramid"].openvino_ms == 0.0
     assert told[REST].openvino_ms == pytest.approx(7.0)
-    # Behind the stem and four blocks.
+    # Behind the stem and four blocks; of two turns on a picture the faster one.
     stages = [each.parts_s[5:7].sum() for each in found.outputs[OURS] if each.parts_s is not None]
-    assert told["stage_3"].point_ms == pytest.approx(np.median(stages) * 1e3)
+    faster = np.minimum(stages[::2], stages[1::2])
+    assert told["stage_3"].point_ms == pytest.approx(np.median(faster) * 1e3)
     whole = sum(each.macs for each in told.values()) - told["masks"].macs
     assert whole == detector_macs(SKIPPING, DYNAMIC, MapSize(SIZE, SIZE)).dense

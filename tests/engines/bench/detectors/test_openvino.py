@@ -15,7 +15,7 @@ pytest.importorskip("nncf")
 from engines.bench.detectors import openvino as forms
 from engines.bench.detectors.answers import Arrays, agreement, answers
 from engines.bench.detectors.graph import dense_part, part_of, static_detector
-from engines.bench.detectors.plan import DetectorPlan
+from engines.bench.detectors.plan import DetectorPlan, parts_of
 from engines.bench.detectors.run import bench_detector
 from engines.bench.detectors.scenes import ScenePictures
 from engines.bench.detectors.work import CHOICE, HEADS, MASKS, PYRAMID
@@ -59,9 +59,7 @@ def asked(model: Any, images: Any) -> list[Arrays]:
 
 def ours(source: Bundle, images: Any) -> list[Arrays]:
     """What our engine finds, nothing skipped."""
-    detector = source.manifest.detector
-    assert detector is not None
-    maskers = num_maskers(source.manifest.architecture, detector)
+    maskers = num_maskers(*parts_of(source))
     size = images.shape[1]
     with load(source, poison=False) as engine:
         output = engine.infer(images, [full(size, maskers)] * len(images))
