@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from engines.tensorrt.compiling import PTX_VERSIONS, compile_kernel
+from engines.tensorrt.compiling import PTX_VERSIONS, Compiled, compile_kernel
 from engines.tensorrt.spec import (
     TENSOR_CORES_FROM,
     WHOLE_MAP,
@@ -92,6 +92,20 @@ class Row:
     shared_bytes: int
     tensor_cores: bool
 
+    @classmethod
+    def of(cls, kernel: str, cc: int, made: Compiled) -> Row:
+        """Of a kernel that was compiled for that capability, under a name."""
+        return cls(
+            kernel=kernel,
+            arch=made.arch,
+            cc=cc,
+            threads=made.threads,
+            registers=made.registers,
+            spilled_bytes=made.spilled_bytes,
+            shared_bytes=made.shared_bytes,
+            tensor_cores=made.tensor_cores,
+        )
+
     @property
     def faults(self) -> list[str]:
         """What is too much of it."""
@@ -110,17 +124,7 @@ def matrix(capabilities: Sequence[int], names: Sequence[str]) -> Iterator[Row]:
     """Compile the cases of those names for every capability, one after the other."""
     for name in names:
         for cc in capabilities:
-            made = compile_kernel(CASES[name], cc)
-            yield Row(
-                kernel=name,
-                arch=made.arch,
-                cc=cc,
-                threads=made.threads,
-                registers=made.registers,
-                spilled_bytes=made.spilled_bytes,
-                shared_bytes=made.shared_bytes,
-                tensor_cores=made.tensor_cores,
-            )
+            yield Row.of(name, cc, compile_kernel(CASES[name], cc))
 
 
 def table(rows: Sequence[Row]) -> str:
