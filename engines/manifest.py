@@ -17,6 +17,11 @@ from engines.errors import BundleError, InvalidInput
 Task = Literal["classification", "detection", "segmentation"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
+"""Of the native engine."""
+
+SERVED_PRECISIONS = (*PRECISIONS, "fp16")
+"""Of all engines."""
+
 MOST_POINTS = 64
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -240,9 +245,9 @@ class Manifest(FrozenModel):
 
         Raises InvalidInput for an unknown precision, BundleError when there are no int8 scales.
         """
-        if precision not in PRECISIONS:
+        if precision not in SERVED_PRECISIONS:
             raise InvalidInput(
-                f"unknown precision '{precision}'; there are: {', '.join(PRECISIONS)}"
+                f"unknown precision '{precision}'; there are: {', '.join(SERVED_PRECISIONS)}"
             )
         if precision != "int8":
             return self
