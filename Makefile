@@ -56,7 +56,7 @@ check: $(CHECK_STAMP) ## The contributor's loop: lint, types and the tests that 
 sanitize: $(CHECK_STAMP) ## The C++ tests under address, undefined-behaviour and thread sanitizers
 	$(CHECK_BIN)/pytest -m sanitizer tests/engines/cpu
 
-gpu-checks: $(WHEELS:%=build/gpu-checks/%/.installed) ## Tests against NVIDIA's own packages, which need no GPU (220 MB)
+gpu-checks: $(WHEELS:%=build/gpu-checks/%/.installed) ## Tests against NVIDIA's own packages, which need no GPU (450 MB)
 	.venv/bin/pytest -m wheels tests/engines/tensorrt
 
 format: $(CHECK_STAMP) ## Format the code and apply the linter's safe fixes

@@ -61,6 +61,8 @@ class TensorRtEngine(Closing):
                 f"{', '.join(sorted(wanted))}: build it again"
             )
         self.precision = manifest.precision
+        # By which a latency table knows its plan.
+        self.program = manifest.program
         self.buckets = manifest.buckets
         self._net, self._gpu, self._network = net, gpu, network
         self._lanes: dict[Bucket, Lane] = {}

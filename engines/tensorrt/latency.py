@@ -6,6 +6,7 @@ graph, so whole calls are all that can be timed, and all that is needed.
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Sequence
@@ -16,12 +17,13 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from engines.core import FrozenModel
-from engines.errors import InvalidInput
+from engines.core import Engine, FrozenModel
+from engines.errors import InvalidInput, LatencyError
 from engines.latency.files import read_model, write_model
-from engines.tensorrt.plans import Bucket, LibraryName, Precision, Sha256
+from engines.tensorrt.plans import Bucket, LibraryName, Precision, Sha256, plans_in
 
 PLAN_TABLE_SCHEMA = 1
+ENGINE = "tensorrt"
 
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Quantiles = Annotated[tuple[Seconds, ...], Field(min_length=2)]
@@ -46,6 +48,11 @@ class CallLatency(FrozenModel):
             if any(a > b for a, b in pairwise(each)):
                 raise ValueError(f"quantiles of '{self.point}' must ascend")
         return self
+
+    @property
+    def measured(self) -> tuple[tuple[float, ...], ...]:
+        """The quantiles of each way that was timed."""
+        return (self.seconds,) if self.again is None else (self.seconds, self.again)
 
     @classmethod
     def of(
@@ -122,6 +129,12 @@ class PlanPredictor:
             total_s += _at(call, quantile, again)
         return total_s
 
+    def ratios(self, levels: int) -> tuple[float, ...]:
+        """Seconds of calls over their medians, quantiles evenly spaced."""
+        rows = [seconds for calls in self._calls.values() for c in calls for seconds in c.measured]
+        over = np.concatenate([np.asarray(row) / np.median(row) for row in rows])
+        return tuple(np.quantile(over, np.linspace(0.0, 1.0, levels)).tolist())
+
     @property
     def points(self) -> tuple[str, ...]:
         """Those that it predicts."""
@@ -147,6 +160,33 @@ def read_plan_table(path: Path) -> PlanTable:
         what="a latency table of a plan",
         command="laud verify PLAN",
     )
+
+
+def plan_tables_in(folders: Sequence[Path]) -> list[Path]:
+    """Tables of the plans that lie in those folders."""
+    return [table for plan in plans_in(folders) for table in sorted(plan.glob("latency-*.json"))]
+
+
+def is_plan_table(path: Path) -> bool:
+    """Whether a latency table is of a plan; False too for what cannot be read."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("engine") == ENGINE
+
+
+def check_plan_table(table: PlanTable, engine: Engine) -> None:
+    """Raise LatencyError unless the table was taken of the plan that this engine runs, here."""
+    again = "measure here with: laud verify PLAN"
+    if engine.name != ENGINE:
+        raise LatencyError(f"it is of the {ENGINE} engine, not of the {engine.name} engine")
+    for what, of, here in (
+        ("plan", table.program, getattr(engine, "program", None)),
+        ("device", table.device, getattr(engine, "device", None)),
+    ):
+        if of != here:
+            raise LatencyError(f"it is of another {what}; {again}")
 
 
 def _at(call: CallLatency, quantile: float, again: float) -> float:

@@ -16,8 +16,13 @@ from engines.bundle import read_bundle, write_bundle
 from engines.export.onnx.run import onnx_model
 from engines.tensorrt import building, loading
 from engines.tensorrt.building import BuildPlan, Built
+from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
 from engines.tensorrt.libraries import Library, Said, library
 from engines.tensorrt.plans import Bucket, sha256, write_plan
+from service.errors import SettingsError
+from service.executor import load_models
+from service.profile import Tables, profile_points
+from service.settings import load_settings
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
 from tests.service.commands import Laud, assert_one_line
@@ -140,8 +145,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("gpu")
 def test_a_plan_that_agrees_gets_its_latency_table(laud: Laud, plan: Path) -> None:
-    from engines.tensorrt.latency import read_plan_table
-
     done = laud("verify", str(plan), "--calls", "2")
     assert done.status == 0, done.err
     assert "max error 0.0e+00, decisions that differ 0.00%: agrees" in done.out
@@ -167,14 +170,42 @@ def test_a_plan_that_answers_something_else_is_not_to_be_served(laud: Laud, plan
 
 @pytest.mark.usefixtures("gpu")
 def test_the_service_loads_a_plan_by_the_name_of_its_engine(plan: Path) -> None:
-    from service.executor import load_models
-    from service.settings import load_settings
-
     settings = load_settings(
         options={"bundles": str(plan.parent), "engine": "tensorrt", "precision": "fp32"}
     )
     (model,) = load_models(settings)
     assert (model.engine.name, model.engine.precision) == ("tensorrt", "fp32")
+    model.engine.close()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_service_predicts_a_plan_by_its_table(laud: Laud, plan: Path) -> None:
+    options = {"bundles": str(plan.parent), "engine": "tensorrt"}
+    (model,) = load_models(load_settings(options=options))
+    assert laud("verify", str(plan), "--calls", "1").status == 0
+    path = plan / "latency-rtx-3090.json"
+    buckets = [Bucket(image_size=32, images=images, profile=0) for images in (1, 2)]
+    table = read_plan_table(path).model_copy(
+        update={
+            "calls": tuple(
+                CallLatency.of("full", bucket, [s, 2 * s, 4 * s], [], [], 3)
+                for bucket, s in zip(buckets, (1.0, 1.5), strict=True)
+            )
+        }
+    )
+    write_plan_table(path, table)
+    profile = profile_points(model, 4, tables=Tables.of(load_settings(options=options)))
+    assert profile.source == str(path)
+    assert profile["full"] == (2.0, 3.0, 5.0, 6.0)
+    assert (profile.ratios[0], profile.ratios[-1]) == (0.5, 2.0)
+    for changed, says in (
+        ({"program": "0" * 64}, "it is of another plan; measure here with: laud verify PLAN"),
+        ({"device": "L4"}, "it is of another device"),
+    ):
+        write_plan_table(path, table.model_copy(update=changed))
+        named = load_settings(options={**options, "latency_tables": str(path)})
+        with pytest.raises(SettingsError, match=says):
+            profile_points(model, 1, tables=Tables.of(named))
     model.engine.close()
 
 
