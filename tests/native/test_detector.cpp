@@ -84,9 +84,10 @@ class Runner {
     Objects objects{f.counts.data(), f.boxes.data(), f.scores.data(), f.labels.data(),
                     spec_.mask_convs ? f.masks.data() : nullptr, f.places.data(),
                     {f.active_units.data(), f.pixels.data(), nullptr}, f.level_units.data(),
-                    f.level_pixels.data(), f.parts_s.data(), 0, 0};
-    detector_.infer({{images, n, size, size, wishes.data(), nullptr}, of_levels.data(), active},
-                    objects);
+                    nullptr, f.level_pixels.data(), f.parts_s.data(), 0, 0};
+    detector_.infer(
+        {{images, n, size, size, wishes.data(), nullptr}, of_levels.data(), nullptr, active},
+        objects);
     f.network_s = objects.network_s;
     return f;
   }
