@@ -94,7 +94,8 @@ def frequencies_in(
     decisions = [np.asarray(each[0], np.bool_) for each in told if each is not None]
     if not decisions:
         raise InvalidInput("this engine does not tell what its maskers decide")
-    return np.stack(decisions).mean(axis=0)
+    shares: Float64Array = np.stack(decisions).mean(axis=0)
+    return shares
 
 
 def _beside(result: DetectionResult, rival: DetectionResult | None, against: str) -> DetectionRival:
