@@ -2,8 +2,8 @@
 
 A table (`laud measure`, of a plan `laud verify`) is taken where one was named, or lies beside the
 bundle and is of this machine. Else every point is run with its maskers forced to the activation
-rates that the bundle records, because a made-up picture activates anything; engines that cannot be forced are measured on
-the packaged pictures as they are.
+rates that the bundle records, because a made-up picture activates anything; engines that cannot be
+forced are measured on the packaged pictures as they are.
 """
 
 from __future__ import annotations

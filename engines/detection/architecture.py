@@ -146,6 +146,14 @@ def stage_channels(net: ResNet) -> tuple[int, ...]:
     return tuple(channels[stage] for stage in sorted(channels))
 
 
+def level_units_of(net: ResNet, detector: Detector, image: MapSize) -> tuple[int, ...]:
+    """How many units each of the levels' maskers decides on; empty where there are none."""
+    if detector.level_patches is None:
+        return ()
+    sizes = zip(pyramid_sizes(net, image), detector.level_patches, strict=True)
+    return tuple(size.patches(patch).area for size, patch in sizes)
+
+
 @dataclass(frozen=True, slots=True)
 class LevelRates:
     """What a level executes: share of its pixels, and whether its masker is asked (1, 0)."""

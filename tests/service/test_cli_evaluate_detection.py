@@ -124,8 +124,12 @@ def test_the_reference_says_the_same(laud: Laud, bundle: str, test_split: str) -
 
 
 def test_options_of_classification_are_refused(laud: Laud, bundle: str, test_split: str) -> None:
-    done = laud("evaluate", bundle, test_split, "--fixed-masks", "--sizes", "96")
-    assert assert_one_line(done).startswith("--sizes, --fixed-masks: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--reference", "--sizes", "96")
+    assert assert_one_line(done).startswith("--sizes, --reference: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--fixed-from", test_split)
+    assert "it goes with --fixed-masks" in assert_one_line(done)
+    done = laud("evaluate", bundle, test_split, "--fixed-masks", "--engine", "reference")
+    assert "need an engine that takes decisions" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, test_split)
     assert "on one split, got 2 folders" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, "--precision", "int8")
