@@ -25,8 +25,8 @@ from engines.evaluation.detection import (
     DetectionPlan,
     DetectionResult,
     detection_records,
-    evaluate_detector,
 )
+from engines.evaluation.detection_run import evaluate_detector
 from engines.export import detection as module
 from engines.export import dial
 from engines.export.detection import LEAST_GAIN, Squares
