@@ -183,7 +183,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """Which engine: `cpu` or `reference`."""
+        """Which engine: `cpu`, `reference` or `tensorrt`."""
 
     @property
     def precision(self) -> str:

@@ -220,6 +220,7 @@ def _spec(net: ResNet, manifest: Manifest, detector: Detector) -> _native.Detect
         lasts=[ends[stage] for stage in sorted(ends)],
         units=list(LEVEL_UNITS),
         patches=list(detector.level_patches or ()),
+        looks=list(detector.looks),
         labels=net.num_classes,
         width=detector.width,
         head_convs=detector.head_convs,

@@ -17,6 +17,7 @@ import numpy as np
 from engines.bench.timing import tolerance
 from engines.bundle import Accuracy, Bundle, PointRecord
 from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.detection.bowl import BowlScores, bowl_scores
 from engines.detection.intervals import (
     RESAMPLES,
     Bounded,
@@ -26,6 +27,7 @@ from engines.detection.intervals import (
 from engines.detection.letterbox import decode_whole, detections_of, inner_size
 from engines.detection.scenes import Detections, Scene, SceneSet
 from engines.detection.scores import DetectionScores, score
+from engines.detection.unlabelled import Unlabelled, unlabelled
 from engines.errors import ConfigError, ImageError
 from engines.evaluation.detection_rivals import DetectionRival, ShuffledMasks, rivals_of
 from engines.evaluation.plan import check_fixed_from, check_seconds
@@ -48,8 +50,9 @@ class DetectionResult:
     dense_macs: without it, what budgets are of. cost_area_correlation: of each picture's dense
     operations with the share of the network's input that its objects' boxes cover; None where one
     of the two does not vary. padding: mean share of the network's input that is no picture.
-    decisions: (N, units of all maskers), if the engine tells. of: the point whose fixed mask was
-    judged; None: it is a point's own result.
+    decisions: (N, units of all maskers), if the engine tells. bowl: by the measure of the Data
+    Science Bowl 2018; None where there are no masks. unlabelled: what was found where nothing is.
+    of: the point whose fixed mask was judged; None: it is a point's own result.
     """
 
     point: OperatingPoint
@@ -62,6 +65,8 @@ class DetectionResult:
     cost_area_correlation: float | None
     padding: float
     decisions: BoolArray | None = None
+    bowl: BowlScores | None = None
+    unlabelled: Unlabelled | None = None
     of: str | None = None
 
     @property
@@ -91,9 +96,10 @@ class DetectionResult:
 
 @dataclass(frozen=True)
 class DetectionPlan:
-    """What to measure, and how. points: all, where none is named. precision: None: the engine's
-    best. latency_s: seconds to time for, all points together; None: nothing is timed. shuffled,
-    fixed_masks, fixed_from, seed: as in `EvaluationPlan`; fixed_from is a split."""
+    """What to measure, and how. points: all, where none is named, and the image sizes that the
+    bundle's dial dropped, which are rivals still. precision: None: the engine's best. latency_s:
+    seconds to time for, all points together; None: nothing is timed. shuffled, fixed_masks,
+    fixed_from, seed: as in `EvaluationPlan`; fixed_from is a split."""
 
     points: tuple[str, ...] | None = None
     engine: str = DEFAULT_ENGINE
@@ -202,6 +208,8 @@ class DetectionReport:
             "latency_p95_ms": latency.p95_ms if latency else None,
             "latency_noise": latency.noise if latency else None,
             "padding": result.padding,
+            "bowl": result.bowl.model_dump(mode="json") if result.bowl else None,
+            "unlabelled": result.unlabelled.model_dump() if result.unlabelled else None,
             "shuffled_ap50": shuffles.ap50.value if shuffles else None,
             **_flat_difference("shuffled_ap50", shuffles.minus if shuffles else None),
         }
@@ -263,6 +271,8 @@ def judge(
         dense_macs=float(dense.mean()),
         cost_area_correlation=pearson(dense, areas),
         padding=1.0 - float(np.mean(shown)),
+        bowl=bowl_scores(scenes, found),
+        unlabelled=unlabelled(scenes, found, labels),
         decisions=np.concatenate(told).astype(np.bool_) if told else None,
     )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.bundle import Bundle, read_bundle
-from engines.core import Engine
+from engines.bundle import Bundle, Manifest, read_bundle
+from engines.core import Engine, OperatingPoint, static_point
 from engines.detection.architecture import macs_per_object
 from engines.detection.read import read_folder
 from engines.detection.scenes import Scene
@@ -53,8 +53,7 @@ def evaluate_detector(
     manifest = bundle.manifest
     if manifest.detector is None:
         raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
-    names = plan.points or tuple(record.point.name for record in manifest.points)
-    for name in names:
+    for name in plan.points or ():
         manifest.point(name)
     scenes = read_folder(folder)
     check_labels(scenes, manifest.labels)
@@ -66,7 +65,7 @@ def evaluate_detector(
             check_forces(engine)
         # Thresholds hold for the precision that they were calibrated in.
         at = manifest.at(engine.precision)
-        trials = {name: Trial(at.point(name).point) for name in names}
+        trials = {point.name: Trial(point) for point in _chosen(at, plan)}
         run = _Run(engine, bundle, scenes.scenes, plan.seed, say)
         results = [run.judged(trial) for trial in trials.values()]
         shuffles = run.shuffles(results) if plan.shuffled else {}
@@ -89,6 +88,21 @@ def evaluate_detector(
             latencies=latencies,
             shuffles=shuffles,
         )
+
+
+def _chosen(manifest: Manifest, plan: DetectionPlan) -> list[OperatingPoint]:
+    """The points to run: those asked for, else all, and the image sizes that the dial dropped: a
+    rival that skipping beat once, on the pictures that it was chosen on, must be met again."""
+    if plan.points is not None:
+        return [manifest.point(name).point for name in plan.points]
+    points = [record.point for record in manifest.points]
+    candidates = () if manifest.dial is None else manifest.dial.candidates
+    maskers = len(manifest.full.point.thresholds)
+    return points + [
+        static_point(each.name, each.image_size, maskers)
+        for each in candidates
+        if each.budget is None and not each.kept
+    ]
 
 
 class _Run:

@@ -31,7 +31,7 @@ def evaluate(
         str | None,
         typer.Option(help="Image sizes to add with nothing skipped, such as 96,88,80."),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
+    engine: Annotated[str | None, typer.Option(help="cpu, reference or tensorrt [cpu].")] = None,
     precision: Annotated[
         str | None,
         typer.Option(help="fp32, bf16 or int8 [the best there is; of a detector fp32]."),

@@ -70,6 +70,8 @@ def _print(report: DetectionReport) -> None:
     console.print(_precision(report, "box"))
     if scores.mask_ap is not None:
         console.print(_precision(report, "mask"))
+    console.print(_by_size(report))
+    console.print(_answers(report))
     console.print(_costs(report))
     if report.shuffles:
         console.print(_shuffles(report))
@@ -80,24 +82,57 @@ def _print(report: DetectionReport) -> None:
 
 
 def _precision(report: DetectionReport, kind: str) -> Table:
-    name = {"box": "boxes", "mask": "masks"}[kind]
-    heads = ("point", "px", "AP [95 %]", "AP50 [95 %]", "AP75", "small", "medium", "large")
-    table = table_of(name, *heads)
+    table = table_of(_KINDS[kind], "point", "px", "AP [95 %]", "AP50 [95 %]", "AP75")
     for each in report.results:
         of = each.boxes if kind == "box" else each.masks
         if of is None:
             continue
-        rest = (getattr(each.scores, f"{kind}_{name}") for name in _REST)
         table.add_row(
             _shown(each),
             str(each.point.image_size),
             *(f"{short(v)} [{short(low)} {short(high)}]" for v, low, high in (of.ap, of.ap50)),
-            *(NONE if value is None else short(value) for value in rest),
+            _score(getattr(each.scores, f"{kind}_ap75")),
         )
     return table
 
 
-_REST = ("ap75", "ap_small", "ap_medium", "ap_large")
+def _by_size(report: DetectionReport) -> Table:
+    """Beside the intervals there is no room for it."""
+    kinds = ("box",) if report.results[0].scores.mask_ap is None else ("box", "mask")
+    heads = [f"{_KINDS[kind]}, {size}" for kind in kinds for size in _SIZES]
+    table = table_of("AP by size of object", "point", *heads)
+    for each in report.results:
+        scores = [getattr(each.scores, f"{kind}_ap_{size}") for kind in kinds for size in _SIZES]
+        table.add_row(_shown(each), *map(_score, scores))
+    return table
+
+
+def _answers(report: DetectionReport) -> Table:
+    """What single answers are worth, which average precision does not tell."""
+    heads = ("point", "Bowl", "Bowl, IoU .5", "unlabelled", "of them sure", "AP50 without")
+    table = table_of("answers", *heads)
+    for each in report.results:
+        bowl, apart = each.bowl, each.unlabelled
+        shown = bowl.cutoffs.index(_BOWL_AT) if bowl else 0
+        table.add_row(
+            _shown(each),
+            *((NONE,) * 2 if bowl is None else map(short, (bowl.mean[shown], bowl.at50[shown]))),
+            *(
+                (NONE,) * 3
+                if apart is None
+                else (f"{apart.count:,}", f"{apart.sure:,}", short(apart.box_ap50))
+            ),
+        )
+    return table
+
+
+def _score(value: float | None) -> str:
+    return NONE if value is None else short(value)
+
+
+_KINDS = {"box": "boxes", "mask": "masks"}
+_SIZES = ("small", "medium", "large")
+_BOWL_AT = 0.5
 
 
 def _costs(report: DetectionReport) -> Table:
@@ -174,6 +209,10 @@ def _notes(report: DetectionReport) -> list[str]:
         "included; / full: without it. with area: correlation of a picture's MACs without it with "
         "the area that its objects' boxes cover. padding: share of the network's input that is no "
         "picture.",
+        "Bowl: the Data Science Bowl 2018's measure of masks, TP / (TP + FP + FN) of a picture, mean "
+        f"over IoU .50 to .95, of answers with a score from {_BOWL_AT:g} on (--json: other scores). "
+        "unlabelled: answers whose box overlaps no labelled one (IoU below .1), sure: with a score "
+        "from .5 on; AP50 without: of boxes, had they not been made.",
         *fixed,
         *timing_notes(report.timing),
     ]

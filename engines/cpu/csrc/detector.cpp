@@ -37,6 +37,20 @@ const DetectorSpec& checked(const DetectorSpec& s) {
       throw std::invalid_argument("a patch of a level is not between 1 and 4096");
     }
   }
+  const auto levels = static_cast<std::int64_t>(s.lasts.size());
+  if (s.looks.size() != s.lasts.size()) {
+    throw std::invalid_argument("levels need a map each that their maskers look at");
+  }
+  for (std::int64_t l = 0; l < levels; ++l) {
+    const auto at = static_cast<std::size_t>(l);
+    const std::int64_t look = s.looks[at];
+    if (look < 0 || look >= levels) {
+      throw std::invalid_argument("a masker looks at a level that there is not");
+    }
+    if (!s.patches.empty() && look > l && s.patches[at] % (std::int64_t{1} << (look - l))) {
+      throw std::invalid_argument("a patch of a level is not made of the pixels looked at");
+    }
+  }
   for (const std::int64_t count :
        {s.labels, s.width, s.head_convs, s.region, s.candidates, s.most}) {
     if (count < 1 || count > kMostWidth) {
@@ -74,7 +88,7 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
                spec.most, spec.least_score, spec.overlap),
       gemms_(kernels, threads),
       backbone_(spec.backbone, gemms_, true),
-      maskers_(spec.patches, spec.lasts, backbone_, gemms_) {
+      maskers_(spec.patches, spec.looks, spec.lasts, backbone_, gemms_) {
   if (kernels.element == Element::u8) {
     throw std::invalid_argument("detectors run in fp32 and bf16 only");
   }

@@ -15,6 +15,7 @@ struct DetectorSpec {
   std::vector<std::int64_t> lasts;  // the blocks whose maps the pyramid stands on, the finest first
   std::vector<float> units;         // per level, of its distances, in pixels of the image
   std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; or none
+  std::vector<std::int64_t> looks;    // per level, that whose map its masker looks at
   std::int64_t labels, width;       // width: channels of the pyramid and of the heads
   std::int64_t head_convs;          // of each of the two towers, one of classes and one of boxes
   std::int64_t mask_convs;          // 0: objects get no mask

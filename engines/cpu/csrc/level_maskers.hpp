@@ -13,9 +13,10 @@ namespace laud {
 class LevelMaskers {
  public:
   // patches: of each level, places on a side of what one decision covers, the finest level first;
-  // none: there are no maskers. lasts: the blocks whose maps they look at.
-  LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& lasts,
-               const Backbone& backbone, GemmTeam& gemms);
+  // none: there are no maskers. looks: of each, the level whose map it looks at. lasts: the blocks
+  // whose maps those are.
+  LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& looks,
+               const std::vector<std::int64_t>& lasts, const Backbone& backbone, GemmTeam& gemms);
 
   void load(const Packer& packer, const BackboneSpec& spec);
 
@@ -41,10 +42,11 @@ class LevelMaskers {
 
  private:
   struct Level {
-    std::int64_t patch, last;
+    std::int64_t patch, window;  // of places; of pixels that are looked at
+    std::int64_t last, looked;   // blocks: the level's own, and whose map is looked at
     SpatialMasker masker;
     Windows windows{};  // without a map
-    std::int64_t grid_width = 0, units = 0, first_unit = 0;
+    std::int64_t height = 0, width = 0, grid_width = 0, units = 0, first_unit = 0;
   };
 
   const Backbone& backbone_;

@@ -66,6 +66,9 @@ DEEP = Detector(width=72, head_convs=3, mask_convs=1, least_score=0.6)
 DYNAMIC = MASKED.model_copy(update={"level_patches": (4, 2, 1, 1)})
 RAGGED = MASKED.model_copy(update={"level_patches": (5, 4, 4, 2)})
 """Maps of 96 and 160 px have patches that end at their borders."""
+LOOKING = DYNAMIC.model_copy(update={"level_looks": (2, 2, 2, 3)})
+ABROAD = MASKED.model_copy(update={"level_patches": (6, 4, 4, 2), "level_looks": (1, 3, 0, 2)})
+"""Later stages than their own, and earlier ones; patches that end at borders."""
 
 
 def random_weights(net: ResNet, detector: Detector, seed: int = 0, bias: float = -2.0) -> Weights:

@@ -37,7 +37,9 @@ from tests.engines.cpu.comparing_objects import (
     reference_answer,
 )
 from tests.engines.cpu.detectors import (
+    ABROAD,
     DYNAMIC,
+    LOOKING,
     MASKED,
     RAGGED,
     SKIPPING,
@@ -61,7 +63,9 @@ GRIDS = (36, 36, 36, 9)
 RATES = np.linspace(0.2, 1.0, MASKERS)
 
 isas = pytest.mark.parametrize("isa", FP32_ISAS)
-detectors = pytest.mark.parametrize("detector", [DYNAMIC, RAGGED], ids=["whole", "ragged"])
+detectors = pytest.mark.parametrize(
+    "detector", [DYNAMIC, RAGGED, LOOKING, ABROAD], ids=["whole", "ragged", "looking", "abroad"]
+)
 
 
 def points_at(
