@@ -209,8 +209,8 @@ def _notes(report: DetectionReport) -> list[str]:
         "included; / full: without it. with area: correlation of a picture's MACs without it with "
         "the area that its objects' boxes cover. padding: share of the network's input that is no "
         "picture.",
-        "Bowl: the Data Science Bowl 2018's measure of masks, TP / (TP + FP + FN) of a picture, mean "
-        f"over IoU .50 to .95, of answers with a score from {_BOWL_AT:g} on (--json: other scores). "
+        "Bowl: the Data Science Bowl 2018's measure of masks, TP / (TP + FP + FN) of a picture, "
+        f"mean over IoU .50 to .95, of answers with a score from {_BOWL_AT:g} on (--json: others). "
         "unlabelled: answers whose box overlaps no labelled one (IoU below .1), sure: with a score "
         "from .5 on; AP50 without: of boxes, had they not been made.",
         *fixed,
