@@ -106,6 +106,8 @@ class DetectorEngine:
         images: npt.NDArray[np.uint8],
         thresholds: npt.NDArray[np.float32],
         caps: npt.NDArray[np.int64],
+        decisions: npt.NDArray[np.uint8] | None,
+        level_decisions: npt.NDArray[np.uint8] | None,
         active: npt.NDArray[np.uint8] | None,
         counts: npt.NDArray[np.int64],
         boxes: npt.NDArray[np.float32],
@@ -115,7 +117,9 @@ class DetectorEngine:
         places: npt.NDArray[np.float32] | None,
         active_units: npt.NDArray[np.int64],
         pixels: npt.NDArray[np.int64],
+        decided: npt.NDArray[np.uint8] | None,
         level_units: npt.NDArray[np.int64],
+        level_decided: npt.NDArray[np.uint8] | None,
         level_pixels: npt.NDArray[np.int64],
         parts_s: npt.NDArray[np.float64],
     ) -> tuple[float, float]: ...

@@ -40,6 +40,12 @@ CASES: Mapping[str, KernelSpec] = {
     "3x3 64, patches of 8": ConvSpec("fp16", 64, 64, kernel=3, patch=8),
     "3x3 128, patches of 4, stride 2": ConvSpec("fp16", 128, 128, kernel=3, stride=2, patch=4),
     "1x1 64 to 256, patches of 8, residual": ConvSpec("fp16", 64, 256, patch=8, add=True),
+    "3x3 64, patches of 4, residual, no ReLU": ConvSpec(
+        "fp16", 64, 64, kernel=3, patch=4, add=True, relu=False
+    ),
+    "3x3 64 to 1, pixels, residual, no ReLU": ConvSpec(
+        "fp16", 64, 1, kernel=3, patch=1, add=True, relu=False
+    ),
     "3x3 512, whole map": ConvSpec("fp16", 512, 512, kernel=3, patch=WHOLE_MAP),
     "1x1 512 to 2048, whole map, residual": ConvSpec("fp16", 512, 2048, patch=WHOLE_MAP, add=True),
     "1x1 1024 to 256 in groups of 64": ConvSpec("fp16", 1024, 256, group=64, written=True),

@@ -101,7 +101,7 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
             continue
         rank = (
             _LIBRARIES.index(manifest.library),
-            manifest.conditional,
+            manifest.one_image,
             PRECISIONS.index(manifest.precision),
         )
         found.append((rank, path))

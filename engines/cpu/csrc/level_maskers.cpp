@@ -78,19 +78,23 @@ void LevelMaskers::look(int thread, std::int64_t image, const Wish* wishes) {
   });
 }
 
-const std::uint8_t* LevelMaskers::decide(const Wish* wishes, std::int64_t* active_units) {
+const std::uint8_t* LevelMaskers::decide(const Wish* wishes, const std::uint8_t* given,
+                                         std::int64_t* active_units) {
   bool all = true;
   for (const Level& level : levels_) {
     const std::int64_t l = &level - levels_.data();
     std::uint8_t* const units = units_.data() + level.first_unit;
-    active_units[l] = level.units;
-    if (wishes[l].asked()) {
+    if (given) {
+      std::copy_n(given + level.first_unit, level.units, units);
+      active_units[l] = level.units - std::count(units, units + level.units, std::uint8_t{0});
+    } else if (wishes[l].asked()) {
       active_units[l] = laud::decide(logits_.data<float>() + level.first_unit, level.units,
                                      wishes[l], units, order_.data());
-      all &= active_units[l] == level.units;
     } else {
       std::fill_n(units, level.units, std::uint8_t{1});
+      active_units[l] = level.units;
     }
+    all &= active_units[l] == level.units;
   }
   if (all) return nullptr;
   std::uint8_t* to = places_.data();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -23,13 +24,19 @@ class LevelMaskers {
   void plan();
 
   std::int64_t count() const { return static_cast<std::int64_t>(levels_.size()); }
+  // Of all of them, for the planned size.
+  std::int64_t num_units() const { return static_cast<std::int64_t>(units_.size()); }
 
   // Every thread together: logits of one image where `wishes`, one per masker, ask for them.
   void look(int thread, std::int64_t image, const Wish* wishes);
 
   // One thread, behind it: one byte per place, levels one after another, or null where all are
-  // active. Writes how many units of each masker are.
-  const std::uint8_t* decide(const Wish* wishes, std::int64_t* active_units);
+  // active. Writes how many units of each masker are. given: null, or what units shall be.
+  const std::uint8_t* decide(const Wish* wishes, const std::uint8_t* given,
+                             std::int64_t* active_units);
+
+  // What was decided last, the maskers side by side.
+  void tell(std::uint8_t* to) const { std::copy(units_.begin(), units_.end(), to); }
 
   void each_buffer(void (*visit)(Buffer&));
 

@@ -125,12 +125,13 @@ class Dilate(Operator):
 @dataclass(frozen=True)
 class Convolution(Operator):
     """patches: on a list of them. read, written: inputs, outputs of a list of groups. add: a
-    residual."""
+    residual. relu: of the result."""
 
     patches: bool = False
     read: bool = False
     written: bool = False
     add: bool = False
+    relu: bool = True
 
     @property
     def inputs(self) -> Mapping[str, Kind]:
@@ -171,6 +172,7 @@ class Convolution(Operator):
             read=self.read,
             written=self.written,
             add=self.add,
+            relu=self.relu,
         )
         images, _, height, width = shapes["x"]
         out_height, out_width = _ceil(height, spec.stride), _ceil(width, spec.stride)
@@ -193,6 +195,7 @@ OPERATORS: Mapping[str, Operator] = {
     "dilate": Dilate(),
     "block_conv": Convolution(patches=True),
     "block_conv_add": Convolution(patches=True, add=True),
+    "block_conv_linear_add": Convolution(patches=True, add=True, relu=False),
     "conv_to_groups": Convolution(written=True),
     "conv_within_groups": Convolution(read=True, written=True),
     "conv_from_groups_add": Convolution(read=True, add=True),

@@ -159,10 +159,13 @@ def load(
         return CpuDetector(source, precision=precision, threads=threads, poison=poison)
 
 
-def same(one: Output, i: int, other: Output, j: int) -> bool:
-    """Whether two images were answered alike, to the last bit."""
+def same(one: Output, i: int, other: Output, j: int, *, decided: bool = True) -> bool:
+    """Whether two images were answered alike, to the last bit. decided: and maskers decided so."""
     count = int(one.arrays["counts"][i])
+    told = [each.arrays["decisions"][at].tobytes() for each, at in ((one, i), (other, j))]
+    if decided and told[0] != told[1]:
+        return False
     return count == other.arrays["counts"][j] and all(
         one.arrays[name][i, :count].tobytes() == other.arrays[name][j, :count].tobytes()
-        for name in one.arrays.keys() - {"counts", "places"}
+        for name in one.arrays.keys() - {"counts", "places", "decisions"}
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +21,8 @@ from engines.core import Engine, static_point
 from engines.detection.read import read_scenes
 from engines.detection.scenes import Scene
 from engines.errors import BundleError, ConfigError
-from engines.evaluation.detection import (
-    DetectionPlan,
-    DetectionResult,
-    detection_records,
-    evaluate_detector,
-)
+from engines.evaluation.detection import DetectionPlan, DetectionResult, detection_records
+from engines.evaluation.detection_run import evaluate_detector
 from engines.export import detection as module
 from engines.export import dial
 from engines.export.detection import LEAST_GAIN, Squares
@@ -79,7 +76,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_nuclei(tmp_path_factory.mktemp("nuclei"), {"validation": (3, 0, 5), "test": (2,)})
 
 
-def source(path: Path, config: dict[str, object] | None = None) -> Path:
+def source(path: Path, config: dict[str, Any] | None = None) -> Path:
     """A bundle of before there were dials: both sizes, and one point that skips."""
     weights = {k: v.astype(np.float16) for k, v in random_weights(NET, DYNAMIC).items()}
     made = bundle(NET, DYNAMIC, sizes=SIZES, weights=weights)
@@ -198,7 +195,8 @@ def test_pictures_are_decoded_once_per_size(root: Path, monkeypatch: pytest.Monk
 
 
 def test_what_cannot_be_chosen_from_is_refused(root: Path, tmp_path: Path) -> None:
-    for config in ({}, {"dynamic": {"budgets": [2.0]}}, {"dynamic": []}):
+    unsaid: list[dict[str, Any]] = [{}, {"dynamic": {"budgets": [2.0]}}, {"dynamic": []}]
+    for config in unsaid:
         path = source(tmp_path / f"{len(list(tmp_path.iterdir()))}.laud", config)
         with pytest.raises(BundleError, match="does not say what its points were chosen from"):
             redial(path, tmp_path / "new.laud", data=root)

@@ -15,7 +15,8 @@ pytest.importorskip("faster_coco_eval")
 
 from engines.bundle import read_bundle
 from engines.errors import BundleError, ConfigError, InvalidInput
-from engines.evaluation.detection import DetectionPlan, evaluate_detector
+from engines.evaluation.detection import DetectionPlan
+from engines.evaluation.detection_run import evaluate_detector
 from engines.export.int8 import quantise_bundle
 from engines.export.run import export
 from engines.latency.answers import answer

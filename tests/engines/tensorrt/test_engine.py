@@ -256,7 +256,7 @@ def test_networks_of_other_paradigms(paradigm: str) -> None:
 def test_layers_that_are_branches_run_image_by_image_and_without_a_graph() -> None:
     net = net_of("layer", "layer")
     bundle = bundle_of(net, random_weights(net), None)
-    onnx = onnx_model(bundle, "fp32", conditional=True).SerializeToString()
+    onnx = onnx_model(bundle, "fp32", one_image=True).SerializeToString()
     scripted = Scripted(bundle, onnx, sizes=[33], batches=[1], capturable=False)
     maskers = len(net.maskers)
     skips = [

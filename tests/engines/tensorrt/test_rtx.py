@@ -96,10 +96,10 @@ def test_layers_that_are_branches_compile_without_a_plugin(tmp_path: Path) -> No
     net = net_of("layer")
     source = bundle_of(net, random_weights(net), None)
     write_bundle(tmp_path / "layers.laud", source.manifest, source.weights)
-    plan = BuildPlan(sizes=(32,), batches=(1,), conditional=True)
+    plan = BuildPlan(sizes=(32,), batches=(1,), one_image=True)
     built = build_rtx(tmp_path / "layers.laud", plan, [86], quiet)
-    assert built.path.name == "rtx-conditional-fp16-sm86.plan"
-    assert built.manifest.conditional
+    assert built.path.name == "rtx-one-image-fp16-sm86.plan"
+    assert built.manifest.one_image
     assert b"If" in (built.path / "network.onnx").read_bytes()
 
 

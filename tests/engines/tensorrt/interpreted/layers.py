@@ -98,12 +98,14 @@ class Case:
             read=groups if spec.read else None,
             wanted=groups if spec.written else None,
             residual=self.residual,
+            relu=spec.relu,
         )
 
     def check(self) -> None:
         """Values within the bound; what is not active has not changed in a bit.
 
-        With a residual what is not active is ReLU(residual), in every patch that the list names.
+        With a residual what is not active is ReLU(residual), or the residual where the kernel has
+        no ReLU, in every patch that the list names.
         """
         spec, wanted = self.spec, self.wanted()
         y = self.run()
@@ -115,7 +117,8 @@ class Case:
             if spec.patch == WHOLE_MAP:
                 written = torch.ones_like(written)
             idle = written & ~self.pixels(self.patches.units)
-            assert torch.equal(values[idle], self.residual.relu()[idle])
+            kept = self.residual.relu() if spec.relu else self.residual
+            assert torch.equal(values[idle], kept[idle])
         torch.testing.assert_close(
             values[written].double(), wanted.values[written], rtol=0, atol=BOUNDS[spec.dtype]
         )

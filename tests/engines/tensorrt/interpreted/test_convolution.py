@@ -48,6 +48,11 @@ SPECS = {
     "1x1 and residual": of(PATCHES, add=True),
     "3x3 and residual": of(PATCHES, kernel=3, patch=7, add=True),
     "layer and residual": of(PATCHES, patch=WHOLE_MAP, add=True),
+    "3x3 and residual, no ReLU": of(PATCHES, kernel=3, add=True, relu=False),
+    "one output and residual, no ReLU": of(
+        PATCHES, kernel=3, outputs=1, patch=2, add=True, relu=False
+    ),
+    "no ReLU": of(PATCHES, kernel=3, relu=False),
     "to groups": GROUPS,
     "to groups of 1, stride 2": of(GROUPS, outputs=7, group=1, stride=2),
     "to groups wider than a tile": of(GROUPS, outputs=192, group=96),

@@ -112,6 +112,14 @@ QUESTIONS = {
     "1x1 of patches and residual": Question(
         "block_conv_add", ConvSpec("fp16", 24, 76, patch=4, add=True)
     ),
+    "3x3 of patches and residual, no ReLU": Question(
+        "block_conv_linear_add",
+        ConvSpec("fp16", 24, 20, kernel=3, patch=3, add=True, relu=False),
+    ),
+    "3x3 of pixels to one channel and residual, no ReLU": Question(
+        "block_conv_linear_add",
+        ConvSpec("fp16", 24, 1, kernel=3, patch=1, add=True, relu=False),
+    ),
     "1x1 of layers and residual, fp32": Question(
         "block_conv_add", ConvSpec("fp32", 12, 20, patch=WHOLE_MAP, add=True)
     ),

@@ -46,5 +46,6 @@ def _question(node: onnx.NodeProto, weight: list[int], dtype: Dtype) -> Question
             read="_within_" in name or "_from_" in name,
             written="_within_" in name or "_to_" in name,
             add=name.endswith("_add"),
+            relu="_linear_" not in name,
         ),
     )
