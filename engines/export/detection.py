@@ -1,4 +1,4 @@
-"""A finished detector run to a bundle: every trained size, and every budget where it skips."""
+"""A finished detector run to a bundle, its points chosen by latency and average precision."""
 
 from __future__ import annotations
 
@@ -26,31 +26,39 @@ from engines.detection.read import read_scenes
 from engines.detection.scenes import Scene
 from engines.evaluation.detection import check_labels, detection_records, judge, square
 from engines.export.calibrate import calibrate
-from engines.export.drafts import NO_HASH, learned_point, serving_engine
+from engines.export.dial import chosen
+from engines.export.drafts import NO_HASH, changed, learned_point, serving_engine
 from engines.export.pictures import Say
 from engines.runs import PointRequest, Run
 
+LEAST_GAIN = 0.02
+"""Share of the latency of `full` by which a point has to be faster than a better one. Less than a
+classifier's: what a call takes beside its work is little of a detector's."""
+
 _PICTURES = 24
-"""Pictures that thresholds are calibrated on, evenly from all: a search runs them a dozen times."""
+"""Pictures that thresholds are calibrated on and latency is measured on, evenly from all: a search
+runs them a dozen times."""
 
 
 def export_detector(
     run: Run,
     detector: Detector,
-    thresholds: Mapping[float, tuple[float, ...]],
+    thresholds: Mapping[float, tuple[float | None, ...]],
     provenance: Provenance,
     weights: Weights,
     versions: dict[str, str],
     out: Path,
     *,
     data: Path,
+    all_points: bool = False,
     say: Say,
 ) -> Bundle:
     """Write the bundle of a run to `out` and read it back.
 
     thresholds: of each budget, as trained; they are calibrated, and average precision is measured,
     on the validation split of `data`, with the rounded weights that ship, on the engine that serves
-    them.
+    them. Of the run's points those are shipped that are worth their latency, see
+    `engines.export.dial`: the greater AP50 is the better; all_points: every one.
     """
     scenes = read_scenes(data, "validation")
     check_labels(scenes, run.labels)
@@ -77,9 +85,10 @@ def export_detector(
 
     bundle = Bundle(out, manifest((draft,)), NO_HASH, weights)
     each = macs_per_object(detector)
+    squares = Squares(scenes.scenes, say)
     with serving_engine(bundle, "fp32", say) as engine:
         settled = [
-            _calibrated(engine, run, detector, request, point, scenes.scenes, say)
+            _calibrated(engine, run, detector, request, point, squares, say)
             for request, point in zip(run.points, points, strict=True)
         ]
         say("measuring average precision on the weights that ship")
@@ -88,8 +97,30 @@ def export_detector(
             for point in settled
         ]
     records = detection_records(results, "validation")
-    write_bundle(out, manifest(records), weights)
+    budgets = {request.name: request.budget for request in run.points}
+    bundle = chosen(
+        changed(bundle, points=records), budgets, squares, say,
+        least_gain=LEAST_GAIN, keep_all=all_points,
+    )  # fmt: skip
+    write_bundle(out, bundle.manifest, weights)
     return read_bundle(out)
+
+
+class Squares:
+    """Some pictures as a network sees them, evenly from all; decoded once per image size."""
+
+    def __init__(self, scenes: Sequence[Scene], say: Say) -> None:
+        some = np.linspace(0, len(scenes) - 1, min(_PICTURES, len(scenes))).astype(int)
+        self._scenes = [scenes[i] for i in some.tolist()]
+        self._say = say
+        self._found: dict[int, UInt8Array] = {}
+
+    def at(self, size: int) -> UInt8Array:
+        """uint8 (N, size, size, 3)."""
+        if size not in self._found:
+            self._say(f"preparing {len(self._scenes)} validation images at {size} px")
+            self._found[size] = np.stack([square(scene, size) for scene in self._scenes])
+        return self._found[size]
 
 
 def _calibrated(
@@ -98,7 +129,7 @@ def _calibrated(
     detector: Detector,
     request: PointRequest,
     point: OperatingPoint,
-    scenes: Sequence[Scene],
+    squares: Squares,
     say: Say,
 ) -> OperatingPoint:
     """Shift thresholds until pictures take the budget, of backbone, pyramid and dense heads."""
@@ -106,11 +137,9 @@ def _calibrated(
         return point
     size = request.image_size
     say(f"calibrating '{request.name}' to {request.budget:g} of the MACs at {size} px")
-    some = np.linspace(0, len(scenes) - 1, min(_PICTURES, len(scenes))).astype(int).tolist()
-    images = np.stack([square(scenes[i], size) for i in some])
     static = detector_macs(run.architecture, detector, MapSize(size, size)).dense
     dense = _Dense(engine, macs_per_object(detector))
-    found = calibrate(dense, point, request.budget * static, images)
+    found = calibrate(dense, point, request.budget * static, squares.at(size))
     if not found.reached:
         say(
             f"'{request.name}' cannot reach {request.budget:g} of the MACs by its thresholds: "

@@ -65,15 +65,13 @@ def export(
     the folder that the run was trained on), with the rounded weights that ship, on the engine that
     serves them. With `calibration`, a folder of pictures, the bundle gets int8 scales too: see
     `engines.export.int8`. Of the run's points those are shipped that are worth their latency in the
-    best precision, see `engines.export.dial`; `all_points` ships every one. Of a detector every
-    point ships: see `engines.export.detection`.
+    best precision, see `engines.export.dial`; `all_points` ships every one. Detectors have no int8
+    form.
     """
     check_output(out)
     run, thresholds = read_run(folder)
-    if run.detector is not None and (calibration is not None or all_points):
-        raise ConfigError(
-            f"'{folder}' is a run of task '{run.task}': it has no int8 form and drops no points"
-        )
+    if run.detector is not None and calibration is not None:
+        raise ConfigError(f"'{folder}' is a run of task '{run.task}': it has no int8 form")
     chosen = None if calibration is None else some_pictures(calibration)
     try:
         provenance = Provenance(config=run.config, notices=run.notices)
@@ -84,8 +82,8 @@ def export(
         from engines.export.detection import export_detector
 
         return export_detector(
-            run, run.detector, thresholds, provenance, weights, _versions(), out,
-            data=data or run.data, say=say,
+            run, run.detector, thresholds, provenance, weights, library_versions(), out,
+            data=data or run.data, all_points=all_points, say=say,
         )  # fmt: skip
     maskers = len(run.architecture.maskers)
     learned = [learned_point(request, thresholds, maskers) for request in run.points]
@@ -180,7 +178,7 @@ def _draft(out: Path, run: Run, provenance: Provenance, weights: Weights) -> Bun
         points=(record,),
         weights=WeightsFile(dtype="fp16", sha256=NO_HASH),
         provenance=provenance,
-        versions=_versions(),
+        versions=library_versions(),
     )
     return Bundle(out, manifest, NO_HASH, weights)
 
@@ -207,5 +205,6 @@ def _calibrated(
     return found.point
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of what a bundle's making depends on."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}

@@ -18,10 +18,10 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; options outrank it.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
+    engine: Annotated[str | None, typer.Option(help="cpu, reference or tensorrt [cpu].")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, bf16 or int8 [the best there is; of a detector fp32]."),
+        typer.Option(help="fp32, bf16, int8, of a plan fp16 [the best there is; detectors fp32]."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engine [every CPU it may use].")

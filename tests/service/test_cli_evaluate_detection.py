@@ -11,9 +11,11 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("faster_coco_eval")
 
+from engines.evaluation import detection_run as evaluation
 from tests.engines.detection.bundles import detector_bundle
 from tests.engines.detection.networks import DETECTOR
 from tests.engines.detection.tiny import voc_object, write_nuclei, write_voc
+from tests.engines.evaluation.detection_reports import detection_report
 from tests.service.commands import Laud, assert_one_line
 
 pytestmark = pytest.mark.torch
@@ -44,8 +46,21 @@ def test_average_precision_is_printed_with_what_counts(
         assert said in text
     assert "bootstrap over pictures, 500 resamples" in text
     assert "latency: one image a call, 20 calls a point" in text
-    # Of boxes, of masks, and what it costs.
-    assert sum(line.strip().startswith("size-32") for line in table) == 3
+    # Of boxes, of masks, by size of object, single answers, and what it costs.
+    assert sum(line.strip().startswith("size-32") for line in table) == 5
+
+
+def test_intervals_stay_on_their_line(
+    laud: Laud, bundle: str, test_split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With names and numbers as long as real ones."""
+    made = detection_report(skips=20.0)
+    monkeypatch.setattr(evaluation, "evaluate_detector", lambda *arguments: made)
+    lines = laud("evaluate", bundle, test_split).out.splitlines()
+    rows = [line.split() for line in lines if line.strip().startswith("skip-512-50")]
+    assert rows[0][1:] == ["512", ".550", "[.510", ".580]", ".850", "[.810", ".880]", "-"]
+    # By size of object, single answers, costs, and the rival.
+    assert [len(row) for row in rows[1:]] == [4, 6, 8, 7]
 
 
 def test_latency_may_be_left_out(laud: Laud, bundle: str, test_split: str) -> None:
@@ -61,8 +76,9 @@ def test_boxes_alone_have_one_table(laud: Laud, tmp_path: Path) -> None:
     root = write_voc(tmp_path / "voc", voc_object("nucleus", 3, 4, 20, 22))
     done = laud("evaluate", boxes.path, root / "train", "--no-latency")
     assert done.status == 0, done.err
-    assert "boxes" in done.out
-    assert "masks" not in done.out
+    titles = [line.strip() for line in done.out.splitlines()]
+    assert "boxes" in titles
+    assert "masks" not in titles
     # The picture of 40 x 30 fills three quarters of its square.
     assert "25.0%" in done.out
 
@@ -109,8 +125,12 @@ def test_the_reference_says_the_same(laud: Laud, bundle: str, test_split: str) -
 
 
 def test_options_of_classification_are_refused(laud: Laud, bundle: str, test_split: str) -> None:
-    done = laud("evaluate", bundle, test_split, "--fixed-masks", "--sizes", "96")
-    assert assert_one_line(done).startswith("--sizes, --fixed-masks: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--reference", "--sizes", "96")
+    assert assert_one_line(done).startswith("--sizes, --reference: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--fixed-from", test_split)
+    assert "it goes with --fixed-masks" in assert_one_line(done)
+    done = laud("evaluate", bundle, test_split, "--fixed-masks", "--engine", "reference")
+    assert "need an engine that takes decisions" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, test_split)
     assert "on one split, got 2 folders" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, "--precision", "int8")

@@ -12,6 +12,9 @@ from engines.detection.letterbox import to_picture
 from engines.detection.scenes import Detections, Scene
 from engines.detection.scores import score
 
+FOUND = ("boxes", "scores", "labels", "masks")
+"""What there is of every object, masks only where the detector makes them."""
+
 OVERLAP = 0.95
 """From which two boxes count as the same (IoU)."""
 
