@@ -57,7 +57,7 @@ def _timed(group: Group) -> Table:
     from rich.table import Table
 
     table = Table("", "ms", "speed-up of ours", "quartiles")
-    for title, span in (("dense part", group.dense), ("everything", group.everything)):
+    for title, span in (("dense", group.dense), ("all", group.everything)):
         table.add_row(f"{title}: ours", f"{span.ours_ms:.2f}", "", "")
         for name, label in _LABELS.items():
             if name in span.ratios:

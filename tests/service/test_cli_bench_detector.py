@@ -162,12 +162,12 @@ def test_table_has_both_spans_of_both_groups_beside_every_rival(
     assert done.status == 0, done.err
     assert measured[0].emptiest == 0.25
     rows = {
-        "dense part: ours, nothing skipped": "1.51",
-        "dense part: OpenVINO, same precision": "1.42",
-        "dense part: OpenVINO, best here": "0.71",
-        "everything: ours, nothing skipped": "1.33",
-        "everything: OpenVINO, same precision": "1.24",
-        "everything: OpenVINO, best here": "0.66",
+        "dense: ours, nothing skipped": "1.51",
+        "dense: OpenVINO, same precision": "1.42",
+        "dense: OpenVINO, best here": "0.71",
+        "all: ours, nothing skipped": "1.33",
+        "all: OpenVINO, same precision": "1.24",
+        "all: OpenVINO, best here": "0.66",
     }
     for label, ratio in rows.items():
         found = [line for line in done.out.splitlines() if label in line]

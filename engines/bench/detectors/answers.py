@@ -12,6 +12,9 @@ from engines.detection.letterbox import to_picture
 from engines.detection.scenes import Detections, Scene
 from engines.detection.scores import score
 
+FOUND = ("boxes", "scores", "labels", "masks")
+"""What there is of every object, masks only where the detector makes them."""
+
 OVERLAP = 0.95
 """From which two boxes count as the same (IoU)."""
 
@@ -19,7 +22,7 @@ LEAST_AGREEMENT = 0.99
 """Share of each side's objects that the other has found too, of engines that compute the same."""
 
 MOST_LOSS = 0.01
-"""Of average precision at IoU .5, for fewer bits."""
+"""Of average precision, at IoU .5 and over all, for fewer bits: what ours may lose in int8."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

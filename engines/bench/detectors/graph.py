@@ -68,19 +68,19 @@ def static_detector(bundle: Bundle, size: int) -> ov.Model:
 def dense_part(model: ov.Model) -> ov.Model:
     """Of a `static_detector`, also one in int8: what does not depend on the objects found.
 
-    From the same image to pyramid and answers of every level.
+    From the same image to what the heads answer at every level. The pyramid, which they read, is
+    no output: handing it over would cost OpenVINO a change of layout that the whole does without.
     """
     model = model.clone()
     edge = [
         value
         for node in model.get_ordered_ops()
-        if part_of(node) in (CHOICE, MASKS)
+        if part_of(node) == CHOICE
         for value in node.input_values()
-        if part_of(value.get_node()) in (PYRAMID, HEADS)
+        if part_of(value.get_node()) == HEADS
     ]
-    # One result an output, however many read it.
-    results = {(v.get_node().get_friendly_name(), v.get_index()): ops.result(v) for v in edge}
-    return ov.Model(list(results.values()), model.get_parameters(), f"{model.friendly_name} dense")
+    results = [ops.result(value) for value in edge]
+    return ov.Model(results, model.get_parameters(), f"{model.friendly_name} dense")
 
 
 def part_of(node: ov.Node) -> str:

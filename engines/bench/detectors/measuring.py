@@ -152,14 +152,13 @@ def parts(contenders: Contenders, measured: Measured) -> tuple[Part, ...]:
     of = contenders.of
     net, detector = parts_of(of.static)
     point, whole = (
-        _typical([_own_parts(net, each) for each in measured.outputs[name]])
+        _mean([_own_parts(net, each) for each in measured.outputs[name]])
         for name in (OURS, OWN_DENSE)
     )
-    profiled = contenders.openvino.profiled.over(inputs_of(measured.scenes, of.static_size))
-    twice = [draw for draw in range(len(measured.scenes)) for _ in range(2)]
-    others = _typical([profiled.profile(draw) for draw in twice])
+    inputs = inputs_of(measured.scenes, of.static_size)
+    others = contenders.openvino.profiled.over(inputs).profile()
     counts = [_count(each) for each in measured.outputs[OWN_DENSE]]
-    work = part_work(net, detector, of.static_size, round(float(np.median(counts))))
+    work = part_work(net, detector, of.static_size, round(float(np.mean(counts))))
     found = [
         Part(
             name=name,
@@ -193,14 +192,8 @@ def _own_parts(net: ResNet, output: Output) -> dict[str, float]:
     return found | dict(zip((PYRAMID, HEADS, CHOICE, MASKS), behind, strict=True))
 
 
-def _typical(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The faster of every two calls in a row, which saw the same picture; median over these."""
-    names = dict.fromkeys(name for each in found for name in each)
-    pairs = list(zip(found[::2], found[1::2], strict=False))
-    return {
-        name: float(np.median([min(a.get(name, 0.0), b.get(name, 0.0)) for a, b in pairs]))
-        for name in names
-    }
+def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
 def _parts_s(output: Output) -> Float64Array:

@@ -66,16 +66,26 @@ class Compiled:
         self.run()
         return {name: self._request.get_tensor(name).data.copy() for name in self._names}
 
-    def profile(self, draw: int) -> dict[str, float]:
-        """Seconds of the parts of a call, where it was compiled to tell; '' is what has none."""
-        self.load(draw)
-        self.run()
-        found: dict[str, float] = {}
-        for node in self._request.profiling_info:
-            part, slash, _ = node.node_name.partition("/")
-            name = part if slash else ""
-            found[name] = found.get(name, 0.0) + node.real_time.total_seconds()
-        return found
+    def profile(self) -> dict[str, float]:
+        """Seconds of the parts of a call, mean over its pictures; '' is what has no part.
+
+        For a network that was compiled to tell and has not run yet.
+        """
+        passes: list[dict[str, float]] = []
+        for _ in range(2):
+            for draw in range(len(self._inputs)):
+                self.load(draw)
+                self.run()
+            found: dict[str, float] = {}
+            for node in self._request.profiling_info:
+                part, slash, _rest = node.node_name.partition("/")
+                name = part if slash else ""
+                found[name] = found.get(name, 0.0) + node.real_time.total_seconds()
+            passes.append(found)
+        # OpenVINO tells means over all calls so far. In the first pass it made kernels for numbers
+        # of objects that it had not seen.
+        first, both = passes
+        return {name: max(2 * mean - first.get(name, 0.0), 0.0) for name, mean in both.items()}
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,7 @@ def detector_at_its_best(
         found = answers(whole.arrays, pictures.scenes, size)
         value = precision_of(pictures.scenes, found, labels)
         forms.append(_judged(each, agreement(wanted, found), truth, value))
-        say(f"OpenVINO's {forms[i].name}: AP50 {value.ap50:.3f}, ours {truth.ap50:.3f}")
+        say(f"OpenVINO's {forms[i].name} loses {truth.ap50 - value.ap50:.3f} of AP50")
         if i == 0 and not forms[i].right:
             raise EngineError(
                 f"OpenVINO's fp32 finds {forms[i].agreement:.3f} of the objects that our engine "
@@ -211,8 +221,8 @@ def _judged(of: _Model, agreed: float, truth: Precision, value: Precision) -> Fo
     # In fp32 the same arithmetic, up to the order of sums; of fewer bits it is the objects found
     # that count, not the last pixel of their boxes.
     exact = of.preset is None and of.precision == "fp32"
-    loss = truth.ap50 - value.ap50
-    right = agreed >= LEAST_AGREEMENT if exact else loss <= MOST_LOSS
+    loss, ap_loss = truth.ap50 - value.ap50, truth.ap - value.ap
+    right = agreed >= LEAST_AGREEMENT if exact else max(loss, ap_loss) <= MOST_LOSS
     return Form(
         precision=of.precision,
         others=NAMES[of.hint],
@@ -221,7 +231,7 @@ def _judged(of: _Model, agreed: float, truth: Precision, value: Precision) -> Fo
         ap50=value.ap50,
         loss=loss,
         ap=value.ap,
-        ap_loss=truth.ap - value.ap,
+        ap_loss=ap_loss,
         right=right,
     )
 

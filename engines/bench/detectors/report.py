@@ -105,11 +105,10 @@ class Group(FrozenModel):
 
 
 class Part(FrozenModel):
-    """A part of the static detector. Milliseconds are of the faster of two calls, median over
-    pictures.
+    """A part of the static detector. Milliseconds are means over calls on all pictures timed.
 
     macs: multiply-accumulates; num_bytes: of the weights and maps that its convolutions read and
-    write in fp32, each once; both of masks for the median number of objects. point_ms: of ours at
+    write in fp32, each once; both of masks for the mean number of objects. point_ms: of ours at
     the point; ours_ms: of ours with nothing skipped; openvino_ms: of the fastest whole form, by its
     own profile.
     """

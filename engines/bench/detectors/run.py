@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from engines.bench.detectors.answers import Arrays, answers, precision_of
+from engines.bench.detectors.answers import FOUND, Arrays, answers, precision_of
 from engines.bench.detectors.measuring import Contenders, inputs_of, measure, parts
 from engines.bench.detectors.plan import DetectorPlan, Subjects, parts_of, subjects
 from engines.bench.detectors.report import DetectorReport
@@ -112,7 +112,7 @@ def _finding(
 
     def found(place: int) -> Arrays:
         output = engine.infer(inputs[place : place + 1], [point])
-        arrays = {name: array[0] for name, array in output.arrays.items() if name != "counts"}
-        return {name: array[: int(output.arrays["counts"][0])] for name, array in arrays.items()}
+        count = int(output.arrays["counts"][0])
+        return {name: output.arrays[name][0, :count] for name in FOUND if name in output.arrays}
 
     return found

@@ -42,7 +42,6 @@ class Static:
 
     def __init__(self) -> None:
         self.shapes: set[tuple[int, ...]] = set()
-        self.calls = 0
 
     def over(self, inputs: Sequence[UInt8Array]) -> Static:
         self.shapes |= {each.shape for each in inputs}
@@ -54,10 +53,8 @@ class Static:
     def run(self) -> None:
         pass
 
-    def profile(self, draw: int) -> dict[str, float]:
-        self.calls += 1
-        slow = 0.1 * (self.calls % 2)
-        return {"stem": 0.001, "masks": 0.002 + 0.001 * draw + slow, "": 0.003, "other": 0.004}
+    def profile(self) -> dict[str, float]:
+        return {"stem": 0.001, "masks": 0.003, "": 0.003, "other": 0.004}
 
 
 @pytest.fixture
@@ -151,7 +148,7 @@ def test_the_same_precision_is_timed_on_its_own_unless_it_is_the_best(
     assert (same == best) is not alone
 
 
-def test_parts_are_typical_of_what_both_engines_tell(
+def test_parts_are_means_of_what_both_engines_tell(
     contenders: Any, scenes: Sequence[Scene]
 ) -> None:
     of = contenders()
@@ -165,9 +162,8 @@ def test_parts_are_typical_of_what_both_engines_tell(
     assert told["masks"].openvino_ms == pytest.approx(3.0)
     assert told["pyramid"].openvino_ms == 0.0
     assert told[REST].openvino_ms == pytest.approx(7.0)
-    # Behind the stem and four blocks; of two turns on a picture the faster one.
+    # Behind the stem and four blocks.
     stages = [each.parts_s[5:7].sum() for each in found.outputs[OURS] if each.parts_s is not None]
-    faster = np.minimum(stages[::2], stages[1::2])
-    assert told["stage_3"].point_ms == pytest.approx(np.median(faster) * 1e3)
+    assert told["stage_3"].point_ms == pytest.approx(np.mean(stages) * 1e3)
     whole = sum(each.macs for each in told.values()) - told["masks"].macs
     assert whole == detector_macs(SKIPPING, DYNAMIC, MapSize(SIZE, SIZE)).dense
