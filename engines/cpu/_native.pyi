@@ -54,6 +54,7 @@ class DetectorSpec:
         lasts: Sequence[int],
         units: Sequence[float],
         patches: Sequence[int],
+        scales: Sequence[float],
         labels: int,
         width: int,
         head_convs: int,

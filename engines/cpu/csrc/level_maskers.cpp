@@ -7,12 +7,14 @@
 namespace laud {
 
 LevelMaskers::LevelMaskers(const std::vector<std::int64_t>& patches,
-                           const std::vector<std::int64_t>& lasts, const Backbone& backbone,
+                           const std::vector<std::int64_t>& lasts,
+                           const std::vector<double>& scales, const Backbone& backbone,
                            GemmTeam& gemms)
     : backbone_(backbone), gemms_(gemms), levels_(patches.size()) {
   for (std::size_t l = 0; l < patches.size(); ++l) {
     levels_[l].patch = patches[l];
     levels_[l].last = lasts[l];
+    levels_[l].scale = scales[l];
   }
 }
 
@@ -29,7 +31,7 @@ void LevelMaskers::plan() {
   for (Level& level : levels_) {
     const Geometry& g = backbone_.geometry(level.last);
     level.windows = {nullptr, g.height, g.width, g.out_channels, level.patch, level.patch,
-                     element_bytes(gemms_.kernels().element), 1.0};
+                     element_bytes(gemms_.kernels().element), level.scale};
     level.grid_width = (g.width + level.patch - 1) / level.patch;
     level.units = level.grid_width * ((g.height + level.patch - 1) / level.patch);
     level.first_unit = units;

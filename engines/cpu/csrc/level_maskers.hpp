@@ -12,9 +12,10 @@ namespace laud {
 class LevelMaskers {
  public:
   // patches: of each level, places on a side of what one decision covers, the finest level first;
-  // none: there are no maskers. lasts: the blocks whose maps they look at.
+  // none: there are no maskers. lasts: the blocks whose maps they look at; scales: u8 only, the
+  // value of a step of these.
   LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& lasts,
-               const Backbone& backbone, GemmTeam& gemms);
+               const std::vector<double>& scales, const Backbone& backbone, GemmTeam& gemms);
 
   void load(const Packer& packer, const BackboneSpec& spec);
 
@@ -35,6 +36,7 @@ class LevelMaskers {
  private:
   struct Level {
     std::int64_t patch, last;
+    double scale;
     SpatialMasker masker;
     Windows windows{};  // without a map
     std::int64_t grid_width = 0, units = 0, first_unit = 0;

@@ -204,5 +204,7 @@ template void pool_region(const Features<float>&, const Box&, std::int64_t, std:
                           std::int64_t, std::int64_t);
 template void pool_region(const Features<std::uint16_t>&, const Box&, std::int64_t, std::int64_t,
                           std::uint16_t*, std::int64_t, std::int64_t);
+template void pool_region(const Features<std::uint8_t>&, const Box&, std::int64_t, std::int64_t,
+                          std::uint8_t*, std::int64_t, std::int64_t);
 
 }  // namespace laud
