@@ -51,7 +51,8 @@ class DetectionResult:
     mean share of active units per masker, (maskers,). macs: mean per picture, mask head included;
     dense_macs: without it, what budgets are of. cost_area_correlation: of each picture's dense
     operations with the share of the network's input that its objects' boxes cover; None where one
-    of the two does not vary. padding: mean share of the network's input that is no picture.
+    of the two does not vary. padding: mean share of the network's input that is no picture. found:
+    in each picture.
     """
 
     point: OperatingPoint
@@ -63,6 +64,7 @@ class DetectionResult:
     dense_macs: float
     cost_area_correlation: float | None
     padding: float
+    found: tuple[Detections, ...] = ()
 
     @property
     def best(self) -> Intervals:
@@ -254,6 +256,7 @@ def judge(
         dense_macs=float(dense.mean()),
         cost_area_correlation=pearson(dense, areas),
         padding=1.0 - float(np.mean(shown)),
+        found=tuple(found),
     )
 
 
@@ -302,12 +305,14 @@ def evaluate_detector(
     if manifest.detector is None:
         raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
     names = plan.points or tuple(record.point.name for record in manifest.points)
-    chosen = [manifest.point(name).point for name in names]
     scenes = read_folder(folder)
     check_labels(scenes, manifest.labels)
     with load_engine(
         bundle, kind=plan.engine, threads=plan.threads, precision=plan.precision
     ) as engine:
+        # Thresholds hold for the precision that they were calibrated in.
+        at = manifest.at(engine.precision)
+        chosen = [at.point(name).point for name in names]
         results = [
             judge(
                 engine,

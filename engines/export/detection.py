@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from engines.architecture import MapSize
 from engines.bundle import (
@@ -19,19 +16,17 @@ from engines.bundle import (
     read_bundle,
     write_bundle,
 )
-from engines.closing import Closing
-from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.core import Engine, OperatingPoint
 from engines.detection.architecture import Detector, detector_macs, macs_per_object
-from engines.detection.read import read_scenes
+from engines.detection.read import read_folder, read_scenes
 from engines.detection.scenes import Scene
-from engines.evaluation.detection import check_labels, detection_records, judge, square
+from engines.evaluation.detection import check_labels, detection_records, judge
 from engines.export.calibrate import calibrate
+from engines.export.dense import Dense, some_squares
+from engines.export.detector_int8 import quantised_detector
 from engines.export.drafts import NO_HASH, learned_point, serving_engine
 from engines.export.pictures import Say
 from engines.runs import PointRequest, Run
-
-_PICTURES = 24
-"""Pictures that thresholds are calibrated on, evenly from all: a search runs them a dozen times."""
 
 
 def export_detector(
@@ -44,14 +39,16 @@ def export_detector(
     out: Path,
     *,
     data: Path,
+    calibration: Path | None = None,
     say: Say,
 ) -> Bundle:
     """Write the bundle of a run to `out` and read it back.
 
     thresholds: of each budget, as trained; they are calibrated, and average precision is measured,
     on the validation split of `data`, with the rounded weights that ship, on the engine that serves
-    them.
+    them. calibration: an annotated split whose pictures give int8 scales.
     """
+    chosen = None if calibration is None else read_folder(calibration)
     scenes = read_scenes(data, "validation")
     check_labels(scenes, run.labels)
     maskers = len(run.architecture.maskers) + detector.num_maskers
@@ -88,7 +85,10 @@ def export_detector(
             for point in settled
         ]
     records = detection_records(results, "validation")
-    write_bundle(out, manifest(records), weights)
+    found = Bundle(out, manifest(records), NO_HASH, weights)
+    if chosen is not None:
+        found = quantised_detector(found, chosen, scenes, say, results)
+    write_bundle(out, found.manifest, weights)
     return read_bundle(out)
 
 
@@ -106,10 +106,9 @@ def _calibrated(
         return point
     size = request.image_size
     say(f"calibrating '{request.name}' to {request.budget:g} of the MACs at {size} px")
-    some = np.linspace(0, len(scenes) - 1, min(_PICTURES, len(scenes))).astype(int).tolist()
-    images = np.stack([square(scenes[i], size) for i in some])
+    images = some_squares(scenes, size)
     static = detector_macs(run.architecture, detector, MapSize(size, size)).dense
-    dense = _Dense(engine, macs_per_object(detector))
+    dense = Dense(engine, macs_per_object(detector))
     found = calibrate(dense, point, request.budget * static, images)
     if not found.reached:
         say(
@@ -117,21 +116,3 @@ def _calibrated(
             f"kept at {found.macs / static:.3f}, the nearest"
         )
     return found.point
-
-
-class _Dense(Closing):
-    """An engine that counts no mask head: what a budget is of. Whoever loaded it closes it."""
-
-    def __init__(self, engine: Engine, per_object: int) -> None:
-        self.engine, self.per_object = engine, per_object
-        self.name, self.precision = engine.name, engine.precision
-
-    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
-        """See `engines.core.Engine`."""
-        output = self.engine.infer(images, points)
-        counts = np.asarray(output.arrays["counts"], np.float64)
-        macs = output.macs - self.per_object * counts
-        return replace(output, macs=macs)
-
-    def close(self) -> None:
-        """Nothing of its own."""
