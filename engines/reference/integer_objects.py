@@ -106,34 +106,27 @@ def level_of(box: Float32Array) -> int:
 def pool_region(features: UInt8Array, box: Float32Array, stride: int) -> UInt8Array:
     """RoIAlign of a signed map (H, W, C) on a box in pixels of the image, (S, S, C)."""
     scale = np.float32(1 / stride)
-    down = _samples(box[1] * scale, box[3] * scale, features.shape[0])
-    across = _samples(box[0] * scale, box[2] * scale, features.shape[1])
+    down = _reach(box[1] * scale, box[3] * scale, features.shape[0])
+    across = _reach(box[0] * scale, box[2] * scale, features.shape[1])
     values = features.astype(np.float32) - np.float32(SIGNED_ZERO)
     sums = np.zeros((ROI_SIZE, ROI_SIZE, features.shape[2]), np.float32)
-    for i in range(_SAMPLES**2):
-        y, x = i // _SAMPLES, i % _SAMPLES
-        for row, by_row in ((down.low, down.low_weight), (down.high, down.high_weight)):
-            for column, by_column in (
-                (across.low, across.low_weight),
-                (across.high, across.high_weight),
-            ):
-                weight = by_row[:, y, np.newaxis] * by_column[np.newaxis, :, x]
-                there = values[row[:, y, np.newaxis], column[np.newaxis, :, x]]
-                sums += weight[:, :, np.newaxis] * there
+    for row, by_row in zip(down.pixels, down.weights, strict=True):
+        for column, by_column in zip(across.pixels, across.weights, strict=True):
+            weight = by_row[:, np.newaxis] * by_column
+            sums += weight[:, :, np.newaxis] * values[row[:, np.newaxis], column]
     return to_bytes(sums / np.float32(_SAMPLES**2) + np.float32(SIGNED_ZERO))
 
 
 @dataclass(frozen=True, eq=False)
-class _Along:
-    """Of every bin's samples along one side, (S, samples): two pixels and their weights."""
+class _Reach:
+    """What every bin reads along one side, (4, S) each: pixels, and their weights. A pixel that is
+    between several samples has the sum of its weights once, and 0 at the other places."""
 
-    low: npt.NDArray[np.int64]
-    high: npt.NDArray[np.int64]
-    low_weight: Float32Array
-    high_weight: Float32Array
+    pixels: npt.NDArray[np.int64]
+    weights: Float32Array
 
 
-def _samples(first: np.float32, last: np.float32, limit: int) -> _Along:
+def _reach(first: np.float32, last: np.float32, limit: int) -> _Reach:
     width = np.maximum(last - first, _ONE) / np.float32(ROI_SIZE)
     bins = np.arange(ROI_SIZE, dtype=np.float32)[:, np.newaxis]
     within = (np.arange(_SAMPLES, dtype=np.float32) + np.float32(0.5)) * width
@@ -142,9 +135,15 @@ def _samples(first: np.float32, last: np.float32, limit: int) -> _Along:
     at = np.maximum(at, np.float32(0))
     low = np.minimum(at.astype(np.int64), limit - 1)
     above = np.where(low == limit - 1, np.float32(0), at - low.astype(np.float32))
-    return _Along(
-        low=low,
-        high=np.minimum(low + 1, limit - 1),
-        low_weight=np.where(inside, _ONE - above, np.float32(0)),
-        high_weight=np.where(inside, above, np.float32(0)),
-    )
+    high = np.minimum(low + 1, limit - 1)
+    # Samples one behind another, of each the pixel before it and that behind it.
+    pixels = np.stack([low, high], axis=2).reshape(ROI_SIZE, -1).T
+    parts = np.stack([_ONE - above, above], axis=2) * inside[:, :, np.newaxis]
+    weights = parts.reshape(ROI_SIZE, -1).T.astype(np.float32)
+    for later in range(1, len(pixels)):
+        for earlier in range(later):
+            # Where it was merged already, its weight is 0.
+            same = pixels[later] == pixels[earlier]
+            weights[earlier] += np.where(same, weights[later], np.float32(0))
+            weights[later] *= ~same
+    return _Reach(pixels, weights)
