@@ -305,14 +305,15 @@ def evaluate_detector(
     if manifest.detector is None:
         raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
     names = plan.points or tuple(record.point.name for record in manifest.points)
+    for name in names:
+        manifest.point(name)
     scenes = read_folder(folder)
     check_labels(scenes, manifest.labels)
     with load_engine(
         bundle, kind=plan.engine, threads=plan.threads, precision=plan.precision
     ) as engine:
-        # Thresholds hold for the precision that they were calibrated in.
-        at = manifest.at(engine.precision)
-        chosen = [at.point(name).point for name in names]
+        # The same names in every precision, with the thresholds that were calibrated in it.
+        chosen = [manifest.at(engine.precision).point(name).point for name in names]
         results = [
             judge(
                 engine,

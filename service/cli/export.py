@@ -32,7 +32,7 @@ def export(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pictures for the int8 scales: one folder a class, or an annotated split."
+            help="Pictures for the int8 scales: one folder a class, or an annotated split."
         ),
     ] = None,
     all_points: Annotated[
