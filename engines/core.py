@@ -158,9 +158,9 @@ class Output:
     Detection has `counts`, int64 (N,): how many of an image's D places are filled, surest first;
     `boxes`, float32 (N, D, 4), in pixels of the image; `scores`, float32, and `labels`, int64,
     (N, D); segmentation also `masks`, float32 (N, D, M, M), probabilities over each box.
-    Besides, `decisions` may be there: bool (N, units), those of all maskers side by side; and
-    `again`, bool (N,), where a point glances: which images were computed at their point's own size.
-    Of the others activation, decisions and pixels are 0.
+    Besides, `decisions` may be there: bool (N, units), those of all maskers side by side, in
+    detection the backbone's first; and `again`, bool (N,), where a point glances: which images were
+    computed at their point's own size. Of the others activation, decisions and pixels are 0.
     activation: share of active units per image and masker, float32 (N, maskers).
     macs: multiply-accumulates executed per image, maskers included, float64 (N,).
     durations_s: seconds per stage of the engine (`prepare`, `network`), for the whole batch.
@@ -183,7 +183,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """Which engine: `cpu` or `reference`."""
+        """Which engine: `cpu`, `reference` or `tensorrt`."""
 
     @property
     def precision(self) -> str:

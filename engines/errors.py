@@ -8,6 +8,7 @@ LaudError
 ├── ConfigError         a training configuration or data folder that cannot be used
 ├── CheckpointError     weights whose names, shapes or format do not fit the network
 ├── BundleError         a bundle that is damaged, too new or inconsistent
+├── PlanError           a plan of TensorRT that is damaged, or of something else
 ├── EngineError         an engine that cannot run here, or was closed
 └── LatencyError        a latency table that is missing, damaged or of something else
 """
@@ -45,6 +46,10 @@ class CheckpointError(LaudError):
 
 class BundleError(LaudError):
     """A bundle is damaged, written by a newer version, or contradicts itself."""
+
+
+class PlanError(LaudError):
+    """A plan is damaged, was written by a newer version, or does not fit."""
 
 
 class EngineError(LaudError):

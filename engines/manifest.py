@@ -17,6 +17,11 @@ from engines.errors import BundleError, InvalidInput
 Task = Literal["classification", "detection", "segmentation"]
 
 PRECISIONS = ("fp32", "bf16", "int8")
+"""Of the native engine."""
+
+SERVED_PRECISIONS = (*PRECISIONS, "fp16")
+"""Of all engines."""
+
 MOST_POINTS = 64
 
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -85,8 +90,9 @@ class DialCandidate(FrozenModel):
     """A point that could have been shipped, as it was measured, and what became of it.
 
     budget: of the multiply-accumulates at its image size, None where nothing is skipped.
-    latency_ratio, macs_ratio: over those of `full`. dominated_by: a shipped point that is at most
-    as slow and not worse; `full` is shipped all the same.
+    latency_ratio, macs_ratio: over those of `full`. log_loss: None of a detector, whose accuracy
+    decides alone. dominated_by: a shipped point that is at most as slow and not worse; `full` is
+    shipped all the same.
     """
 
     name: str
@@ -94,7 +100,7 @@ class DialCandidate(FrozenModel):
     budget: Rate | None
     latency_ms: Positive
     latency_ratio: Positive
-    log_loss: Annotated[float, Field(ge=0)]
+    log_loss: Annotated[float, Field(ge=0)] | None
     accuracy: Rate
     macs_ratio: Positive
     kept: bool
@@ -105,7 +111,7 @@ class Dial(FrozenModel):
     """Why the bundle has the points that it has: its candidates, measured on one machine.
 
     device: its slug (`engines.latency.identity`). Latencies are medians of `repeats` runs of one
-    image, uint8 tensor to probabilities. noise_ratio: how far medians of the even and of the odd
+    image, uint8 tensor to answer. noise_ratio: how far medians of the even and of the odd
     runs differ (A/A), the median over candidates. tolerance_ratio: the difference in latency up to
     which two candidates counted as equally fast, least_gain_ratio: the same as a share of the
     latency of `full`. candidates: `full` first.
@@ -258,9 +264,9 @@ class Manifest(FrozenModel):
 
         Raises InvalidInput for an unknown precision, BundleError when there are no int8 scales.
         """
-        if precision not in PRECISIONS:
+        if precision not in SERVED_PRECISIONS:
             raise InvalidInput(
-                f"unknown precision '{precision}'; there are: {', '.join(PRECISIONS)}"
+                f"unknown precision '{precision}'; there are: {', '.join(SERVED_PRECISIONS)}"
             )
         if precision != "int8":
             return self

@@ -58,7 +58,19 @@ def _reference(bundle: Bundle, threads: int | None, precision: str | None) -> En
     return ReferenceEngine.from_bundle(bundle, threads=threads)
 
 
-_ENGINES: dict[str, Maker] = {DEFAULT_ENGINE: _cpu, "reference": _reference}
+def _tensorrt(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
+    if threads is not None:
+        raise InvalidInput("the tensorrt engine runs on a GPU: it takes no threads")
+    from engines.tensorrt.loading import load_bundle
+
+    return load_bundle(bundle, precision)
+
+
+_ENGINES: dict[str, Maker] = {
+    DEFAULT_ENGINE: _cpu,
+    "reference": _reference,
+    "tensorrt": _tensorrt,
+}
 
 
 def engine_names() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,38 @@ from service.request import Reply
 from service.schemas.v1 import ExplainedBlock, ExplainedMasker, Explanation, SkipMap
 
 Bools = npt.NDArray[np.bool_]
+Fractions = npt.NDArray[np.float64]
 Network = ResNet | RegNet
+
+
+class Grid(NamedTuple):
+    """What a spatial masker decided, bool (rows, columns), on patches of `patch` pixels of a map of
+    that size; None: one patch, the whole map."""
+
+    active: Bools
+    size: MapSize
+    patch: int | None
+
+
+class Kept(NamedTuple):
+    """How many of so many spatial maskers kept each patch, (rows, columns), on the finest of their
+    grids, which lies on a map of that size."""
+
+    counts: npt.NDArray[np.int64]
+    maskers: int
+    size: MapSize
+    patch: int | None
+
+    def shares(self, ys: Fractions, xs: Fractions) -> npt.NDArray[np.float64]:
+        """Of the maskers, (len(ys), len(xs)), at those fractions of the map's height and width."""
+        rows = _places(ys, self.size.height, self.patch)
+        columns = _places(xs, self.size.width, self.patch)
+        shares: npt.NDArray[np.float64] = self.counts[np.ix_(rows, columns)] / self.maskers
+        return shares
+
+    def skip_map(self) -> SkipMap:
+        """As answers tell it."""
+        return SkipMap(maskers=self.maskers, counts=self.counts.tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +91,12 @@ class _Decided:
 class Computed:
     """What the blocks of a network computed of an image.
 
-    macs: executed in the whole network, maskers included; None where the engine does not tell what
-    its maskers decided.
+    grids: of the spatial maskers. macs: executed in the whole network, maskers included. Empty and
+    None where the engine does not tell what its maskers decided.
     """
 
     blocks: list[ExplainedBlock]
-    map: SkipMap | None
+    grids: list[Grid]
     macs: float | None
 
 
@@ -92,7 +124,7 @@ def explain(model: Model, reply: Reply) -> Explanation:
         image_size=shown.image_size,
         crop_ratio=model.manifest.preprocessing.crop_ratio,
         macs_ratio=total,
-        map=computed.map,
+        map=map_of(computed.grids),
         blocks=blocks,
     )
 
@@ -118,7 +150,9 @@ def _computed(net: Network, image: MapSize, decided: Sequence[_Decided]) -> Comp
         )
         for i, block in enumerate(net.blocks)
     ]
-    return Computed(blocks, _skip_map(decided), macs)
+    told = [(one, grid) for one in decided if (grid := one.grid) is not None]
+    grids = [Grid(grid, one.size, one.block.granularity.spatial) for one, grid in told]
+    return Computed(blocks, grids, macs)
 
 
 def summary(point: OperatingPoint, macs_ratio: float | None, again: bool | None = None) -> str:
@@ -204,12 +238,13 @@ def _masker(one: _Decided) -> ExplainedMasker:
         activation=round(one.activation, 6),
         active=None if one.units is None else int(one.units.sum()),
         total=None if one.units is None else len(one.units),
-        rows=None if grid is None else [_bits(row) for row in grid],
+        rows=None if grid is None else rows_of(grid),
     )
 
 
-def _bits(row: Bools) -> str:
-    return (row.view(np.uint8) + ord("0")).tobytes().decode()
+def rows_of(grid: Bools) -> list[str]:
+    """A grid of patches as `ExplainedMasker` tells it."""
+    return [(row.view(np.uint8) + ord("0")).tobytes().decode() for row in grid]
 
 
 def _executed(
@@ -288,32 +323,33 @@ def _dilated(pixels: Bools, stride: int, size: MapSize) -> Bools:
     return framed[1:-1, 1:-1]
 
 
-def _skip_map(decided: Sequence[_Decided]) -> SkipMap | None:
-    """How many spatial maskers kept each patch, on the finest of their grids."""
-    told = [(one, grid) for one in decided if (grid := one.grid) is not None]
-    if not told:
+def kept_of(grids: Sequence[Grid]) -> Kept | None:
+    """How many maskers kept each patch; None without any."""
+    if not grids:
         return None
-    finest, fine = max(told, key=lambda entry: entry[1].size)
-    height, width = finest.size.height, finest.size.width
-    middles_y = _middles(fine.shape[0], height, finest.block.granularity.spatial)
-    middles_x = _middles(fine.shape[1], width, finest.block.granularity.spatial)
-    counts = np.zeros(fine.shape, np.int64)
-    for one, grid in told:
-        patch = one.block.granularity.spatial
-        rows = _places(middles_y, one.size.height, patch)
-        columns = _places(middles_x, one.size.width, patch)
-        counts += grid[np.ix_(rows, columns)]
-    return SkipMap(maskers=len(told), counts=[[int(n) for n in row] for row in counts])
+    finest = max(grids, key=lambda grid: grid.active.size)
+    rows, columns = finest.active.shape
+    middles_y = _middles(rows, finest.size.height, finest.patch)
+    middles_x = _middles(columns, finest.size.width, finest.patch)
+    counts = np.zeros((rows, columns), np.int64)
+    for active, size, patch in grids:
+        ys, xs = _places(middles_y, size.height, patch), _places(middles_x, size.width, patch)
+        counts += active[np.ix_(ys, xs)]
+    return Kept(counts, len(grids), finest.size, finest.patch)
 
 
-def _middles(count: int, length: int, patch: int | None) -> npt.NDArray[np.float64]:
+def map_of(grids: Sequence[Grid]) -> SkipMap | None:
+    """The map of spatial maskers; None without any."""
+    kept = kept_of(grids)
+    return None if kept is None else kept.skip_map()
+
+
+def _middles(count: int, length: int, patch: int | None) -> Fractions:
     """Middles of the patches along a side of the map, as fractions of it."""
     starts = np.arange(count) * (patch or length)
     return (starts + np.minimum(starts + (patch or length), length)) / (2 * length)
 
 
-def _places(
-    middles: npt.NDArray[np.float64], length: int, patch: int | None
-) -> npt.NDArray[np.int64]:
+def _places(middles: Fractions, length: int, patch: int | None) -> npt.NDArray[np.int64]:
     """Which patch of another map, `length` pixels long, lies at those fractions of it."""
     return (middles * length).astype(np.int64) // (patch or length)

@@ -1,9 +1,9 @@
 """What calls of a model take on this machine: from a latency table, or measured at the start.
 
-A table (`laud measure`) is taken where one was named, or lies beside the bundle and is of this
-machine. Else every point is run with its maskers forced to the activation rates that the bundle
-records, because a made-up picture activates anything; engines that cannot be forced are measured on
-the packaged pictures as they are.
+A table (`laud measure`, of a plan `laud verify`) is taken where one was named, or lies beside the
+bundle and is of this machine. Else every point is run with its maskers forced to the activation
+rates that the bundle records, because a made-up picture activates anything; engines that cannot be
+forced are measured on the packaged pictures as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ from engines.errors import EngineError, InvalidInput, LatencyError
 from engines.latency.identity import this_device
 from engines.latency.predictor import MeasuredPredictor
 from engines.latency.tables import LatencyTable, read_table, table_name
+from engines.tensorrt.latency import (
+    ENGINE,
+    PlanPredictor,
+    PlanTable,
+    check_plan_table,
+    is_plan_table,
+    plan_tables_in,
+    read_plan_table,
+)
 from service.errors import SettingsError
 from service.profile_calls import Call, calls_of, forcing, rounds
 
@@ -89,11 +98,13 @@ class Tables:
     def of(cls, settings: Settings) -> Tables:
         """Those of the configuration, and of this machine in the bundles' folders."""
         try:
-            name = table_name(this_device())
-        except EngineError:  # the native engine is not there, and tables are of nothing else
-            return cls(settings.latency_tables)
+            name: str | None = table_name(this_device())
+        except EngineError:  # the native engine is not there, nor what its tables are of
+            name = None
         folders = [bundle_path(ref) for ref in settings.bundles]
-        return cls(settings.latency_tables, [f / name for f in folders if (f / name).is_file()])
+        found = [folder / name for folder in folders if name and (folder / name).is_file()]
+        # Plans of packaged bundles lie in the current folder.
+        return cls(settings.latency_tables, [*found, *plan_tables_in([*folders, Path()])])
 
     def profile(self, model: Model, max_batch: int) -> Profile | None:
         """What the first table of this model says; None where there is none.
@@ -109,8 +120,9 @@ class Tables:
                     raise SettingsError(f"'latency_tables': '{path}': {error}") from None
         for path in self._found:
             try:
-                table = read_table(path)
-                if table.bundle != model.hash:
+                table = _read(path)
+                of_plan = isinstance(table, PlanTable)
+                if table.bundle != model.hash or of_plan != (model.engine.name == ENGINE):
                     continue
                 profile = _tabulated(table, path, model, max_batch)
             except (LatencyError, InvalidInput) as error:
@@ -155,14 +167,39 @@ def profile_points(
     return profile
 
 
-def _read_named(path: Path) -> LatencyTable:
+def _read(path: Path) -> LatencyTable | PlanTable:
+    return read_plan_table(path) if is_plan_table(path) else read_table(path)
+
+
+def _read_named(path: Path) -> LatencyTable | PlanTable:
     try:
-        return read_table(path)
+        return _read(path)
     except LatencyError as error:
         raise SettingsError(f"'latency_tables': {error}") from None
 
 
-def _tabulated(table: LatencyTable, path: Path, model: Model, max_batch: int) -> Profile:
+def _of_plan(table: PlanTable, path: Path, model: Model, max_batch: int) -> Profile:
+    check_plan_table(table, model.engine)
+    predictor = PlanPredictor(table)
+    seconds: dict[str, tuple[float, ...]] = {}
+    worst: dict[str, float] = {}
+    for record in model.manifest.points:
+        name = record.point.name
+        once_s, again_s = (
+            tuple(predictor.predict(name, batch=n + 1, again=share) for n in range(max_batch))
+            for share in (0.0, 1.0)
+        )
+        seconds[name] = once_s
+        if record.again is not None:
+            seconds[name], worst[name] = expected_of(once_s, again_s, record.again)
+    return Profile(seconds, worst, predictor.ratios(_QUANTILES), source=str(path))
+
+
+def _tabulated(
+    table: LatencyTable | PlanTable, path: Path, model: Model, max_batch: int
+) -> Profile:
+    if isinstance(table, PlanTable):
+        return _of_plan(table, path, model, max_batch)
     engine = model.engine
     threads = getattr(engine, "threads", None)
     if engine.name != table.engine or not isinstance(threads, int):

@@ -23,7 +23,7 @@ from service.describe import (
 )
 from service.errors import ClientGone
 from service.executor import Model
-from service.explain_detection import explain_objects
+from service.explain_detection import explain_objects, kept_in
 from service.request import Exchange, Reply, until_disconnect
 from service.routes_v1 import validated_query
 from service.routing import DirectRoute
@@ -166,6 +166,8 @@ def _making(
 
     def painted() -> _Answered:
         there = in_picture(picture, reply, query, masks=masks is not None)
-        return _Answered(reply, there, drawn(picture, there.found, labels), None)
+        kept = kept_in(model, reply) if query.explain else None
+        shown = drawn(picture, there.found, labels, kept, reply.point.image_size)
+        return _Answered(reply, there, shown, None)
 
     return painted if query.overlay else listed

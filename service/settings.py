@@ -25,7 +25,7 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from engines.core import MAX_THREADS
-from engines.manifest import PRECISIONS
+from engines.manifest import SERVED_PRECISIONS
 from engines.registry import DEFAULT_ENGINE, engine_names
 from service.errors import SettingsError
 from service.objectives import CUSTOM_CLASS, DEFAULT_CLASS, MAX_CLASSES, SloClass, SloName
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     @field_validator("precision")
     @classmethod
     def _known_precision(cls, value: str | None) -> str | None:
-        return None if value is None else _one_of(PRECISIONS, value)
+        return None if value is None else _one_of(SERVED_PRECISIONS, value)
 
     @field_validator("slo_classes", mode="before")
     @classmethod

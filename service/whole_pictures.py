@@ -15,6 +15,7 @@ from engines.detection.letterbox import HALF, decode_whole, inner_size, letterbo
 from engines.detection.scenes import Detections
 from engines.preprocessing import decode, read_header, upright_size
 from service.errors import BadRequest
+from service.explain import Kept
 from service.images import Picture
 from service.request import Reply
 from service.schemas.detection import Limits
@@ -35,6 +36,9 @@ _COLOURS = np.array(
     np.float32,
 )  # fmt: skip
 _TINT = 0.4
+_SKIPPED = np.array((40, 90, 255), np.float64)
+_SKIPPED_TINT = 0.45
+_ROWS = 64
 _QUALITY = 90
 
 
@@ -158,10 +162,17 @@ def _mask_sizes(
     return spans.prod(axis=1), sides, sides * (1 + crossed)
 
 
-def drawn(picture: WholePicture, found: Detections, labels: Sequence[str]) -> bytes:
+def drawn(
+    picture: WholePicture,
+    found: Detections,
+    labels: Sequence[str],
+    kept: Kept | None = None,
+    size: int = 1,
+) -> bytes:
     """A JPEG of the picture with what was found: masks tinted and outlined, else boxes.
 
-    Takes up to a second for a large picture; not for the event loop.
+    kept: what maskers kept of the square of that size that the network saw; the rest is tinted
+    blue. Takes up to a second for a large picture; not for the event loop.
     """
     width, height = picture.upright_size()
     shown = min(MAX_DRAWN, max(width, height))
@@ -172,6 +183,8 @@ def drawn(picture: WholePicture, found: Detections, labels: Sequence[str]) -> by
     if pixels.shape[1::-1] != target:
         pixels = np.array(Image.fromarray(pixels).resize(target, Image.Resampling.BILINEAR))
     scale = (target[0] / width, target[1] / height)
+    if kept is not None:
+        _tint_skipped(pixels, kept, inner_size(width, height, size), size)
     if found.masks is None:
         _draw_boxes(pixels, found, scale)
     else:
@@ -179,6 +192,20 @@ def drawn(picture: WholePicture, found: Detections, labels: Sequence[str]) -> by
     if len(labels) > 1:
         pixels = _named(pixels, found, labels, scale)
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=_QUALITY))
+
+
+def _tint_skipped(pixels: UInt8Array, kept: Kept, inner: tuple[int, int], size: int) -> None:
+    """inner: width and height of the picture in the upper left corner of the square."""
+    height, width = pixels.shape[:2]
+    xs, ys = (
+        (np.arange(count) + 0.5) / count * side / size
+        for count, side in zip((width, height), inner, strict=True)
+    )
+    # A few rows at a time: in floats the whole picture would be eight times as large.
+    for top in range(0, height, _ROWS):
+        rows = pixels[top : top + _ROWS]
+        tint = _SKIPPED_TINT * (1 - kept.shares(ys[top : top + _ROWS], xs))[:, :, np.newaxis]
+        rows[:] = rows * (1 - tint) + _SKIPPED * tint
 
 
 def _corners(box: Sequence[float], scale: tuple[float, float], pixels: UInt8Array) -> list[int]:

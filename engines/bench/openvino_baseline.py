@@ -21,7 +21,9 @@ from engines.core import Float32Array, UInt8Array
 from engines.errors import EngineError
 
 _TRIAL_REPEATS = 10
-_NAMES = {"f32": "fp32", "bf16": "bf16"}
+NAMES = {"f32": "fp32", "bf16": "bf16"}
+"""Of OpenVINO's INFERENCE_PRECISION_HINT, as we call them."""
+
 # Holds OpenVINO to a lesser instruction set, as LAUD_CPU_ISA does ours.
 _ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 
@@ -80,19 +82,17 @@ def openvino_at_its_best(
     Raises EngineError where OpenVINO does not have `precision` on this CPU.
     """
     core = ov.Core()
-    hints = ["f32"]
-    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        hints.append("bf16")
-    if precision not in (*(_NAMES[hint] for hint in hints), "int8"):
+    offered = hints(core)
+    if precision not in (*(NAMES[hint] for hint in offered), "int8"):
         raise EngineError(
             f"OpenVINO has no {precision} on this CPU "
             f"({core.get_property('CPU', 'FULL_DEVICE_NAME')}); one with AVX-512 has"
         )
     floating = static_network(bundle, inputs[0].shape[1])
-    forms = [_Form(_NAMES[hint], hint, None, floating) for hint in hints]
+    forms = [_Form(NAMES[hint], hint, None, floating) for hint in offered]
     for preset in PRESETS:
         model = quantised(core, floating, bundle, pictures, preset, cache, say)
-        forms += [_Form("int8", hint, preset, model) for hint in hints]
+        forms += [_Form("int8", hint, preset, model) for hint in offered]
     properties = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
@@ -107,7 +107,7 @@ def openvino_at_its_best(
     candidates = [
         Candidate(
             precision=form.precision,
-            others=_NAMES[form.hint],
+            others=NAMES[form.hint],
             preset=form.preset,
             ms=statistics.median(times[str(i)]) * 1e3,
         )
@@ -120,7 +120,7 @@ def openvino_at_its_best(
         best=networks[best],
         made=Baseline(
             engine="OpenVINO",
-            properties={**properties, **_held()},
+            properties={**properties, **held()},
             input=f"u8 NHWC {list(inputs[0].shape)}, normalised inside; probabilities out",
             candidates=tuple(candidates),
             same=candidates[same],
@@ -131,7 +131,14 @@ def openvino_at_its_best(
     )
 
 
-def _held() -> dict[str, str]:
+def hints(core: ov.Core) -> list[str]:
+    """What may be asked of this CPU as INFERENCE_PRECISION_HINT, the exact one first."""
+    bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ["f32", "bf16"] if bf16 else ["f32"]
+
+
+def held() -> dict[str, str]:
+    """What the environment holds OpenVINO back by."""
     return {name: os.environ[name] for name in (_ISA_VARIABLE,) if name in os.environ}
 
 

@@ -37,11 +37,13 @@ def quantised(
     preset: str,
     cache: Path | None,
     say: Say,
+    *,
+    floats: str | None = None,
 ) -> ov.Model:
     """`floating`, the static network of `bundle` for one image, in int8.
 
     Calibrated on all `pictures`. cache: folder where the same model may lie from an earlier call,
-    or is put.
+    or is put. floats: pattern of names of nodes that stay as they are.
     """
     size = floating.input(0).shape[1]
     kept = None
@@ -61,6 +63,7 @@ def quantised(
             preset=nncf.QuantizationPreset(preset),
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(patterns=[floats], validate=False) if floats else None,
         )
     if kept is not None:
         _keep(model, kept)

@@ -142,7 +142,7 @@ def subject(plan: Plan) -> Subject:
     """Make or read the network. Raises BundleError or InvalidInput with the reason."""
     if plan.synthetic:
         return _synthetic(plan)
-    if "/" not in plan.arch and not plan.arch.startswith("zoo:") and "." not in plan.arch:
+    if not is_reference(plan.arch):
         raise InvalidInput(
             f"unknown network '{plan.arch}'; there are: {', '.join(DEPTHS)}, or a bundle "
             "(NAME.laud, zoo:NAME)"
@@ -196,6 +196,11 @@ def _from_bundle(plan: Plan, bundle: Bundle) -> Subject:
             f"the thresholds of '{point.name}' are for {point.image_size} pixels: leave out --size"
         )
     return Subject(bundle, paradigm, point, record.again)
+
+
+def is_reference(arch: str) -> bool:
+    """Whether that can only mean a bundle: zoo:NAME, or a path."""
+    return "/" in arch or "." in arch or arch.startswith("zoo:")
 
 
 def patch_sizes(text: str) -> tuple[int, ...]:

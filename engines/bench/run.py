@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -49,7 +49,7 @@ def bench_engine(plan: Plan, say: Say = lambda line: None) -> Report:
     Raises EngineError where a tool is not installed or the CPU lacks the precision, and
     BundleError, ConfigError or InvalidInput with the reason.
     """
-    _check_installed()
+    check_installed(_TOOLS)
     load = os.getloadavg()[0]
     of = subject(plan)
     static = of.bundle
@@ -166,8 +166,9 @@ def _report(
     )
 
 
-def _check_installed() -> None:
-    missing = [name for name in _TOOLS if find_spec(name) is None]
+def check_installed(tools: Sequence[str]) -> None:
+    """Raise EngineError unless these modules are there."""
+    missing = [name for name in tools if find_spec(name) is None]
     if missing:
         raise EngineError(
             f"`laud bench engine` measures against OpenVINO and needs {', '.join(missing)}; "

@@ -68,12 +68,13 @@ def interleave(
     repeats: int,
     draws: int,
     clock: Callable[[], float] = time.perf_counter,
+    heard: Callable[[str, object], None] = lambda name, answer: None,
 ) -> dict[str, list[float]]:
     """Seconds of `repeats` timed runs per contender: A B C A B C ...
 
     Each timed run follows an untimed one of the same contender on another draw, so that it finds
     its caches as it left them but not this very input's. Two runs in a row share a draw: even and
-    odd runs then differ by nothing but noise.
+    odd runs then differ by nothing but noise. heard: gets what each timed run answered.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(repeats):
@@ -83,8 +84,9 @@ def interleave(
             contender.run()
             contender.load(draw)
             begin = clock()
-            contender.run()
+            answer = contender.run()
             times[name].append(clock() - begin)
+            heard(name, answer)
     return times
 
 

@@ -15,6 +15,7 @@ from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
 from engines.cpu.counting import Counters, Float64Array, Int64Array, Wishes, wishes_of_batch
 from engines.cpu.detector_weights import native_detector_tensors
+from engines.cpu.forcing import side_by_side
 from engines.cpu.loading import (
     backbone_spec,
     check_contiguous,
@@ -35,6 +36,7 @@ from engines.detection.architecture import (
     Detector,
     LevelRates,
     executed_dense_macs,
+    level_units_of,
     macs_per_object,
     pyramid_sizes,
 )
@@ -88,11 +90,15 @@ class CpuDetector(Closing):
         self,
         images: UInt8Array,
         points: Sequence[OperatingPoint],
+        decisions: Sequence[npt.NDArray[np.bool_]] | None = None,
         *,
         active: npt.NDArray[np.bool_] | None = None,
         tell_places: bool = False,
     ) -> Output:
         """See `engines.core.Engine`. Raises InvalidInput, or EngineError once closed or forked.
+
+        decisions, for tests and evaluation: as `CpuEngine.infer` takes them, the backbone's maskers
+        first. The output has `decisions` too.
 
         For tests and benchmarks there are two more. active: bool (N, places), levels side by side,
         the finest first; holds whatever the levels' maskers decide, which are still evaluated.
@@ -110,6 +116,14 @@ class CpuDetector(Closing):
         n, size = len(images), MapSize(*images.shape[1:3])
         places = sum(each.area for each in pyramid_sizes(net, size))
         flags = None if active is None else _flags(active, n, places)
+        count = self._counters.of(size.height, size.width)
+        grids = level_units_of(net, detector, size)
+        forced: npt.NDArray[np.uint8] | None = None
+        level_forced: npt.NDArray[np.uint8] | None = None
+        if decisions is not None:
+            given = side_by_side(decisions, n, [*count.units.tolist(), *grids])
+            forced = np.ascontiguousarray(given[:, : count.num_units])
+            level_forced = np.ascontiguousarray(given[:, count.num_units :])
         wishes = wishes_of_batch(tuple(points))
         with running(images.shape):
             counts = np.zeros(n, np.int64)
@@ -124,7 +138,9 @@ class CpuDetector(Closing):
                 filled["masks"] = np.empty(shape, np.float32)
             told = np.empty((n, places, net.num_classes + 5), np.float32) if tell_places else None
             active_units = np.empty((n, own), np.int64)
+            decided = np.empty((n, count.num_units), np.uint8)
             level_units = np.empty((n, detector.num_maskers), np.int64)
+            level_decided = np.empty((n, sum(grids)), np.uint8)
             level_pixels = np.empty((n, LEVELS), np.int64)
             pixels = np.empty((n, len(net.blocks), 2), np.int64)
             parts = np.empty(len(net.blocks) + 5, np.float64)
@@ -132,6 +148,8 @@ class CpuDetector(Closing):
                 images,
                 wishes.thresholds,
                 wishes.caps,
+                forced,
+                level_forced,
                 flags,
                 counts,
                 filled["boxes"],
@@ -141,11 +159,14 @@ class CpuDetector(Closing):
                 told,
                 active_units,
                 pixels,
+                decided,
                 level_units,
+                level_decided,
                 level_pixels,
                 parts,
             )
             arrays = {name: _cut(array, counts) for name, array in filled.items()}
+            arrays["decisions"] = np.concatenate([decided, level_decided], axis=1).view(np.bool_)
         rates, macs = self._counted(size, wishes, active_units, pixels, level_units, level_pixels)
         if told is not None:
             arrays["places"] = told
@@ -170,13 +191,12 @@ class CpuDetector(Closing):
         """Activation rates (N, maskers), and multiply-accumulates before any choice (N,)."""
         net, detector, own = self._net, self._detector, units.shape[1]
         sizes = pyramid_sizes(net, image)
-        patches = detector.level_patches or ()
-        grids = [each.patches(patch).area for each, patch in zip(sizes, patches, strict=False)]
+        grids = level_units_of(net, detector, image)
         counter = self._counters.of(image.height, image.width)
         rates = units / counter.units
         network = counter.macs(rates, pixels, wishes.asked[:, :own])
         levels = [
-            LevelRates(level_pixels[:, i] / each.area, wishes.asked[:, own + i] if patches else 0.0)
+            LevelRates(level_pixels[:, i] / each.area, wishes.asked[:, own + i] if grids else 0.0)
             for i, each in enumerate(sizes)
         ]
         macs: Float64Array = executed_dense_macs(net, detector, image, network, levels)
@@ -197,6 +217,7 @@ def _spec(
         lasts=[ends[stage] for stage in sorted(ends)],
         units=list(LEVEL_UNITS),
         patches=list(detector.level_patches or ()),
+        looks=list(detector.looks),
         scales=[1.0] * LEVELS if scales is None else list(scales.trunk),
         labels=net.num_classes,
         width=detector.width,

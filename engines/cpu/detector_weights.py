@@ -43,9 +43,10 @@ def detector_shapes(net: ResNet, detector: Detector) -> Shapes:
     shapes.update(convolution(f"{_BOXES}.bbox_reg", 4, detector.width, 3))
     shapes.update(convolution(f"{_BOXES}.bbox_ctrness", 1, detector.width, 3))
     if detector.level_patches is not None:
-        for level, channels in enumerate(stage_channels(net)):
+        channels = stage_channels(net)
+        for level, look in enumerate(detector.looks):
             for part in PATCH_MASKER:
-                shapes[f"{_LEVEL}.{level}.{part}"] = (channels,)
+                shapes[f"{_LEVEL}.{level}.{part}"] = (channels[look],)
     if detector.masks:
         half = detector.width // 2
         shapes[f"{_UP}.weight"] = (detector.width, half, 2, 2)

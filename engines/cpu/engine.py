@@ -13,6 +13,7 @@ from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
 from engines.cpu.counting import Counters, wishes_of_batch
+from engines.cpu.forcing import side_by_side
 from engines.cpu.loading import (
     backbone_spec,
     check_contiguous,
@@ -98,7 +99,9 @@ class CpuEngine(Closing):
                 return run_glances(self.infer, images, points, count.num_units, shrunk)
         wishes = wishes_of_batch(tuple(points))
         n, maskers = wishes.caps.shape
-        forced = None if decisions is None else _forced(decisions, n, count.units)
+        forced = None
+        if decisions is not None:
+            forced = side_by_side(decisions, n, count.units.tolist())
         probabilities = np.empty((n, net.num_classes), np.float32)
         scores = np.empty((n, net.num_classes), np.float32)
         active = np.empty((n, maskers), np.int64)
@@ -149,21 +152,3 @@ def _spec(net: ResNet, manifest: Manifest, precision: str) -> _native.NetworkSpe
         output_scale=1.0 if scales is None else scales.trunk[net.blocks[-1].stage],
         feature_scale=1.0 if scales is None or scales.features is None else scales.features,
     )
-
-
-def _forced(
-    decisions: Sequence[npt.NDArray[np.bool_]], n: int, units: npt.NDArray[np.int64]
-) -> npt.NDArray[np.uint8]:
-    """Decisions of all maskers side by side, (N, all units)."""
-    if len(decisions) != len(units):
-        raise InvalidInput(
-            f"decisions must have one array per masker: {len(units)}, got {len(decisions)}"
-        )
-    flat = [np.asarray(array, np.bool_) for array in decisions]
-    for masker, (array, count) in enumerate(zip(flat, units, strict=True)):
-        if array.shape != (n, count):
-            raise InvalidInput(
-                f"decisions of masker {masker} must have shape ({n}, {count}), got {array.shape}"
-            )
-    side_by_side = np.concatenate(flat, axis=1) if flat else np.empty((n, 0), np.bool_)
-    return np.ascontiguousarray(side_by_side).view(np.uint8)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engines.architecture import MapSize, ResNet
 from engines.core import FrozenModel
@@ -39,6 +39,7 @@ MASK_SIZE = 2 * ROI_SIZE
 MAX_WIDTH = 96
 
 Patch = Annotated[int, Field(ge=1, le=64)]
+Look = Annotated[int, Field(ge=0, lt=LEVELS)]
 
 
 class Detector(FrozenModel):
@@ -50,8 +51,10 @@ class Detector(FrozenModel):
     by more (IoU) are one object. least_score: nothing below it is answered.
 
     level_patches: pixels on a side of the patches of each pyramid level, the finest first. A masker
-    a level says which of them are computed, from the stage's output: of the others the pyramid is
-    zero, so are the towers, and nothing is found there. None: everything is computed.
+    a level says which of them are computed: of the others the pyramid is zero, so are the towers,
+    and nothing is found there. None: everything is computed. level_looks: the stage (0 to 3) whose
+    output each of these maskers looks at; None: every level at its own. A later stage knows better
+    what an object is, and is there in time; patches must consist of whole pixels of it.
     """
 
     width: Annotated[int, Field(ge=8, le=MAX_WIDTH, multiple_of=8)] = 64
@@ -61,11 +64,40 @@ class Detector(FrozenModel):
     overlap: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     least_score: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     level_patches: tuple[Patch, Patch, Patch, Patch] | None = None
+    level_looks: tuple[Look, Look, Look, Look] | None = None
+
+    @model_validator(mode="after")
+    def _looks_fit(self) -> Self:
+        if self.level_looks is None:
+            return self
+        if self.level_patches is None:
+            raise ValueError("level_looks needs level_patches: there is nobody to look")
+        for level, (patch, look) in enumerate(
+            zip(self.level_patches, self.level_looks, strict=True)
+        ):
+            if patch * STRIDES[level] % STRIDES[look]:
+                raise ValueError(
+                    f"patches of {patch * STRIDES[level]} px of level {level} are not made of the "
+                    f"pixels of stage {look}, {STRIDES[look]} px wide: level_looks has to name an "
+                    "earlier stage, or level_patches larger patches"
+                )
+        return self
 
     @property
     def num_maskers(self) -> int:
         """Those of the pyramid's levels; they come after the backbone's."""
         return 0 if self.level_patches is None else LEVELS
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The stage that the masker of each level looks at; of one without maskers its own."""
+        return self.level_looks or tuple(range(LEVELS))
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Pixels on a side of what each masker decides by, in the map that it looks at."""
+        patches = enumerate(self.level_patches or ())
+        return tuple(p * STRIDES[level] // STRIDES[self.looks[level]] for level, p in patches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +132,26 @@ def pyramid_sizes(net: ResNet, image: MapSize) -> tuple[MapSize, ...]:
     return tuple(lasts[stage] for stage in sorted(lasts))
 
 
+def level_units(net: ResNet, detector: Detector, image: MapSize) -> tuple[int, ...]:
+    """How many patches each level's masker decides on; empty where the pyramid skips nothing."""
+    if detector.level_patches is None:
+        return ()
+    sizes = zip(pyramid_sizes(net, image), detector.level_patches, strict=True)
+    return tuple(size.patches(patch).area for size, patch in sizes)
+
+
 def stage_channels(net: ResNet) -> tuple[int, ...]:
     """Channels of the stages' outputs, the finest first."""
     channels = {block.stage: block.out_channels for block in net.blocks}
     return tuple(channels[stage] for stage in sorted(channels))
+
+
+def level_units_of(net: ResNet, detector: Detector, image: MapSize) -> tuple[int, ...]:
+    """How many units each of the levels' maskers decides on; empty where there are none."""
+    if detector.level_patches is None:
+        return ()
+    sizes = zip(pyramid_sizes(net, image), detector.level_patches, strict=True)
+    return tuple(size.patches(patch).area for size, patch in sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +190,11 @@ def level_macs(
     patches = detector.level_patches or (1,) * LEVELS
     pyramid: Any = 0
     heads: Any = 0
-    for size, channels, patch, rate in zip(
-        pyramid_sizes(net, image), stage_channels(net), patches, levels, strict=True
+    stages = stage_channels(net)
+    for size, channels, look, patch, rate in zip(
+        pyramid_sizes(net, image), stages, detector.looks, patches, levels, strict=True
     ):
-        masker = 2 * channels * size.patches(patch).area
+        masker = 2 * stages[look] * size.patches(patch).area
         smoothing = 9 * width * width * size.area
         pyramid = pyramid + channels * width * size.area
         pyramid = pyramid + smoothing * rate.pixels + masker * rate.masker

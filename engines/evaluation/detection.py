@@ -8,37 +8,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engines.bench.timing import tolerance
-from engines.bundle import Accuracy, Bundle, PointRecord, read_bundle
+from engines.bundle import Accuracy, Bundle, PointRecord
 from engines.core import Engine, OperatingPoint, Output, UInt8Array
-from engines.detection.architecture import macs_per_object
+from engines.detection.bowl import BowlScores, bowl_scores
 from engines.detection.intervals import (
     RESAMPLES,
     Bounded,
     Intervals,
     ap_intervals,
-    difference_at_50,
 )
 from engines.detection.letterbox import decode_whole, detections_of, inner_size
-from engines.detection.read import read_folder
 from engines.detection.scenes import Detections, Scene, SceneSet
 from engines.detection.scores import DetectionScores, score
-from engines.errors import BundleError, ConfigError, ImageError
-from engines.evaluation.plan import check_seconds
-from engines.evaluation.points import Say, Trial
-from engines.evaluation.report import Timing, timing_of
+from engines.detection.unlabelled import Unlabelled, unlabelled
+from engines.errors import ConfigError, ImageError
+from engines.evaluation.detection_rivals import DetectionRival, ShuffledMasks, rivals_of
+from engines.evaluation.plan import check_fixed_from, check_seconds
+from engines.evaluation.points import BoolArray, Forced, Say, Trial, infer
+from engines.evaluation.report import Kind, Timing
+from engines.evaluation.rivals import before_objects
 from engines.evaluation.statistics import pearson
-from engines.evaluation.timing import Latency, Timed, measure_latency
-from engines.registry import DEFAULT_ENGINE, load_engine
-
-MOST_TIMED = 20
-"""Pictures that latency is measured on, evenly from all of them: calls take long."""
+from engines.evaluation.timing import Latency
+from engines.registry import DEFAULT_ENGINE
 
 _SAY_EVERY_S = 10.0
 
@@ -51,8 +49,11 @@ class DetectionResult:
     mean share of active units per masker, (maskers,). macs: mean per picture, mask head included;
     dense_macs: without it, what budgets are of. cost_area_correlation: of each picture's dense
     operations with the share of the network's input that its objects' boxes cover; None where one
-    of the two does not vary. padding: mean share of the network's input that is no picture. found:
-    in each picture.
+    of the two does not vary. padding: mean share of the network's input that is no picture.
+    decisions: (N, units of all maskers), if the engine tells. bowl: by the measure of the Data
+    Science Bowl 2018; None where there are no masks. unlabelled: what was found where nothing is.
+    of: the point whose fixed mask was judged; None: it is a point's own result. found: in each
+    picture.
     """
 
     point: OperatingPoint
@@ -64,7 +65,25 @@ class DetectionResult:
     dense_macs: float
     cost_area_correlation: float | None
     padding: float
+    decisions: BoolArray | None = None
+    bowl: BowlScores | None = None
+    unlabelled: Unlabelled | None = None
+    of: str | None = None
     found: tuple[Detections, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The point's, or which point's fixed mask it is."""
+        return self.point.name if self.of is None else f"{self.of} (fixed mask)"
+
+    @property
+    def kind(self) -> Kind:
+        """What it is a result of."""
+        if self.of is not None:
+            return Kind.FIXED
+        if not self.point.skips_nothing:
+            return Kind.DIAL
+        return Kind.FULL if self.point.name == "full" else Kind.SIZE
 
     @property
     def best(self) -> Intervals:
@@ -78,37 +97,31 @@ class DetectionResult:
 
 
 @dataclass(frozen=True)
-class SizeRival:
-    """A point that skips beside the best smaller image, or `full`, that takes no longer.
-
-    rival: its name. ap50: the point's less the rival's, of masks where there are any. Both None
-    where none is as fast.
-    """
-
-    point: str
-    rival: str | None
-    ap50: Bounded | None
-
-
-@dataclass(frozen=True)
 class DetectionPlan:
-    """What to measure, and how. points: all, where none is named. precision: None: the engine's
-    best. latency_s: seconds to time for, all points together; None: nothing is timed."""
+    """What to measure, and how. points: all, where none is named, and the image sizes that the
+    bundle's dial dropped, which are rivals still. precision: None: the engine's best. latency_s:
+    seconds to time for, all points together; None: nothing is timed. shuffled, fixed_masks,
+    fixed_from, seed: as in `EvaluationPlan`; fixed_from is a split."""
 
     points: tuple[str, ...] | None = None
     engine: str = DEFAULT_ENGINE
     precision: str | None = None
     threads: int | None = None
     latency_s: float | None = None
+    shuffled: bool = False
+    fixed_masks: bool = False
+    fixed_from: Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seconds(self.latency_s)
+        check_fixed_from(self.fixed_from, self.fixed_masks)
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionReport:
-    """All that an evaluation found; latencies by point, empty where nothing was timed."""
+    """All that an evaluation found; latencies by the results' names, empty where nothing was timed;
+    shuffles by point."""
 
     bundle: Bundle
     plan: DetectionPlan
@@ -119,28 +132,23 @@ class DetectionReport:
     timing: Timing | None
     results: tuple[DetectionResult, ...]
     latencies: dict[str, Latency]
+    shuffles: dict[str, ShuffledMasks] = field(default_factory=dict)
 
-    def rivals(self) -> list[SizeRival]:
-        """Every point that skips beside its free rival."""
-        sizes = [result for result in self.results if result.point.skips_nothing]
+    def rivals(self) -> list[DetectionRival]:
+        """Every point that skips beside its free rivals."""
         most = 1.0 + tolerance(self.timing.noise if self.timing else 0.0)
-        found: list[SizeRival] = []
-        for result in self.results:
-            if result.point.skips_nothing:
-                continue
-            limit = most * self._cost(result)
-            fast = [each for each in sizes if self._cost(each) <= limit]
-            best = max(fast, key=lambda each: each.accuracy.value, default=None)
-            if best is None:
-                found.append(SizeRival(result.point.name, None, None))
-            else:
-                ap50 = difference_at_50(result.best, best.best)
-                found.append(SizeRival(result.point.name, best.point.name, ap50))
-        return found
+        return rivals_of(self.results, self._cost, most)
+
+    @property
+    def fixed_from(self) -> str | None:
+        """Which pictures fixed masks were made from."""
+        if not self.plan.fixed_masks:
+            return None
+        return str(self.plan.fixed_from) if self.plan.fixed_from else "the evaluated pictures"
 
     def _cost(self, result: DetectionResult) -> float:
         """Median latency where it was measured, else multiply-accumulates."""
-        latency = self.latencies.get(result.point.name)
+        latency = self.latencies.get(result.name)
         return result.macs if latency is None else latency.p50_ms
 
     def flat(self) -> dict[str, Any]:
@@ -157,6 +165,7 @@ class DetectionReport:
             "folders": [str(self.folder)],
             "seed": self.plan.seed,
             "resamples": RESAMPLES,
+            "fixed_from": self.fixed_from,
             "latency_seconds": timing.seconds if timing else None,
             "latency_calls": timing.calls if timing else None,
             "latency_noise": timing.noise if timing else None,
@@ -165,11 +174,9 @@ class DetectionReport:
             "rivals": [
                 {
                     "point": each.point,
+                    "against": each.against,
                     "rival": each.rival,
-                    **{
-                        f"ap50_{end}": None if each.ap50 is None else getattr(each.ap50, of)
-                        for end, of in (("minus", "value"), ("low", "low"), ("high", "high"))
-                    },
+                    **_flat_difference("ap50", each.ap50),
                 }
                 for each in self.rivals()
             ],
@@ -183,9 +190,12 @@ class DetectionReport:
             for name in ("ap", "ap50", "ap75")
             for end in ("low", "high")
         }
-        latency, accuracy = self.latencies.get(result.point.name), result.accuracy
+        latency, accuracy = self.latencies.get(result.name), result.accuracy
+        shuffles = self.shuffles.get(result.name)
         return {
-            "name": result.point.name,
+            "name": result.name,
+            "kind": str(result.kind),
+            "of": result.of,
             "image_size": result.point.image_size,
             **result.scores.model_dump(mode="json"),
             **ends,
@@ -200,6 +210,10 @@ class DetectionReport:
             "latency_p95_ms": latency.p95_ms if latency else None,
             "latency_noise": latency.noise if latency else None,
             "padding": result.padding,
+            "bowl": result.bowl.model_dump(mode="json") if result.bowl else None,
+            "unlabelled": result.unlabelled.model_dump() if result.unlabelled else None,
+            "shuffled_ap50": shuffles.ap50.value if shuffles else None,
+            **_flat_difference("shuffled_ap50", shuffles.minus if shuffles else None),
         }
 
     def macs_ratio(self, result: DetectionResult) -> float | None:
@@ -218,17 +232,19 @@ def judge(
     per_object: int,
     seed: int = 0,
     say: Say = lambda line: None,
+    forced: Forced | None = None,
 ) -> DetectionResult:
     """Run a point on every scene. Raises ConfigError for a picture that cannot be read.
 
-    per_object: multiply-accumulates that an engine counts for each object.
+    per_object: multiply-accumulates that an engine counts for each object. forced: decisions in
+    place of its maskers'; needs an engine that `check_forces`.
     """
-    size = point.image_size
+    trial, size = Trial(point, forced), point.image_size
     found: list[Detections] = []
     outputs: list[Output] = []
     said = time.monotonic()
-    for scene in scenes:
-        output = engine.infer(square(scene, size)[np.newaxis], (point,))
+    for i, scene in enumerate(scenes):
+        output = infer(engine, trial, square(scene, size)[np.newaxis], slice(i, i + 1))
         outputs.append(output)
         found.append(detections_of(output, 0, size, scene.width, scene.height))
         if time.monotonic() - said > _SAY_EVERY_S:
@@ -241,8 +257,9 @@ def judge(
         masks = ap_intervals(scenes, found, len(labels), masks=True, seed=seed)
     shown = np.array([np.prod(inner_size(s.width, s.height, size)) / size**2 for s in scenes])
     macs = np.concatenate([output.macs for output in outputs])
-    counts = np.concatenate([output.arrays["counts"] for output in outputs])
-    dense = macs - per_object * counts
+    # Whole numbers: what does not vary must not seem to.
+    dense = np.rint(np.concatenate([before_objects(each, per_object) for each in outputs]))
+    told = [each for output in outputs if (each := output.arrays.get("decisions")) is not None]
     areas = np.array([covered(scene) for scene in scenes]) * shown
     return DetectionResult(
         point=point,
@@ -256,8 +273,18 @@ def judge(
         dense_macs=float(dense.mean()),
         cost_area_correlation=pearson(dense, areas),
         padding=1.0 - float(np.mean(shown)),
+        bowl=bowl_scores(scenes, found),
+        unlabelled=unlabelled(scenes, found, labels),
+        decisions=np.concatenate(told).astype(np.bool_) if told else None,
         found=tuple(found),
     )
+
+
+def _flat_difference(name: str, found: Bounded | None) -> dict[str, float | None]:
+    ends = {"minus": "value", "low": "low", "high": "high"}
+    return {
+        f"{name}_{end}": None if found is None else getattr(found, of) for end, of in ends.items()
+    }
 
 
 def detection_records(results: Sequence[DetectionResult], split: str) -> tuple[PointRecord, ...]:
@@ -289,59 +316,6 @@ def covered(scene: Scene) -> float:
     return float(seen.mean())
 
 
-def evaluate_detector(
-    ref: str | Path,
-    folder: Path,
-    plan: DetectionPlan | None = None,
-    say: Say = lambda line: None,
-) -> DetectionReport:
-    """Measure the points of a bundle on the annotated pictures of a split.
-
-    Raises BundleError, ConfigError or InvalidInput with the reason.
-    """
-    plan = plan or DetectionPlan()
-    bundle = read_bundle(ref)
-    manifest = bundle.manifest
-    if manifest.detector is None:
-        raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
-    names = plan.points or tuple(record.point.name for record in manifest.points)
-    for name in names:
-        manifest.point(name)
-    scenes = read_folder(folder)
-    check_labels(scenes, manifest.labels)
-    with load_engine(
-        bundle, kind=plan.engine, threads=plan.threads, precision=plan.precision
-    ) as engine:
-        # The same names in every precision, with the thresholds that were calibrated in it.
-        chosen = [manifest.at(engine.precision).point(name).point for name in names]
-        results = [
-            judge(
-                engine,
-                point,
-                scenes.scenes,
-                manifest.labels,
-                per_object=macs_per_object(manifest.detector),
-                seed=plan.seed,
-                say=say,
-            )
-            for point in chosen
-        ]
-        latencies = {}
-        if plan.latency_s is not None:
-            latencies = _latencies(engine, chosen, scenes.scenes, plan.latency_s, say)
-        return DetectionReport(
-            bundle=bundle,
-            plan=plan,
-            folder=folder,
-            precision=engine.precision,
-            isa=getattr(engine, "isa", None),
-            threads=getattr(engine, "threads", plan.threads),
-            timing=timing_of(plan.latency_s, latencies),
-            results=tuple(results),
-            latencies=latencies,
-        )
-
-
 def check_labels(scenes: SceneSet, labels: Sequence[str]) -> None:
     """Raise ConfigError unless the pictures are annotated with exactly these labels."""
     if scenes.labels != tuple(labels):
@@ -357,22 +331,3 @@ def square(scene: Scene, size: int) -> UInt8Array:
         return decode_whole(scene.file.read_bytes(), size)
     except ImageError as error:
         raise ConfigError(f"{scene.file}: {error}") from None
-
-
-def _latencies(
-    engine: Engine,
-    points: Sequence[OperatingPoint],
-    scenes: Sequence[Scene],
-    seconds: float,
-    say: Say,
-) -> dict[str, Latency]:
-    some = np.linspace(0, len(scenes) - 1, min(MOST_TIMED, len(scenes))).astype(int).tolist()
-    contenders = {
-        point.name: Timed(
-            engine,
-            Trial(point),
-            np.stack([square(scenes[i], point.image_size) for i in some]),
-        )
-        for point in points
-    }
-    return measure_latency(contenders, seconds, say)

@@ -65,12 +65,11 @@ def draw_detection(path: Path, report: DetectionReport) -> None:
     for name, measure in (("AP", "ap"), ("AP50", "ap50")):
         marks = heights[f"{name} of {of} (95 %, bootstrap over pictures)"] = []
         for result in report.results:
-            point, latency = result.point, report.latencies.get(result.point.name)
+            latency = report.latencies.get(result.name)
             if latency is not None:
-                still = Kind.FULL if point.name == "full" else Kind.SIZE
-                kind = still if point.skips_nothing else Kind.DIAL
+                name = _brief(result.name, result.kind)
                 marks.append(
-                    _Mark(point.name, kind, latency.mean_ms, *getattr(result.best, measure))
+                    _Mark(name, result.kind, latency.mean_ms, *getattr(result.best, measure))
                 )
     full = report.latencies.get("full")
     _draw(path, detection_title(report), heights, full.mean_ms if full else None)
@@ -213,14 +212,14 @@ def _labels(axis: Any, marks: Sequence[_Mark], renderer: Any) -> None:
 
 def _marks(rows: Sequence[Row], *, losses: bool) -> list[_Mark]:
     return [
-        _Mark(_short(row), row.kind, _latency(row), *_height(row, losses))
+        _Mark(_brief(row.name, row.kind), row.kind, _latency(row), *_height(row, losses))
         for row in rows
         if row.latency is not None
     ]
 
 
-def _short(row: Row) -> str:
-    return row.name.replace(" (fixed mask)", " fixed") if row.kind is Kind.FIXED else row.name
+def _brief(name: str, kind: Kind) -> str:
+    return name.replace(" (fixed mask)", " fixed") if kind is Kind.FIXED else name
 
 
 def _latency(row: Row) -> float:

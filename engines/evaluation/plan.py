@@ -53,8 +53,7 @@ class EvaluationPlan:
             if not 1 <= size <= MAX_IMAGE_SIZE:
                 raise InvalidInput(f"an image size is 1 to {MAX_IMAGE_SIZE} pixels, got {size}")
         check_seconds(self.latency_s)
-        if self.fixed_from is not None and not self.fixed_masks:
-            raise InvalidInput("--fixed-from makes fixed masks: it goes with --fixed-masks")
+        check_fixed_from(self.fixed_from, self.fixed_masks)
         if self.seed < 0:
             raise InvalidInput(f"a seed is 0 or more, got {self.seed}")
 
@@ -138,3 +137,9 @@ def check_seconds(latency_s: float | None) -> None:
     """Raise InvalidInput for a time that nothing can be measured in; None measures nothing."""
     if latency_s is not None and not 0 < latency_s < float("inf"):
         raise InvalidInput(f"seconds of timing must be above 0, got {latency_s:g}")
+
+
+def check_fixed_from(fixed_from: Path | None, fixed_masks: bool) -> None:
+    """Raise InvalidInput for pictures that nothing is made from."""
+    if fixed_from is not None and not fixed_masks:
+        raise InvalidInput("--fixed-from makes fixed masks: it goes with --fixed-masks")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from engines.bench.timing import tolerance
-from engines.core import Engine, OperatingPoint, static_point
+from engines.core import Engine, OperatingPoint, Output, static_point
 from engines.errors import InvalidInput
 from engines.evaluation.points import (
     BoolArray,
@@ -20,13 +21,23 @@ from engines.evaluation.points import (
     Forced,
     Int64Array,
     LabelledImages,
-    PointResult,
     Say,
     Trial,
     infer,
     run_trials,
 )
 from engines.evaluation.statistics import Interval, paired_difference
+
+
+class Decided(Protocol):
+    """What a point did, and what its maskers decided: bool (N, units of all maskers), if the engine
+    told it."""
+
+    @property
+    def point(self) -> OperatingPoint: ...
+
+    @property
+    def decisions(self) -> BoolArray | None: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ def best_as_fast(
     return min(as_fast, key=lambda rival: float(rival.losses.mean()), default=None)
 
 
-def shuffled(result: PointResult, counts: Sequence[int], seed: int) -> Trial:
+def shuffled(result: Decided, counts: Sequence[int], seed: int) -> Trial:
     """The point again, with every image under the decisions that another image got.
 
     counts: units per masker. Raises InvalidInput for fewer than two images.
@@ -110,12 +121,15 @@ def fixed_mask(
     frequencies: Float64Array,
     counts: Sequence[int],
     macs: float,
+    *,
+    per_object: int = 0,
 ) -> Trial:
     """One mask for every image: the units most often active, as many as cost `macs` per image.
 
     frequencies: share of images on which each unit is active at `point`, (units,). Of equally
     frequent ones the earlier go first. Maskers are not asked, so what they would cost buys units.
     The number of units is bisected until what the engine executes is as near as it can be.
+    per_object: what the engine counts for each object that it finds, which is left out.
     """
     order = np.argsort(-frequencies, kind="stable")
     size = point.image_size
@@ -128,7 +142,8 @@ def fixed_mask(
         return Trial(static, Forced(units, tuple(counts)))
 
     def cost(number: int) -> float:
-        return float(infer(engine, having(number), blank, slice(0, 1)).macs[0])
+        output = infer(engine, having(number), blank, slice(0, 1))
+        return float(before_objects(output, per_object)[0])
 
     # `low` units cost less than `macs`, `high` units as much or more, where there are so many.
     low, high = 0, len(order)
@@ -147,7 +162,15 @@ def frequencies_on(
     return [told(result).mean(axis=0) for result in results]
 
 
-def told(result: PointResult) -> BoolArray:
+def before_objects(output: Output, per_object: int) -> Float64Array:
+    """Multiply-accumulates per image, (N,), without those for each object that was found."""
+    counts = output.arrays.get("counts")
+    if counts is None:
+        return output.macs
+    return output.macs - per_object * np.asarray(counts, np.int64)
+
+
+def told(result: Decided) -> BoolArray:
     """Its decisions (N, units); InvalidInput where the engine did not tell them."""
     if result.decisions is None:
         raise InvalidInput("this engine does not tell what its maskers decide")

@@ -11,9 +11,11 @@ from engines.closing import Closing
 from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.detection.scenes import Scene
 from engines.evaluation.detection import square
+from engines.export.pictures import Say
 
 _PICTURES = 24
-"""Pictures that thresholds are calibrated on, evenly from all: a search runs them a dozen times."""
+"""Pictures that thresholds are calibrated on and latency is measured on, evenly from all: a search
+runs them a dozen times."""
 
 
 class Dense(Closing):
@@ -41,6 +43,17 @@ def some_scenes(scenes: Sequence[Scene]) -> list[int]:
     return places
 
 
-def some_squares(scenes: Sequence[Scene], size: int) -> UInt8Array:
-    """Those as the network sees them, (N, size, size, 3)."""
-    return np.stack([square(scenes[i], size) for i in some_scenes(scenes)])
+class Squares:
+    """Some pictures as a network sees them, evenly from all; decoded once per image size."""
+
+    def __init__(self, scenes: Sequence[Scene], say: Say) -> None:
+        self._scenes = [scenes[i] for i in some_scenes(scenes)]
+        self._say = say
+        self._found: dict[int, UInt8Array] = {}
+
+    def at(self, size: int) -> UInt8Array:
+        """uint8 (N, size, size, 3)."""
+        if size not in self._found:
+            self._say(f"preparing {len(self._scenes)} validation images at {size} px")
+            self._found[size] = np.stack([square(scene, size) for scene in self._scenes])
+        return self._found[size]

@@ -24,7 +24,7 @@ from engines.evaluation.detection import (
     square,
 )
 from engines.export.calibrate import calibrate, mean_macs
-from engines.export.dense import Dense, some_scenes, some_squares
+from engines.export.dense import Dense, Squares, some_scenes
 from engines.export.detector_ranges import detector_scales, observe_detector
 from engines.export.drafts import changed, checked_floats, serving_engine
 from engines.export.pictures import Say
@@ -69,15 +69,13 @@ def quantised_detector(
             say("measuring the float form")
             floats = _judged(bundle, engine, points, scenes, say)
         dense = Dense(engine, macs_per_object(detector))
-        wanted = [
-            mean_macs(dense, point, some_squares(scenes.scenes, point.image_size))
-            for point in points
-        ]
+        squares = Squares(scenes.scenes, say)
+        wanted = [mean_macs(dense, point, squares.at(point.image_size)) for point in points]
     candidates = _candidates(bundle, calibration, say)
     best = candidates[_best(candidates, floats, scenes.scenes, say)]
     with serving_engine(best, "int8", say) as engine:
         again = [
-            _calibrated(engine, detector, point, macs, scenes.scenes, say)
+            _calibrated(engine, detector, point, macs, squares, say)
             for point, macs in zip(points, wanted, strict=True)
         ]
         say("measuring average precision in int8")
@@ -170,7 +168,7 @@ def _calibrated(
     detector: Detector,
     point: OperatingPoint,
     macs: float,
-    scenes: Sequence[Scene],
+    squares: Squares,
     say: Say,
 ) -> OperatingPoint:
     """The float point at the same cost in int8."""
@@ -178,7 +176,7 @@ def _calibrated(
         return point
     say(f"calibrating '{point.name}' in int8 to {macs / 1e6:.0f} M MACs")
     dense = Dense(engine, macs_per_object(detector))
-    found = calibrate(dense, point, macs, some_squares(scenes, point.image_size))
+    found = calibrate(dense, point, macs, squares.at(point.image_size))
     if not found.reached:
         say(
             f"'{point.name}' cannot reach {macs / 1e6:.0f} M MACs in int8 by its thresholds: "

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
+import numpy as np
+
 from engines.architecture import MapSize
 from engines.bench.timing import MOST_DIFFERENCE, interleave, noise, tolerance
 from engines.bundle import Bundle, Dial, DialCandidate, PointRecord, Quantisation
@@ -21,7 +23,7 @@ from engines.errors import BundleError, EngineError
 from engines.evaluation import LabelledImages
 from engines.export.drafts import changed
 from engines.export.front import Candidate, Verdict, front
-from engines.export.pictures import PixelCache, Say
+from engines.export.pictures import PixelCache, Pixels, Say
 from engines.latency.identity import this_device
 from engines.macs import static_macs
 from engines.registry import load_engine
@@ -71,12 +73,28 @@ def dialled(
     keep_all: bool = False,
     clock: Clock = time.perf_counter,
 ) -> Bundle:
+    """As `chosen`, of a classifier; some of these pictures are run."""
+    few = LabelledImages(pictures.folder.thinned(_PICTURES), pictures.crop_ratio)
+    pixels = PixelCache(few, "validation", say)
+    return chosen(bundle, budgets, pixels, say, keep_all=keep_all, clock=clock)
+
+
+def chosen(
+    bundle: Bundle,
+    budgets: Mapping[str, float | None],
+    pixels: Pixels,
+    say: Say,
+    *,
+    least_gain: float = LEAST_GAIN,
+    keep_all: bool = False,
+    clock: Clock = time.perf_counter,
+) -> Bundle:
     """The bundle with those of its points that are worth their latency, and the evidence.
 
     Judged in int8 where it has scales, else in fp32; one image a call, one thread. budgets: what
-    each point was calibrated to, by name. pictures: what is run. keep_all: measure, drop nothing.
-    Where the native engine cannot run the network, or the machine is not quiet enough to tell,
-    `say` hears of it and nothing is dropped.
+    each point was calibrated to, by name. pixels: what is run. least_gain: see `LEAST_GAIN`.
+    keep_all: measure, drop nothing. Where the native engine cannot run the network, or the machine
+    is not quiet enough to tell, `say` hears of it and nothing is dropped.
     """
     precision: Literal["fp32", "int8"] = "fp32" if bundle.manifest.quantisation is None else "int8"
     records = bundle.manifest.at(precision).points
@@ -88,15 +106,14 @@ def dialled(
     except (EngineError, BundleError) as error:
         say(f"latency cannot be measured, so every point is kept: {error}")
         return bundle
-    few = LabelledImages(pictures.folder.thinned(_PICTURES), pictures.crop_ratio)
     with engine:
-        found = _quietest(engine, records, PixelCache(few, "validation", say), say, clock)
+        found = _quietest(engine, records, pixels, say, clock)
     if found.too_noisy:
         say(
             f"the machine is not quiet (equal runs differ by {found.noise_ratio:.1%}): every point "
             "is kept; export again when nothing else runs, to drop what is not worth its latency"
         )
-    verdicts = front(_candidates(records, found), found.tolerance, LEAST_GAIN)
+    verdicts = front(_candidates(records, found), found.tolerance, least_gain)
     if keep_all or found.too_noisy:
         verdicts = {name: Verdict(True, each.dominated_by) for name, each in verdicts.items()}
     dial = Dial(
@@ -106,7 +123,7 @@ def dialled(
         repeats=found.repeats,
         noise_ratio=found.noise_ratio,
         tolerance_ratio=found.tolerance,
-        least_gain_ratio=LEAST_GAIN,
+        least_gain_ratio=least_gain,
         candidates=tuple(
             _evidence(record, _budget(bundle, record, budgets), latency_s, found, verdicts)
             for record, latency_s in zip(records, found.median_s, strict=True)
@@ -116,7 +133,7 @@ def dialled(
 
 
 def _quietest(
-    engine: Engine, records: Sequence[PointRecord], pixels: PixelCache, say: Say, clock: Clock
+    engine: Engine, records: Sequence[PointRecord], pixels: Pixels, say: Say, clock: Clock
 ) -> Latencies:
     """The first measurement that can be believed, or the least noisy of three."""
     found: list[Latencies] = []
@@ -131,7 +148,7 @@ def _quietest(
 def measure(
     engine: Engine,
     records: Sequence[PointRecord],
-    pixels: PixelCache,
+    pixels: Pixels,
     say: Say,
     clock: Clock = time.perf_counter,
 ) -> Latencies:
@@ -153,8 +170,12 @@ def measure(
     repeats = max(_FEWEST_REPEATS, min(_MOST_REPEATS, wished)) // 2 * 2
     say(f"measuring the latency of {len(records)} points, about {repeats * round_s:.0f} s")
     next(iter(runners.values())).say = _progress(say, 2 * repeats)
-    draws = len(pixels.at(timed[0].image_size))
-    times = interleave(runners, repeats=repeats, draws=draws, clock=clock)
+    count = len(pixels.at(timed[0].image_size))
+    # As many as there is time for, evenly from all: what is looked at costs what lies in it.
+    some = np.linspace(0, count - 1, min(count, repeats // 2)).astype(int).tolist()
+    for runner in runners.values():
+        runner.draws = some
+    times = interleave(runners, repeats=repeats, draws=len(some), clock=clock)
     return Latencies(
         median_s=tuple(
             sum(part * statistics.median(times[point.name]) for point, part in _looks(record))
@@ -187,12 +208,14 @@ class _Runner:
     def __init__(self, engine: Engine, point: OperatingPoint, pixels: UInt8Array) -> None:
         self._engine, self._points, self._pixels = engine, [point], pixels
         self._image = pixels[:1]
+        self.draws: Sequence[int] = range(len(pixels))
         self.say: Callable[[], None] = lambda: None
 
     def load(self, draw: int) -> None:
         """See `Contender`."""
         self.say()
-        self._image = self._pixels[draw : draw + 1]
+        place = self.draws[draw]
+        self._image = self._pixels[place : place + 1]
 
     def run(self) -> object:
         """See `Contender`."""
@@ -273,8 +296,8 @@ def _shipped(bundle: Bundle, dial: Dial) -> Bundle:
     return changed(bundle, points=points, quantisation=scales, dial=dial)
 
 
-def _loss(record: PointRecord) -> float:
-    if record.log_loss is None:
+def _loss(record: PointRecord) -> float | None:
+    if record.log_loss is None and record.detection is None:
         raise BundleError(f"the log-loss of '{record.point.name}' was never measured")
     return record.log_loss
 

@@ -22,7 +22,7 @@ NO_HASH = "0" * 64
 
 
 def learned_point(
-    request: PointRequest, thresholds: Mapping[float, tuple[float, ...]], maskers: int
+    request: PointRequest, thresholds: Mapping[float, tuple[float | None, ...]], maskers: int
 ) -> OperatingPoint:
     """A point as training left it; thresholds: per budget, one a masker. ConfigError where the run
     trained none for it."""

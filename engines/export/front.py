@@ -17,13 +17,14 @@ class Candidate:
     """What a point costs and what it is worth.
 
     latency_s: of an image, expected; any unit will do. log_loss decides which of two is better,
-    accuracy where that is equal. skips: whether anything is skipped, so that it competes with mere
-    smaller images. worst_s: of an image that a point which glances looks at again; None elsewhere.
+    accuracy where that is equal, or where there are no losses (None for all). skips: whether
+    anything is skipped, so that it competes with mere smaller images. worst_s: of an image that a
+    point which glances looks at again; None elsewhere.
     """
 
     name: str
     latency_s: float
-    log_loss: float
+    log_loss: float | None
     accuracy: float
     skips: bool
     worst_s: float | None = None
@@ -36,7 +37,7 @@ class Candidate:
     @property
     def quality(self) -> tuple[float, float]:
         """Greater is better."""
-        return -self.log_loss, self.accuracy
+        return -(self.log_loss or 0.0), self.accuracy
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,13 @@ from engines.folders import ImageFolder, scan_folder
 MOST_PICTURES = 512
 
 Say = Callable[[str], None]
+
+
+class Pixels(Protocol):
+    """The same pictures at any image size."""
+
+    def at(self, size: int) -> UInt8Array:
+        """uint8 (N, size, size, 3)."""
 
 
 @dataclass

@@ -66,12 +66,10 @@ def export(
     serves them. With `calibration`, a folder of pictures (of a detector: an annotated split), the
     bundle gets int8 scales too: see `engines.export.int8`. Of the run's points those are shipped
     that are worth their latency in the best precision, see `engines.export.dial`; `all_points`
-    ships every one. Of a detector every point ships: see `engines.export.detection`.
+    ships every one.
     """
     check_output(out)
     run, thresholds = read_run(folder)
-    if run.detector is not None and all_points:
-        raise ConfigError(f"'{folder}' is a run of task '{run.task}': it drops no points")
     classifies = run.detector is None
     chosen = some_pictures(calibration) if calibration is not None and classifies else None
     try:
@@ -83,8 +81,8 @@ def export(
         from engines.export.detection import export_detector
 
         return export_detector(
-            run, run.detector, thresholds, provenance, weights, _versions(), out,
-            data=data or run.data, calibration=calibration, say=say,
+            run, run.detector, thresholds, provenance, weights, library_versions(), out,
+            data=data or run.data, calibration=calibration, all_points=all_points, say=say,
         )  # fmt: skip
     maskers = len(run.architecture.maskers)
     learned = [learned_point(request, thresholds, maskers) for request in run.points]
@@ -179,7 +177,7 @@ def _draft(out: Path, run: Run, provenance: Provenance, weights: Weights) -> Bun
         points=(record,),
         weights=WeightsFile(dtype="fp16", sha256=NO_HASH),
         provenance=provenance,
-        versions=_versions(),
+        versions=library_versions(),
     )
     return Bundle(out, manifest, NO_HASH, weights)
 
@@ -206,5 +204,6 @@ def _calibrated(
     return found.point
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of what a bundle's making depends on."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}

@@ -96,9 +96,10 @@ class DenseNetwork(nn.Module):
         self.fpn = FeaturePyramidNetwork(list(stage_channels(net)), detector.width)
         self.head = _plain_head(detector.width, net.num_classes, detector.head_convs)
         if detector.level_patches is not None:
+            channels = stage_channels(net)
             self.level_maskers = nn.ModuleList(
-                PatchMasker(channels, patch)
-                for channels, patch in zip(stage_channels(net), detector.level_patches, strict=True)
+                PatchMasker(channels[look], window)
+                for look, window in zip(detector.looks, detector.windows, strict=True)
             )
 
     @property
@@ -121,16 +122,17 @@ class DenseNetwork(nn.Module):
                 features, answers["cls_logits"], answers["bbox_regression"], answers["bbox_ctrness"]
             )
             return outputs, masks
-        asked = [self._ask(level, each, decide) for level, each in enumerate(maps)]
+        asked = [self._ask(level, maps, decide) for level in range(len(maps))]
         return self._masked_head(features, asked), [*masks, *asked]
 
-    def _ask(self, level: int, x: Tensor, decide: Decide) -> Mask:
+    def _ask(self, level: int, maps: Sequence[Tensor], decide: Decide) -> Mask:
         place = len(self.net.maskers) + level
         masker = cast(PatchMasker, self.level_maskers[level])
-        size = MapSize(x.shape[2], x.shape[3])
-        logits = masker.ask(x)
+        patch = cast(tuple[int, ...], self.detector.level_patches)[level]
+        size = MapSize(maps[level].shape[2], maps[level].shape[3])
+        logits = masker.ask(maps[self.detector.looks[level]])
         units = decide(place, logits)
-        pixels = expand_patches(units, size.patches(masker.window), masker.window, size)
+        pixels = expand_patches(units, size.patches(patch), patch, size)
         return Mask(place, len(self.net.blocks) + level, "spatial", logits, units, pixels)
 
     def _masked_head(self, features: Sequence[Tensor], asked: Sequence[Mask]) -> DenseOutputs:

@@ -8,12 +8,19 @@ from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle, Preprocessing
+from engines.caps import units_of
 from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
-from engines.detection.architecture import MASK_SIZE, STRIDE, macs_per_object
+from engines.detection.architecture import (
+    MASK_SIZE,
+    STRIDE,
+    level_units_of,
+    macs_per_object,
+)
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.models.detecting import dense_macs
 from engines.models.detection import LaudDetector
@@ -60,12 +67,14 @@ class ReferenceDetector(Closing):
         begin = time.perf_counter()
         x = normalise(images, self._preprocessing)
         prepared = time.perf_counter()
-        found, rates, dense = [], [], []
+        found, rates, dense, decisions = [], [], [], []
         image = MapSize(size, size)
+        units = _units(model, image)
         for i, point in enumerate(points):
             (objects,), asked = model.detect(x[i : i + 1], point_decision(point))
             found.append(objects)
             rates.append(mask_rates(asked, len(point.thresholds)))
+            decisions.append(torch.cat([mask.units[0] for mask in asked]) if asked else units)
             dense.append(float(dense_macs(model.dense, image, asked, evaluated(point)).mean()))
         done = time.perf_counter()
         counts = np.array([len(each.scores) for each, _ in found], np.int64)
@@ -75,6 +84,7 @@ class ReferenceDetector(Closing):
             "boxes": np.zeros((*shape, 4), np.float32),
             "scores": np.zeros(shape, np.float32),
             "labels": np.zeros(shape, np.int64),
+            "decisions": torch.stack(decisions).bool().numpy(),
         }
         if model.detector.masks:
             arrays["masks"] = np.zeros((*shape, MASK_SIZE, MASK_SIZE), np.float32)
@@ -95,3 +105,9 @@ class ReferenceDetector(Closing):
 
     def close(self) -> None:
         self._model = None
+
+
+def _units(model: LaudDetector, image: MapSize) -> Tensor:
+    """Every unit of every masker, active."""
+    of_levels = level_units_of(model.net, model.detector, image)
+    return torch.ones(int(units_of(model.net, image.height).sum()) + sum(of_levels))

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from engines.architecture import MapSize, only_resnet
 from engines.bundle import Bundle
+from engines.caps import units_of
 from engines.closing import Closing
 from engines.core import Float32Array, OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu.detector_weights import detector_tensors
+from engines.cpu.forcing import side_by_side
 from engines.cpu.weights import without_scales
 from engines.detection.architecture import (
     LEVELS,
@@ -27,6 +29,7 @@ from engines.detection.architecture import (
     Detector,
     LevelRates,
     executed_dense_macs,
+    level_units_of,
     macs_per_object,
     pyramid_sizes,
 )
@@ -80,12 +83,13 @@ class IntegerDetector(Closing):
         self,
         images: UInt8Array,
         points: Sequence[OperatingPoint],
+        decisions: Sequence[npt.NDArray[np.bool_]] | None = None,
         *,
         active: npt.NDArray[np.bool_] | None = None,
         tell_places: bool = False,
     ) -> Output:
-        """See `engines.core.Engine`, and `engines.cpu.detector.CpuDetector` for active and
-        tell_places. Raises InvalidInput, or EngineError once closed."""
+        """See `engines.core.Engine`, and `engines.cpu.detector.CpuDetector` for decisions, active
+        and tell_places. Raises InvalidInput, or EngineError once closed."""
         if self._closed:
             raise EngineError("the engine has been closed")
         detector = self._detector
@@ -93,9 +97,20 @@ class IntegerDetector(Closing):
         size = images.shape[1]
         if size % STRIDE:
             raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
+        if decisions is not None:
+            of_levels = level_units_of(self._net, detector, MapSize(size, size))
+            units = [*units_of(self._net, size).tolist(), *of_levels]
+            side_by_side(decisions, len(images), units)
         begin = time.perf_counter()
         passes = [
-            _Pass(self._integers, detector, image, point, None if active is None else active[i])
+            _Pass(
+                self._integers,
+                detector,
+                image,
+                point,
+                None if decisions is None else [each[i] for each in decisions],
+                None if active is None else active[i],
+            )
             for i, (image, point) in enumerate(zip(images, points, strict=True))
         ]
         counts = np.array([len(one.objects.scores) for one in passes], np.int64)
@@ -105,6 +120,7 @@ class IntegerDetector(Closing):
             "boxes": _filled([one.objects.boxes for one in passes], most),
             "scores": _filled([one.objects.scores for one in passes], most),
             "labels": _filled([one.objects.labels for one in passes], most),
+            "decisions": np.stack([one.decisions for one in passes]),
         }
         if detector.masks:
             arrays["masks"] = _filled([one.masks for one in passes], most)
@@ -132,19 +148,21 @@ class _Pass:
         detector: Detector,
         image: UInt8Array,
         point: OperatingPoint,
+        decisions: Sequence[Bools] | None,
         active: Bools | None,
     ) -> None:
         net, size = integers.net, MapSize(*image.shape[:2])
         self._layers, self._detector = integers.layers, detector
         self._num_labels = net.num_classes
         sizes = pyramid_sizes(net, size)
-        backbone = IntegerPass(integers, size, point, None)
+        backbone = IntegerPass(integers, size, point, decisions)
         maps = backbone.run(image)
         pixels = [np.ones((each.height, each.width), bool) for each in sizes]
         asked = [0.0] * LEVELS
         for level, patch in enumerate(detector.level_patches or ()):
-            scale = integers.scales.trunk[level]
-            logits = backbone.patch_logits(maps[level], scale, patch, f"pyramid.masker.{level}")
+            look, window = detector.looks[level], detector.windows[level]
+            scale, name = integers.scales.trunk[look], f"pyramid.masker.{level}"
+            logits = backbone.patch_logits(maps[look], scale, window, name)
             units, asked[level] = backbone.decide(logits)
             pixels[level] = expand(units, sizes[level].patches(patch), patch, sizes[level])
         if active is not None:
@@ -160,7 +178,7 @@ class _Pass:
             for i, box in enumerate(self.objects.boxes):
                 level = level_of(box)
                 self.masks[i] = self._mask(pool_region(features[level], box, STRIDES[level]))
-        self.activation = backbone.activation
+        self.activation, self.decisions = backbone.activation, backbone.decided()
         levels = [LevelRates(p.mean(), a) for p, a in zip(pixels, asked, strict=True)]
         network = executed_macs(net, size, backbone.rates)
         self.macs: float = executed_dense_macs(net, detector, size, network, levels)

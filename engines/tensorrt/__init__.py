@@ -1,1 +1,1 @@
-"""What runs on NVIDIA GPUs. So far: the kernels, and compiling them without a GPU."""
+"""What runs on NVIDIA GPUs. So far: the kernels, compiled without a GPU, and plugins of them."""

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from engines.tensorrt.compiling import PTX_VERSIONS, compile_kernel
+from engines.tensorrt.compiling import PTX_VERSIONS, Compiled, compile_kernel
 from engines.tensorrt.spec import (
     TENSOR_CORES_FROM,
     WHOLE_MAP,
@@ -40,6 +40,12 @@ CASES: Mapping[str, KernelSpec] = {
     "3x3 64, patches of 8": ConvSpec("fp16", 64, 64, kernel=3, patch=8),
     "3x3 128, patches of 4, stride 2": ConvSpec("fp16", 128, 128, kernel=3, stride=2, patch=4),
     "1x1 64 to 256, patches of 8, residual": ConvSpec("fp16", 64, 256, patch=8, add=True),
+    "3x3 64, patches of 4, residual, no ReLU": ConvSpec(
+        "fp16", 64, 64, kernel=3, patch=4, add=True, relu=False
+    ),
+    "3x3 64 to 1, pixels, residual, no ReLU": ConvSpec(
+        "fp16", 64, 1, kernel=3, patch=1, add=True, relu=False
+    ),
     "3x3 512, whole map": ConvSpec("fp16", 512, 512, kernel=3, patch=WHOLE_MAP),
     "1x1 512 to 2048, whole map, residual": ConvSpec("fp16", 512, 2048, patch=WHOLE_MAP, add=True),
     "1x1 1024 to 256 in groups of 64": ConvSpec("fp16", 1024, 256, group=64, written=True),
@@ -86,6 +92,20 @@ class Row:
     shared_bytes: int
     tensor_cores: bool
 
+    @classmethod
+    def of(cls, kernel: str, cc: int, made: Compiled) -> Row:
+        """Of a kernel that was compiled for that capability, under a name."""
+        return cls(
+            kernel=kernel,
+            arch=made.arch,
+            cc=cc,
+            threads=made.threads,
+            registers=made.registers,
+            spilled_bytes=made.spilled_bytes,
+            shared_bytes=made.shared_bytes,
+            tensor_cores=made.tensor_cores,
+        )
+
     @property
     def faults(self) -> list[str]:
         """What is too much of it."""
@@ -104,17 +124,7 @@ def matrix(capabilities: Sequence[int], names: Sequence[str]) -> Iterator[Row]:
     """Compile the cases of those names for every capability, one after the other."""
     for name in names:
         for cc in capabilities:
-            made = compile_kernel(CASES[name], cc)
-            yield Row(
-                kernel=name,
-                arch=made.arch,
-                cc=cc,
-                threads=made.threads,
-                registers=made.registers,
-                spilled_bytes=made.spilled_bytes,
-                shared_bytes=made.shared_bytes,
-                tensor_cores=made.tensor_cores,
-            )
+            yield Row.of(name, cc, compile_kernel(CASES[name], cc))
 
 
 def table(rows: Sequence[Row]) -> str:

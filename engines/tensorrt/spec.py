@@ -125,7 +125,7 @@ class DilateSpec(KernelSpec):
 class ConvSpec(KernelSpec):
     """A convolution that skips. kernel: 1 or 3. patch: pixels on a side, WHOLE_MAP, or None where
     all pixels are computed. group: channels; which of them are lists: `read` inputs, `written`
-    outputs. add: a residual is added."""
+    outputs. add: a residual is added. relu: what is negative becomes 0."""
 
     dtype: Dtype
     inputs: int
@@ -137,6 +137,7 @@ class ConvSpec(KernelSpec):
     read: bool = False
     written: bool = False
     add: bool = False
+    relu: bool = True
 
     def __post_init__(self) -> None:
         listed = [self.inputs] * self.read + [self.outputs] * self.written
@@ -203,6 +204,7 @@ class ConvSpec(KernelSpec):
                 "GROUP": self.group or 1,
                 "READ": self.read,
                 "WRITTEN": self.written,
+                "RELU": self.relu,
                 "BLOCK_M": tile.rows,
                 "BLOCK_N": tile.columns,
                 "BLOCK_K": tile.depth,

@@ -145,9 +145,9 @@ def prepare_maskers(dense: DenseNetwork, images: Tensor) -> None:
     try:
         for image in torch.split(images, 1):
             maps, _ = dense.body.stages(image, None)
-            for each, masker in zip(maps, levels, strict=False):
+            for look, masker in zip(dense.detector.looks, levels, strict=False):
                 if isinstance(masker, PatchMasker):
-                    _noting(rows, masker)(masker, (each,))
+                    _noting(rows, masker)(masker, (maps[look],))
     finally:
         for handle in handles:
             handle.remove()

@@ -8,6 +8,7 @@ import typer
 
 from engines.errors import LaudError
 from service.cli import bench, bench_plan, bench_predictor, bench_serve, keys
+from service.cli.build import build
 from service.cli.evaluate import evaluate
 from service.cli.export import export
 from service.cli.inspect import inspect
@@ -18,6 +19,7 @@ from service.cli.predict import predict
 from service.cli.serve import serve
 from service.cli.simulate import simulate
 from service.cli.train import train
+from service.cli.verify import verify
 from service.cli.whatif import whatif
 
 app = typer.Typer(
@@ -34,6 +36,8 @@ app.command()(simulate)
 app.command()(whatif)
 app.command()(train)
 app.command()(export)
+app.command()(build)
+app.command()(verify)
 app.command()(inspect)
 app.command()(evaluate)
 app.command()(measure)

@@ -11,7 +11,9 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from engines.bench.detectors.plan import DetectorPlan
     from engines.bench.report import Report
+    from engines.bench.timing import Noise
 
 TOO_NOISY_STATUS = 3
 
@@ -35,10 +37,15 @@ def engine(
         float | None, typer.Option(help="Share of units that are active, 0 to 1.")
     ] = None,
     rate_of: Annotated[
-        str,
-        typer.Option(help="What --rate is a share of: units, or macs of the static network."),
-    ] = "units",
-    masks: Annotated[str, typer.Option(help="random, clustered or trained.")] = "random",
+        str | None,
+        typer.Option(
+            help="What --rate is a share of: units, or macs of the static network [units]."
+        ),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(help="random, clustered or trained [random; a detector's are trained]."),
+    ] = None,
     paradigm: Annotated[
         str | None, typer.Option(help="spatial, layer, channel or mix [spatial].")
     ] = None,
@@ -57,12 +64,18 @@ def engine(
         str | None, typer.Option(help="Operating point of a bundle [the cheapest that skips].")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of pictures, at any depth [made-up ones].")
+        Path | None,
+        typer.Option(
+            help="Folder of pictures, at any depth [made-up ones]; an annotated split for a "
+            "detector."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images in a call.")] = 1,
+    batch: Annotated[int | None, typer.Option(help="Images in a call [1].")] = None,
     threads: Annotated[int, typer.Option(help="Threads, of every engine.")] = 1,
     repeats: Annotated[int, typer.Option(help="Timed runs of every engine.")] = 24,
-    seed: Annotated[int, typer.Option(help="Of weights, masks and made-up pictures.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of weights, masks and made-up pictures [0].")
+    ] = None,
     rivals: Annotated[
         bool,
         typer.Option("--rivals", help="Also our engine on a smaller image, and with a fixed mask."),
@@ -76,11 +89,18 @@ def engine(
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps OpenVINO's int8 networks [none].")
     ] = None,
+    emptiest: Annotated[
+        float | None,
+        typer.Option(
+            help="Detectors: share of the pictures, those with the least foreground, which are "
+            "measured once more on their own [0.25]."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON for machines instead of a table.")
     ] = False,
 ) -> None:
-    """Time the native engine against OpenVINO, from uint8 pixels to probabilities.
+    """Time the native engine against OpenVINO, from uint8 pixels to probabilities, or to objects.
 
     In one process, in turns, each timed call after an untimed one: our engine with masks, with
     everything active, OpenVINO in the same precision, and OpenVINO in whatever is fastest here.
@@ -114,16 +134,46 @@ def engine(
 
         laud bench engine --arch zoo:clothing --masks trained --point full --precision int8
             --images DIR --against STATIC.laud --against-size 160
-    """
-    from engines.bench.plan import Plan, patch_sizes
-    from engines.bench.run import bench_engine
 
+    A detector at its own masks, on annotated pictures, against the static one at the size of
+    `full`; up to the dense heads' answers, and up to boxes and masks:
+
+        laud bench engine --arch zoo:nuclei --point skip-384-65 --against-size 512
+            --images DIR/test --cache CACHE
+    """
+    from engines.bench.detectors.plan import SHARE, DetectorPlan, check_options, finds_objects
+    from engines.bench.plan import Plan, patch_sizes
+    from engines.errors import InvalidInput
+
+    if finds_objects(arch):
+        of_classifiers = {
+            **{"rate": rate, "rate-of": rate_of, "masks": masks, "paradigm": paradigm},
+            **{"mix": mix, "granularity": granularity, "group": group, "size": size},
+            **{"batch": batch, "seed": seed, "rivals": rivals or None},
+        }
+        check_options(arch, of_classifiers)
+        detector_plan = DetectorPlan(
+            arch=arch,
+            images=images,
+            precision=precision,
+            point=point,
+            threads=threads,
+            repeats=repeats,
+            cache=cache,
+            against=against,
+            against_size=against_size,
+            emptiest=SHARE if emptiest is None else emptiest,
+        )
+        _bench_detector(detector_plan, as_json)
+        return
+    if emptiest is not None:
+        raise InvalidInput(f"--emptiest is for detectors, '{arch}' finds no objects")
     plan = Plan(
         arch=arch,
         precision=precision,
-        masks=masks,
+        masks=masks or "random",
         rate=rate,
-        rate_of=rate_of,
+        rate_of=rate_of or "units",
         paradigm=paradigm,
         patches=None if granularity is None else patch_sizes(granularity),
         group=group,
@@ -131,26 +181,45 @@ def engine(
         size=size,
         point=point,
         images=images,
-        batch=batch,
+        batch=1 if batch is None else batch,
         threads=threads,
         repeats=repeats,
-        seed=seed,
+        seed=seed or 0,
         rivals=rivals,
         cache=cache,
         against=against,
         against_size=against_size,
     )
+    from engines.bench.run import bench_engine
+
     report = bench_engine(plan, _say)
     if as_json:
         typer.echo(report.model_dump_json())
     else:
         _print(report)
-    if report.too_noisy:
-        _say(
-            f"too noisy: two halves of our own runs took {report.noise.a_ms:.2f} and "
-            f"{report.noise.b_ms:.2f} ms; stop what else runs here, or take more --repeats"
-        )
-        raise typer.Exit(TOO_NOISY_STATUS)
+    _exit_if_noisy([report.noise])
+
+
+def _bench_detector(plan: DetectorPlan, as_json: bool) -> None:
+    from engines.bench.detectors.run import bench_detector
+    from service.cli.bench_detector import print_report
+
+    report = bench_detector(plan, _say)
+    if as_json:
+        typer.echo(report.model_dump_json())
+    else:
+        print_report(report)
+    _exit_if_noisy([report.every.noise, report.emptiest.noise])
+
+
+def _exit_if_noisy(noises: list[Noise]) -> None:
+    for noise in noises:
+        if noise.too_noisy:
+            _say(
+                f"too noisy: two halves of our own runs took {noise.a_ms:.2f} and "
+                f"{noise.b_ms:.2f} ms; stop what else runs here, or take more --repeats"
+            )
+            raise typer.Exit(TOO_NOISY_STATUS)
 
 
 def _print(report: Report) -> None:

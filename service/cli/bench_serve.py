@@ -254,40 +254,45 @@ def _print_agreement(found: Agreement) -> None:
             f"{told.front_ms:.2f} ms, before it {told.entry_ms:.2f}, answering "
             f"{told.answer_ms:.2f}; budgets {budgets} ms"
         )
-    table = Table(
-        *("policy", "load", "CV²", "per s", "in time", "simulated", "replayed"),
-        *("accuracy", "simulated", "replayed", "speed", ""),
+    knowing = ("simulated", "rehearsed", "replayed")
+    in_time = Table(
+        *("policy", "load", "CV²", "per s", "in time", *knowing, "speed", ""),
         title="the same requests; in brackets: points that the simulator is above the server",
         title_justify="left",
         box=None,
     )
+    accuracy = Table("policy", "load", "CV²", "accuracy", *knowing, box=None)
     for cell in found.cells:
-        both = [
+        name = (cell.policy, f"{cell.load:g}", f"{cell.cv2:g}")
+        asked = [
             None if one is None else (one, *apart(cell.server, one))
-            for one in (cell.simulated, cell.replayed)
+            for one in (cell.simulated, cell.rehearsed, cell.replayed)
         ]
-        table.add_row(
-            *(cell.policy, f"{cell.load:g}", f"{cell.cv2:g}", f"{cell.rate_hz:.1f}"),
-            f"{cell.server.attainment:.2%}",
+        in_time.add_row(
+            *(*name, f"{cell.rate_hz:.1f}", f"{cell.server.attainment:.2%}"),
             *(
                 "-" if one is None else f"{one[0].attainment:.2%} ({one[1] * 100:+.2f})"
-                for one in both
-            ),
-            _share(cell.server.accuracy),
-            *(
-                "-" if one is None else f"{_share(one[0].accuracy)} ({_points(one[2])})"
-                for one in both
+                for one in asked
             ),
             "-" if cell.speed is None else f"x {cell.speed:.2f}",
             "agrees" if cell.agrees else "apart",
         )
-    wide_console().print(table)
+        accuracy.add_row(
+            *(*name, _share(cell.server.accuracy)),
+            *(
+                "-" if one is None else f"{_share(one[0].accuracy)} ({_points(one[2])})"
+                for one in asked
+            ),
+        )
+    for table in (in_time, accuracy):
+        wide_console().print(table)
     total = len(found.cells)
     typer.echo(
         f"agreement within {MOST_ATTAINMENT_APART * 100:g} points of attainment and "
         f"{MOST_ACCURACY_APART * 100:g} of accuracy: {sum(cell.agrees for cell in found.cells)} of "
         f"{total} cells with the luck of the run replayed, "
-        f"{sum(cell.foreseen for cell in found.cells)} with nothing known of it"
+        f"{sum(cell.rehearsed_well for cell in found.cells)} after a rehearsal of other arrivals, "
+        f"{sum(cell.foreseen for cell in found.cells)} with nothing known of the load"
     )
     late = sum(cell.client_was_late for cell in found.cells)
     if late:

@@ -28,7 +28,8 @@ def print_dial(dial: Dial) -> None:
         collapse_padding=True,
     )
     table.add_column("candidate", no_wrap=True)
-    for head in ("px", "ms", "/ full", "MACs", "loss", "accuracy"):
+    losses = any(each.log_loss is not None for each in dial.candidates)
+    for head in ("px", "ms", "/ full", "MACs", *(["loss", "accuracy"] if losses else ["AP50"])):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("kept, or\ndropped for", no_wrap=True)
     for each in dial.candidates:
@@ -40,7 +41,7 @@ def print_dial(dial: Dial) -> None:
             f"{each.latency_ms:.2f}",
             f"{each.latency_ratio:.3f}",
             f"{each.macs_ratio:.3f}",
-            f"{each.log_loss:.3f}",
+            *([] if each.log_loss is None else [f"{each.log_loss:.3f}"]),
             f"{each.accuracy:.3f}",
             kept if each.kept else by,
         )

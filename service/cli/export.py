@@ -47,6 +47,12 @@ def export(
     precision: Annotated[
         str | None, typer.Option(help="Of an ONNX network: fp32 or fp16 [fp32].")
     ] = None,
+    one_image: Annotated[
+        bool,
+        typer.Option(
+            "--one-image", help="An ONNX network that takes one at a time, with branches."
+        ),
+    ] = False,
 ) -> None:
     """Turn a finished run into a bundle that can be served, or a bundle into ONNX.
 
@@ -59,6 +65,7 @@ def export(
     that another makes pointless (at most as slow, and no worse in log-loss) is dropped. Let the
     machine be quiet meanwhile. The points of a bundle stay as they are, unless --dial has them
     chosen anew: from the image sizes that it was exported from, its points that skip, and glances.
+    Of a detector AP50 decides what is worse, and candidates are all sizes at all budgets.
 
         laud export runs/clothing -o clothing.laud
 
@@ -70,9 +77,13 @@ def export(
 
         laud export zoo:clothing -o mine.laud --dial --int8 --calibrate DIR/train --data DIR
 
+        laud export zoo:nuclei -o mine.laud --dial --data DIR
+
     With --onnx the source is a bundle, and one file serves all its points, image sizes and batches:
     inputs are the bytes of images and, per image, thresholds and caps. ONNX Runtime runs it as it
     is, computing everything and then masking; its operators that skip are for plugins of TensorRT.
+    Where objects have masks, NAME-masks.onnx makes them of what the network finds. With --one-image
+    blocks that are skipped as a whole are branches, which every consumer leaves out.
 
         laud export zoo:clothing --onnx --precision fp16 -o clothing.onnx
     """
@@ -88,10 +99,11 @@ def export(
         ):
             if given:
                 raise InvalidInput(f"--onnx measures nothing: it goes without {option}")
-        _export_onnx(source, output, precision or "fp32")
+        _export_onnx(source, output, precision or "fp32", one_image=one_image)
         return
-    if precision is not None:
-        raise InvalidInput("--precision is of an ONNX network: give --onnx too")
+    for of_onnx, option in ((precision, "--precision"), (one_image, "--one-image")):
+        if of_onnx:
+            raise InvalidInput(f"{option} is of an ONNX network: give --onnx too")
     if int8 and calibrate is None:
         raise InvalidInput(
             "--int8 needs --calibrate DIR, a folder with one folder a class, or an annotated split"
@@ -136,14 +148,16 @@ def export(
     say(f"wrote {output} ({bundle.hash[:12]})")
 
 
-def _export_onnx(source: str, output: Path, precision: str) -> None:
+def _export_onnx(source: str, output: Path, precision: str, *, one_image: bool) -> None:
     from engines.export.onnx.run import export_onnx
 
-    exported = export_onnx(source, output, precision)
+    exported = export_onnx(source, output, precision, one_image=one_image)
     print_points(exported.bundle.manifest.points)
     counts = ", ".join(f"{count} {name}" for name, count in sorted(exported.operators.items()))
     say(f"operators that skip: {counts or 'none'}")
-    say(f"wrote {output} ({exported.precision}, of {exported.bundle.hash[:12]})")
+    for path in (output, exported.masks):
+        if path is not None:
+            say(f"wrote {path} ({exported.precision}, of {exported.bundle.hash[:12]})")
 
 
 def _is_bundle(source: str) -> bool:

@@ -18,10 +18,10 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; options outrank it.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="cpu or reference [cpu].")] = None,
+    engine: Annotated[str | None, typer.Option(help="cpu, reference or tensorrt [cpu].")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, bf16 or int8 [int8 where a bundle has it]."),
+        typer.Option(help="fp32, bf16, int8, of a plan fp16 [int8 where a bundle has it]."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engine [every CPU it may use].")

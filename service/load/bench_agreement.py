@@ -1,10 +1,12 @@
 """Part of `laud bench serve`: the same requests to the real server and to the simulator.
 
 The simulator is given the machine as the server's own answers told it in runs at every point
-before, what the front costs included. It is asked twice: with nothing known of the compared run;
-and replaying its luck, that is how much longer than usual calls took at that time and how long each
-request was on its way, so that a machine whose speed moves is told apart from queue, rules and
-policies that are not those of the server.
+before, what the front costs included. It is asked three times: with nothing known of the load; with
+what a rehearsal told, a run of other arrivals at the same load, since a machine that has more to do
+than it can does everything later; and replaying the luck of the compared run itself, that is how
+much longer than usual calls took at that time and how long each request was on its way, so that a
+machine whose speed moves is told apart from queue, rules and policies that are not those of the
+server.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from service.load.told import (
     planned_s,
     seen_in,
     seen_s,
+    told_again,
     told_by,
 )
 from service.policy import policy_named
@@ -46,6 +49,7 @@ _ENOUGH, _MOST_S = 60, 15.0
 _PAUSE_S = 0.5
 _SEEDS = 10
 _LONELY, _ALONE_S = 40, 0.04
+_OTHER_ARRIVALS = 1000
 
 
 async def table_of(bench: Bench) -> Told:
@@ -102,18 +106,26 @@ async def agreement(bench: Bench, name: str) -> tuple[Table, tuple[AgreementCell
     for load in plan.loads:
         for cv2 in plan.cv2s:
             rate_hz = load * told.capacity_hz
-            planned = plan_load(gamma(rate_hz, cv2), plan.seconds, len(calls), plan.seed, mix)
+            arrivals = gamma(rate_hz, cv2)
+            rehearsal, planned = (
+                plan_load(arrivals, plan.seconds, len(calls), seed, mix)
+                for seed in (plan.seed + _OTHER_ARRIVALS, plan.seed)
+            )
             bench.say(f"agreement: {name} at {rate_hz:.1f}/s, CV^2 {cv2:g}, {len(planned)} sent")
             await warm_up(bench.client, calls, rate_hz, min(1.0, plan.seconds / 5), plan.seed)
+            again = told_again(told, await offer(bench.client, calls, rehearsal))
+            await asyncio.sleep(_PAUSE_S)
             records = await offer(bench.client, calls, planned)
             await asyncio.sleep(_PAUSE_S)
-            cells.append(cell_of(policy, told, planned, records, load, cv2, plan.seconds, pinned))
+            cells.append(
+                cell_of(policy, (told, again), planned, records, load, cv2, plan.seconds, pinned)
+            )
     return table(name, told, mix), tuple(cells)
 
 
 def cell_of(
     policy: Policy,
-    told: Told,
+    known: tuple[Told, Told],
     planned: Sequence[Planned],
     records: Records,
     load: float,
@@ -121,8 +133,12 @@ def cell_of(
     duration_s: float,
     pinned: str | None = None,
 ) -> AgreementCell:
-    """What the server did with the planned requests beside what the simulator does with them."""
+    """What the server did with the planned requests beside what the simulator does with them.
+
+    known: the machine as runs at every point told it, and as a rehearsal told it.
+    """
     report = report_of(records, duration_s=duration_s)
+    told = known[0]
     machine = told.machine
     place = None if pinned is None else place_of(machine, pinned)
     begin_s, ratios = luck_of(records, machine)
@@ -135,6 +151,7 @@ def cell_of(
     due_s = at_s + np.array([one.slo_s for one in planned], np.float64)
 
     def found(
+        told: Told,
         machine: Machine,
         seen: Floats,
         after_s: Sequence[Floats],
@@ -162,13 +179,18 @@ def cell_of(
             )
             for seed, each_s in enumerate(after_s)
         ]
-        known = [run.mean_accuracy for run in runs if run.mean_accuracy is not None]
+        means = [run.mean_accuracy for run in runs if run.mean_accuracy is not None]
         return Found(
             attainment=float(np.mean([run.attainment for run in runs])),
-            accuracy=float(np.mean(known)) if known else None,
+            accuracy=float(np.mean(means)) if means else None,
         )
 
-    draws = np.random.default_rng(0).random((_SEEDS, len(planned)))
+    def drawn(told: Told) -> Found:
+        """As that machine, whose luck is drawn anew for each request and call."""
+        draws = np.random.default_rng(0).random((_SEEDS, len(planned)))
+        after_s = list(np.quantile(told.after_s, draws))
+        return found(told, told.machine, seen_s(told, at_s), after_s)
+
     seen, after_s = seen_in(told, records)
     exact = replace(machine, ratios=(1.0,), rested_ratio=1.0, overhead_s=planned_s(after_s))
     return AgreementCell(
@@ -178,8 +200,9 @@ def cell_of(
         rate_hz=len(planned) / duration_s,
         requests=len(planned),
         server=Found(attainment=report.attainment, accuracy=report.mean_accuracy),
-        simulated=found(machine, seen_s(told, at_s), list(np.quantile(told.after_s, draws))),
-        replayed=found(exact, seen, [after_s], at_that_time) if ratios.size else None,
+        simulated=drawn(told),
+        rehearsed=drawn(known[1]),
+        replayed=found(told, exact, seen, [after_s], at_that_time) if ratios.size else None,
         speed=float(np.median(ratios)) if ratios.size else None,
         client_was_late=report.client_was_late,
     )

@@ -111,6 +111,7 @@ def _agreement(axis: Any, found: Agreement) -> None:
     shown: list[tuple[str, str, Callable[[AgreementCell], Found | None]]] = [
         ("ko", "server", lambda cell: cell.server),
         ("C0|", "simulated", lambda cell: cell.simulated),
+        ("C2+", "after a rehearsal", lambda cell: cell.rehearsed),
         ("C1x", "with the run's luck", lambda cell: cell.replayed),
     ]
     for mark, label, of in shown:

@@ -174,9 +174,10 @@ class Found(FrozenModel):
 class AgreementCell(FrozenModel):
     """The same requests to the server and to the simulator. load: of the capacity of `full`.
 
-    simulated: on the table, nothing known of the run. replayed: with the luck of this very run, how
-    much longer than the table's calls took at that time and how long requests were on their way;
-    None where no answer told. speed: median of the former.
+    simulated: on the table, nothing known of the load. rehearsed: knowing what calls, requests and
+    answers took in a run of other arrivals at the same load. replayed: with the luck of this very
+    run, how much longer than the table's calls took at that time and how long requests were on
+    their way; None where no answer told. speed: median of the former.
     """
 
     policy: str
@@ -186,14 +187,20 @@ class AgreementCell(FrozenModel):
     requests: int
     server: Found
     simulated: Found
+    rehearsed: Found
     replayed: Found | None
     speed: float | None
     client_was_late: bool
 
     @property
     def foreseen(self) -> bool:
-        """Whether it is within that although it knew nothing of the run."""
+        """Whether it is within that although it knew nothing of the load."""
         return _within(*apart(self.server, self.simulated))
+
+    @property
+    def rehearsed_well(self) -> bool:
+        """Whether it is within that knowing the load, but nothing of the run."""
+        return _within(*apart(self.server, self.rehearsed))
 
     @property
     def agrees(self) -> bool:

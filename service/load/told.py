@@ -109,6 +109,31 @@ def told_by(
     )
 
 
+def told_again(told: Told, records: Records) -> Told:
+    """The machine as it is under the load of a run: how much longer than the table's calls took,
+    when requests began to wait and what answers took. `told` where the run has too few of them.
+    """
+    _, ratios = luck_of(records, told.machine)
+    before_s, after_s = around(records)
+    after_s, known = _known(after_s), ~np.isnan(before_s)
+    if min(ratios.size, after_s.size) < _FEWEST:
+        return told
+    later_s = before_s[known] - (seen_s(told, records.at_s) - records.at_s)[known]
+    steps = np.linspace(0.0, 1.0, _QUANTILES)
+    return replace(
+        told,
+        # Calls after a rest are among them.
+        machine=replace(
+            told.machine,
+            ratios=tuple(np.quantile(ratios, steps).tolist()),
+            rested_ratio=1.0,
+            overhead_s=planned_s(after_s),
+        ),
+        entry_s=max(0.0, told.entry_s + float(np.median(later_s))),
+        after_s=tuple(np.quantile(after_s, steps).tolist()),
+    )
+
+
 def seen_s(told: Told, at_s: Floats) -> Floats:
     """When requests begin to wait: the event loop takes them one after another."""
     seen, free_s = np.empty(len(at_s)), -math.inf

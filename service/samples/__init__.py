@@ -1,4 +1,4 @@
-"""Small pictures for the README, tests and warm-up, rendered by `service.samples.render`."""
+"""Small pictures for the README, tests and warm-up, drawn by `render` and `cells` beside it."""
 
 from __future__ import annotations
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NotRequired, Self
+from typing import Annotated, Literal, NotRequired
 
-from pydantic import BaseModel, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from engines.detection.architecture import MOST_DETECTIONS
@@ -19,6 +18,7 @@ from service.request import Reply
 from service.schemas.v1 import (
     AnswerTerms,
     ExplainedBlock,
+    ExplainedMasker,
     Measured,
     SkipMap,
     Wire,
@@ -47,14 +47,12 @@ class DetectQuery(Limits):
         Field(description="Answer a JPEG of the picture with the objects drawn, instead of JSON."),
     ] = False
     explain: Annotated[
-        bool, Field(description="Also tell what was computed, part by part; not with `overlay`.")
+        bool,
+        Field(
+            description="Also tell what was computed, part by part; with `overlay` tint what was "
+            "skipped blue, the bluer the more maskers skipped it."
+        ),
     ] = False
-
-    @model_validator(mode="after")
-    def _told_in_json(self) -> Self:
-        if self.overlay and self.explain:
-            raise PydanticCustomError("explain", "an overlay explains nothing: ask twice")
-        return self
 
 
 class SegmentQuery(DetectQuery):
@@ -109,13 +107,14 @@ class PyramidLevel(Wire):
     """A level of the pyramid, at each of whose rows x columns places an object is looked for.
 
     stride: pixels of the network's input from one place to the next. activation: share of its
-    patches that were computed; 1 where nothing is skipped.
+    patches that were computed; 1 where nothing is skipped. masker: null where the level has none.
     """
 
     stride: int
     rows: int
     columns: int
     activation: float
+    masker: ExplainedMasker | None
 
 
 class ObjectsExplanation(Wire):
@@ -124,8 +123,8 @@ class ObjectsExplanation(Wire):
     image_size: of the square that the network saw. picture: width and height of the picture in its
     upper left corner; the rest, `padding_ratio` of it, is grey. objects: how many were found,
     before `min_score` and `top`. macs_ratio: without the mask head, over skipping nothing; null
-    where the engine does not tell. map, blocks: of the backbone, as of `/v1/classify`; the map
-    covers the square, and is null without spatial maskers.
+    where the engine does not tell. map, blocks: as of `/v1/classify`, the blocks of the backbone;
+    the map covers the square and counts the levels' maskers too; null without spatial maskers.
     """
 
     summary: str

@@ -52,6 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A folder that looks like the checkout, with both sets; what was started in it is stopped."""
     path = tmp_path_factory.mktemp("objects")
     (path / "configs").symlink_to(ROOT / "configs")
+    (path / "service").mkdir()
+    (path / "service" / "samples").symlink_to(ROOT / "service" / "samples")
     write_nuclei(path / "DIR", {"train": (4, 3), "validation": (3, 0), "test": (5, 2)})
     write_cells(path / "BCCD")
     shutil.copy(path / "DIR/test/images/0.png", path / "cells.png")

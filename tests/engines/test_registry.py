@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_native_engine_is_the_default_and_the_reference_its_oracle() -> None:
-    assert engine_names() == ("cpu", "reference")
+    assert engine_names() == ("cpu", "reference", "tensorrt")
     assert DEFAULT_ENGINE == "cpu"
 
 
@@ -46,7 +46,7 @@ assert not [name for name in ("engines.reference", "torch") if name in sys.modul
 
 
 def test_an_unknown_engine_lists_those_there_are() -> None:
-    with pytest.raises(InvalidInput, match="unknown engine 'warp'; there are: cpu, reference"):
+    with pytest.raises(InvalidInput, match="'warp'; there are: cpu, reference, tensorrt"):
         load_engine(BUNDLE, kind="warp")
 
 

@@ -1,6 +1,7 @@
 // Whole detectors in poisoned memory: an answer depends on neither batch mates nor threads, what is
 // not active is neither computed nor found. That the answers are right is tested against torch and,
 // of bytes, against numpy.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -14,8 +15,8 @@ constexpr std::int64_t kSize = 48, kMost = 40, kRegion = 6, kLabels = 2;
 constexpr float kAll = -std::numeric_limits<float>::infinity();
 
 DetectorSpec small_detector(std::int64_t head_convs, std::int64_t mask_convs) {
-  return {small_backbone(), {2, 5},     {2.0f, 4.0f}, {5, 2}, {0.02, 0.03}, kLabels, 8,
-          head_convs,       mask_convs, kRegion,      0.5,    0.3f,         30,      kMost};
+  return {small_backbone(), {2, 5}, {2.0f, 4.0f}, {5, 2}, {0, 1}, {0.02, 0.03}, kLabels, 8,
+          head_convs, mask_convs, kRegion, 0.5, 0.3f, 30, kMost};
 }
 
 Tensors detector_tensors(const DetectorSpec& s, bool quantised) {
@@ -50,6 +51,7 @@ struct Found {
   std::vector<float> boxes, scores, masks, places;
   std::vector<double> parts_s;
   double network_s;
+  std::vector<std::uint8_t> level_decisions;
 };
 
 class Runner {
@@ -62,7 +64,8 @@ class Runner {
                   threads, true) {}
 
   Found run(const std::uint8_t* images, std::int64_t n, std::int64_t size = kSize,
-            const std::uint8_t* active = nullptr, const std::vector<Wish>& levels = {}) {
+            const std::uint8_t* active = nullptr, const std::vector<Wish>& levels = {},
+            const std::uint8_t* level_decisions = nullptr) {
     const auto count = static_cast<std::size_t>(n);
     const auto maskers = static_cast<std::size_t>(detector_.backbone().num_maskers());
     const auto blocks = static_cast<std::size_t>(detector_.backbone().num_blocks());
@@ -82,11 +85,16 @@ class Runner {
     const std::vector<Wish>& of_levels = levels.empty() ? all : levels;
     f.level_units.resize(count * 2);
     f.level_pixels.resize(count * 2);
+    f.level_decisions.resize(
+        count * static_cast<std::size_t>(detector_.num_level_units(size, size)));
     Objects objects{f.counts.data(), f.boxes.data(), f.scores.data(), f.labels.data(),
                     spec_.mask_convs ? f.masks.data() : nullptr, f.places.data(),
                     {f.active_units.data(), f.pixels.data(), nullptr}, f.level_units.data(),
-                    f.level_pixels.data(), f.parts_s.data(), 0, 0};
-    detector_.infer({{images, n, size, size, wishes.data(), nullptr}, of_levels.data(), active},
+                    f.level_decisions.data(), f.level_pixels.data(), f.parts_s.data(), 0, 0};
+    detector_.infer({{images, n, size, size, wishes.data(), nullptr},
+                     of_levels.data(),
+                     level_decisions,
+                     active},
                     objects);
     f.network_s = objects.network_s;
     return f;
@@ -187,7 +195,7 @@ LAUD_TEST(bytes_give_the_same_objects_on_every_instruction_set) {
       const Found alone{{wanted.counts[static_cast<std::size_t>(i)]}, part(wanted.labels, i, 2),
                         {}, {}, {}, {},
                         part(wanted.boxes, i, 2), part(wanted.scores, i, 2),
-                        part(wanted.masks, i, 2), part(wanted.places, i, 2), {}, 0};
+                        part(wanted.masks, i, 2), part(wanted.places, i, 2), {}, 0, {}};
       expect_same(got, i, 2, alone, kernels->name);
     }
   }
@@ -206,7 +214,7 @@ LAUD_TEST(no_object_is_where_nothing_is_active) {
     const Found alone{{all.counts[static_cast<std::size_t>(i)]}, part(all.labels, i, n),
                       {}, {}, {}, {},
                       part(all.boxes, i, n), part(all.scores, i, n), part(all.masks, i, n),
-                      part(all.places, i, n), {}, 0};
+                      part(all.places, i, n), {}, 0, {}};
     expect_same(everything, i, n, alone, "all active");
   }
   // The second image computes a part, the third nothing.
@@ -252,6 +260,32 @@ LAUD_TEST(maskers_of_levels_decide_for_each_image_by_itself) {
       if (batch.level_units[5] < 1 || batch.level_units[5] > 8) fail("a threshold of no use");
       expect_equal(batch.counts[3], 0, "objects of nothing");
     }
+  }
+}
+
+LAUD_TEST(decisions_of_levels_are_told_and_hold_where_they_are_given) {
+  const std::int64_t n = 3;
+  const std::vector<std::uint8_t> images = random_images(n, kSize);
+  // The third is not asked.
+  const std::vector<Wish> wishes{{0.0f, -1}, {kAll, 2}, {kAll, 4}, {0.0f, -1}, {kAll, -1}, {kAll, -1}};
+  for (const int threads : {1, 3}) {
+    Runner runner(*kernels_of(Element::f32).front(), threads);
+    const Found asked = runner.run(images.data(), n, kSize, nullptr, wishes);
+    const std::int64_t units = runner.detector().num_level_units(kSize, kSize);
+    expect_equal(units, 9 + 9, "patches of 5 of 12 pixels, and of 2 of 6");
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::vector<std::uint8_t> told = part(asked.level_decisions, i, n);
+      for (std::int64_t l = 0; l < 2; ++l) {
+        const auto begin = told.begin() + l * 9;
+        expect_equal(std::count(begin, begin + 9, std::uint8_t{1}),
+                     asked.level_units[static_cast<std::size_t>(i * 2 + l)], "told units");
+      }
+    }
+    const Found given = runner.run(images.data(), n, kSize, nullptr, {}, asked.level_decisions.data());
+    if (given.level_decisions != asked.level_decisions) fail("others are told than were given");
+    if (given.level_units != asked.level_units) fail("units that were given");
+    if (given.level_pixels != asked.level_pixels) fail("places that were given");
+    if (given.places != asked.places) fail("answers under the decisions that were given");
   }
 }
 

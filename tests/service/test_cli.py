@@ -112,7 +112,7 @@ def test_the_option_config_outranks_the_variable(
         (
             {},
             ["zoo:a", "--engine", "warp"],
-            "option --engine: there are: cpu, reference, got 'warp'",
+            "option --engine: there are: cpu, reference, tensorrt, got 'warp'",
         ),
         (
             {},

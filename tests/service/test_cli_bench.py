@@ -191,6 +191,7 @@ def test_a_noisy_measurement_is_printed_and_fails(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
+        ("--arch resnet50 --rate 0.5 --emptiest 0.5", "--emptiest is for detectors"),
         ("--arch resnet18 --rate 0.5", "unknown network 'resnet18'"),
         ("--arch resnet50 --rate 2", "--rate must be 0 to 1, got 2.0"),
         ("--arch resnet50 --masks trained", "nobody trained the masks of resnet50"),

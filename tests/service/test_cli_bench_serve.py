@@ -142,6 +142,7 @@ def agreement() -> Agreement:
         requests=900,
         server=Found(attainment=0.97, accuracy=0.9),
         simulated=Found(attainment=0.995, accuracy=0.901),
+        rehearsed=Found(attainment=0.98, accuracy=0.899),
         replayed=Found(attainment=0.96, accuracy=0.902),
         speed=1.1,
         client_was_late=True,
@@ -204,9 +205,12 @@ def test_people_read_the_figures_and_what_they_should_be(
         "server 1.25 cores, client 0.20, itself late by 0.5 ms (p99)",
         "foresight, as answers told: 100.0/s at full; ms of calls (by the server's own "
         "table) full 8.00/15.00 (8.50);",
-        "97.00% 99.50% (+2.50) 96.00% (-1.00) 0.9000 0.9010 (+0.10) 0.9020 (+0.20) x 1.10 agrees",
-        "0.00% 99.50% (+99.50) - unknown 0.9010 (-) - - apart",
-        "1 of 2 cells with the luck of the run replayed, 0 with nothing known of it",
+        "97.00% 99.50% (+2.50) 98.00% (+1.00) 96.00% (-1.00) x 1.10 agrees",
+        "0.9000 0.9010 (+0.10) 0.8990 (-0.10) 0.9020 (+0.20)",
+        "0.00% 99.50% (+99.50) 98.00% (+98.00) - - apart",
+        "unknown 0.9010 (-) 0.8990 (-) -",
+        "1 of 2 cells with the luck of the run replayed, 1 after a rehearsal of other arrivals, 0 "
+        "with nothing known of the load",
         "in 2 cells the client itself was late",
     ):
         assert fact in text

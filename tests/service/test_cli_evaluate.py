@@ -86,7 +86,7 @@ def test_evaluate_takes_the_points_of_the_engines_precision(
     ("options", "reason"),
     [
         (["--point", "tiny"], "'colours' has no operating point 'tiny'; it has: full, small, skip"),
-        (["--engine", "abacus"], "unknown engine 'abacus'; there are: cpu, reference"),
+        (["--engine", "abacus"], "unknown engine 'abacus'; there are: cpu, reference, tensorrt"),
     ],
     ids=str,
 )

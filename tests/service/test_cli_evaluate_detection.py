@@ -11,9 +11,11 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("faster_coco_eval")
 
+from engines.evaluation import detection as evaluation
 from tests.engines.detection.bundles import detector_bundle
 from tests.engines.detection.networks import DETECTOR
 from tests.engines.detection.tiny import voc_object, write_nuclei, write_voc
+from tests.engines.evaluation.detection_reports import detection_report
 from tests.service.commands import Laud, assert_one_line
 
 pytestmark = pytest.mark.torch
@@ -44,8 +46,21 @@ def test_average_precision_is_printed_with_what_counts(
         assert said in text
     assert "bootstrap over pictures, 500 resamples" in text
     assert "latency: one image a call, 20 calls a point" in text
-    # Of boxes, of masks, and what it costs.
-    assert sum(line.strip().startswith("size-32") for line in table) == 3
+    # Of boxes, of masks, by size of object, and what it costs.
+    assert sum(line.strip().startswith("size-32") for line in table) == 4
+
+
+def test_intervals_stay_on_their_line(
+    laud: Laud, bundle: str, test_split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With names and numbers as long as real ones."""
+    made = detection_report(skips=20.0)
+    monkeypatch.setattr(evaluation, "evaluate_detector", lambda *arguments: made)
+    lines = laud("evaluate", bundle, test_split).out.splitlines()
+    rows = [line.split() for line in lines if line.strip().startswith("skip-512-50")]
+    assert rows[0][1:] == ["512", ".550", "[.510", ".580]", ".850", "[.810", ".880]", "-"]
+    # By size of object, costs, and the rival.
+    assert [len(row) for row in rows[1:]] == [4, 8, 5]
 
 
 def test_latency_may_be_left_out(laud: Laud, bundle: str, test_split: str) -> None:
@@ -109,8 +124,12 @@ def test_the_reference_says_the_same(laud: Laud, bundle: str, test_split: str) -
 
 
 def test_options_of_classification_are_refused(laud: Laud, bundle: str, test_split: str) -> None:
-    done = laud("evaluate", bundle, test_split, "--fixed-masks", "--sizes", "96")
-    assert assert_one_line(done).startswith("--sizes, --fixed-masks: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--reference", "--sizes", "96")
+    assert assert_one_line(done).startswith("--sizes, --reference: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--fixed-from", test_split)
+    assert "it goes with --fixed-masks" in assert_one_line(done)
+    done = laud("evaluate", bundle, test_split, "--fixed-masks", "--engine", "reference")
+    assert "need an engine that takes decisions" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, test_split)
     assert "on one split, got 2 folders" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, "--precision", "int8")

@@ -181,6 +181,19 @@ def test_a_bundle_is_written_as_onnx(laud: Laud, tmp_path: Path) -> None:
     assert out.stat().st_size > 10_000_000
 
 
+def test_a_mask_head_is_written_beside_it(laud: Laud, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    out = tmp_path / "nuclei.onnx"
+    done = laud("export", "zoo:nuclei", "--onnx", "-o", str(out))
+    assert done.status == 0
+    beside = tmp_path / "nuclei-masks.onnx"
+    hash = read_bundle("zoo:nuclei").hash[:12]
+    assert done.err.splitlines()[1:] == [
+        f"wrote {path} (fp32, of {hash})" for path in (out, beside)
+    ]
+    assert beside.stat().st_size < out.stat().st_size / 10
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -191,6 +204,7 @@ def test_a_bundle_is_written_as_onnx(laud: Laud, tmp_path: Path) -> None:
         (["--onnx", "--precision", "int8"], "there are: fp32, fp16"),
         (["--onnx", "-o", "new.laud"], "an ONNX file's name ends in .onnx, got 'new.laud'"),
         (["--precision", "fp16"], "--precision is of an ONNX network: give --onnx too"),
+        (["--one-image"], "--one-image is of an ONNX network: give --onnx too"),
     ],
 )
 def test_options_that_do_not_go_with_onnx(laud: Laud, options: list[str], reason: str) -> None:

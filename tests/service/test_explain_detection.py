@@ -238,6 +238,32 @@ def test_partial_patches_are_counted_where_decisions_are_told() -> None:
     assert found.levels[0].activation == 1 / 16
 
 
+def test_levels_tell_what_their_maskers_kept() -> None:
+    """The map counts maskers of backbone and levels, here one and four."""
+    net = network(Paradigm.SPATIAL, *[Paradigm.STATIC] * 3)
+    left = np.array([1, 1, 0, 0] * 4, bool)
+    # Pixels 10 to 14 of 16, where the middles of the backbone's last two patches lie.
+    middle = np.zeros(16, bool)
+    middle[10] = True
+    none, every = np.zeros(4, bool), np.ones(4, bool)
+    point = LEVEL_SKIP.model_copy(
+        update={"thresholds": (0.0, 0.0, 0.0, None, 0.0), "caps": (None,) * (1 + LEVELS)}
+    )
+    found = explained(net, point, [left, middle, none, every, none], patches=PARTIAL)
+    assert found.map is not None
+    assert found.map.maskers == 5
+    assert found.map.counts == [[2, 2, 1, 1]] * 2 + [[2, 2, 2, 2]] * 2
+    maskers = [level.masker for level in found.levels]
+    assert [None if each is None else each.rows for each in maskers] == [
+        ["0000", "0000", "0010", "0000"], ["00", "00"], ["11", "11"], ["00", "00"],
+    ]  # fmt: skip
+    assert maskers[0] is not None
+    assert (maskers[0].active, maskers[0].total, maskers[0].granularity) == (1, 16, 5)
+    assert [each is not None and each.evaluated for each in maskers] == [True, True, False, True]
+    unmasked = explained(STATIC, static_point("full", SIZE, 0), None)
+    assert [level.masker for level in unmasked.levels] == [None] * LEVELS
+
+
 def test_of_partial_patches_only_the_total_is_known_where_they_are_not() -> None:
     active = (0.5, 1.0, 1.0, 1.0)
     found = explained(STATIC, LEVEL_SKIP, None, patches=PARTIAL, levels=active)

@@ -116,7 +116,6 @@ async def test_a_large_picture_is_drawn_smaller(client: httpx.AsyncClient) -> No
         (jpeg(), "min_score=2", 422, "query.min_score"),
         (jpeg(), "top=501", 422, "query.top"),
         (jpeg(), "masks=bitmap", 422, "query.masks: Input should be 'rle' or 'polygon'"),
-        (jpeg(), "overlay=1&explain=1", 422, "an overlay explains nothing"),
         (jpeg(), "model=other", 404, "there are: things"),
     ],
 )

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from engines.bundle import read_bundle
+from engines.cpu.detector import CpuDetector
+from engines.detection.letterbox import decode_whole
 from engines.preprocessing import decode, read_header
-from service.samples import sample_names, sample_path
+from service.samples import cells, sample_names, sample_path
 from service.samples.render import GARMENTS, SIZE, render
+
+CELLS = Path(cells.__file__).with_name("cells.png")
 
 each_sample = pytest.mark.parametrize("name", sorted(GARMENTS))
 
@@ -54,3 +60,22 @@ def test_pictures_differ() -> None:
 def test_unknown_sample_is_refused_and_the_known_are_listed(name: str) -> None:
     with pytest.raises(ValueError, match=r"there are: dress, hat, longsleeve"):
         sample_path(name)
+
+
+def test_the_sample_of_cells_is_small_and_what_is_drawn() -> None:
+    data = CELLS.read_bytes()
+    header = read_header(data)
+    assert (header.format, header.width, header.height) == ("PNG", cells.WIDTH, cells.HEIGHT)
+    assert len(data) < 80_000
+    drawn = np.asarray(cells.render().convert("RGB"), np.int16)
+    assert np.abs(drawn - decode(data)).max() <= 1
+
+
+@pytest.mark.parametrize("point", ["size-256", "skip-512-50"])
+def test_every_cell_of_it_is_found(point: str) -> None:
+    bundle = read_bundle("zoo:nuclei")
+    chosen = bundle.manifest.point(point).point
+    square = decode_whole(CELLS.read_bytes(), chosen.image_size)[np.newaxis]
+    with CpuDetector(bundle, threads=1) as engine:
+        output = engine.infer(square, [chosen])
+    assert (output.arrays["scores"][0] >= 0.5).sum() == cells.NUMBER

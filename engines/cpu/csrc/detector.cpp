@@ -40,6 +40,20 @@ const DetectorSpec& checked(const DetectorSpec& s) {
       throw std::invalid_argument("a patch of a level is not between 1 and 4096");
     }
   }
+  const auto levels = static_cast<std::int64_t>(s.lasts.size());
+  if (s.looks.size() != s.lasts.size()) {
+    throw std::invalid_argument("levels need a map each that their maskers look at");
+  }
+  for (std::int64_t l = 0; l < levels; ++l) {
+    const auto at = static_cast<std::size_t>(l);
+    const std::int64_t look = s.looks[at];
+    if (look < 0 || look >= levels) {
+      throw std::invalid_argument("a masker looks at a level that there is not");
+    }
+    if (!s.patches.empty() && look > l && s.patches[at] % (std::int64_t{1} << (look - l))) {
+      throw std::invalid_argument("a patch of a level is not made of the pixels looked at");
+    }
+  }
   for (const std::int64_t count :
        {s.labels, s.width, s.head_convs, s.region, s.candidates, s.most}) {
     if (count < 1 || count > kMostWidth) {
@@ -50,6 +64,19 @@ const DetectorSpec& checked(const DetectorSpec& s) {
     throw std::invalid_argument("mask_convs is not between 0 and 4096, or the width is odd");
   }
   return s;
+}
+
+// Calls visit(level, height, width) for the map of every level.
+template <typename Visit>
+void each_level(const DetectorSpec& s, std::int64_t height, std::int64_t width, Visit&& visit) {
+  std::int64_t stride = kStemStride;
+  std::size_t block = 0;
+  for (std::size_t l = 0; l < s.lasts.size(); ++l) {
+    for (; block <= static_cast<std::size_t>(s.lasts[l]); ++block) {
+      stride *= s.backbone.blocks[block].stride;
+    }
+    visit(l, height / stride, width / stride);
+  }
 }
 
 }  // namespace
@@ -65,7 +92,7 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
                spec.most, spec.least_score, spec.overlap),
       gemms_(kernels, threads),
       backbone_(spec.backbone, gemms_, true),
-      maskers_(spec.patches, spec.lasts, spec.scales, backbone_, gemms_) {
+      maskers_(spec.patches, spec.looks, spec.lasts, spec.scales, backbone_, gemms_) {
   Packer packer(kernels, source);
   backbone_.load(packer);
   maskers_.load(packer, spec.backbone);
@@ -106,15 +133,20 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
 }
 
 std::int64_t Detector::num_places(std::int64_t height, std::int64_t width) const {
-  std::int64_t places = 0, stride = kStemStride;
-  std::size_t block = 0;
-  for (const std::int64_t last : spec_.lasts) {
-    for (; block <= static_cast<std::size_t>(last); ++block) {
-      stride *= spec_.backbone.blocks[block].stride;
-    }
-    places += (height / stride) * (width / stride);
-  }
+  std::int64_t places = 0;
+  each_level(spec_, height, width,
+             [&](std::size_t, std::int64_t h, std::int64_t w) { places += h * w; });
   return places;
+}
+
+std::int64_t Detector::num_level_units(std::int64_t height, std::int64_t width) const {
+  std::int64_t units = 0;
+  if (spec_.patches.empty()) return units;
+  each_level(spec_, height, width, [&](std::size_t l, std::int64_t h, std::int64_t w) {
+    const std::int64_t patch = spec_.patches[l];
+    units += ((h + patch - 1) / patch) * ((w + patch - 1) / patch);
+  });
+  return units;
 }
 
 void Detector::plan(const DetectorBatch& batch) {
@@ -225,9 +257,12 @@ void Detector::run_image(int thread, std::int64_t image, PartClock& clock, doubl
 
 // Which of its places are computed.
 void Detector::list_image(std::int64_t image) {
-  const std::int64_t first = image * maskers_.count();
+  const std::int64_t first = image * maskers_.count(), unit = image * maskers_.num_units();
+  const std::uint8_t* const given = batch_->level_decisions;
   const std::uint8_t* active =
-      maskers_.decide(batch_->levels + first, objects_->level_units + first);
+      maskers_.decide(batch_->levels + first, given ? given + unit : nullptr,
+                      objects_->level_units + first);
+  if (objects_->level_decisions) maskers_.tell(objects_->level_decisions + unit);
   if (batch_->active) active = batch_->active + image * canvas_.places();
   lists_ = active ? &some_ : &all_;
   if (active) {

@@ -15,6 +15,7 @@ struct DetectorSpec {
   std::vector<std::int64_t> lasts;  // the blocks whose maps the pyramid stands on, the finest first
   std::vector<float> units;         // per level, of its distances, in pixels of the image
   std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; or none
+  std::vector<std::int64_t> looks;    // per level, that whose map its masker looks at
   std::vector<double> scales;  // u8 only: per level, value of a step of the map it stands on
   std::int64_t labels, width;       // width: channels of the pyramid and of the heads
   std::int64_t head_convs;          // of each of the two towers, one of classes and one of boxes
@@ -25,12 +26,15 @@ struct DetectorSpec {
   std::int64_t candidates, most;    // places of a level that compete; objects of an image
 };
 
-// levels: wishes of the levels' maskers (n, maskers). active: null, or which places an image
-// computes whatever they decide, (n, places) with the levels side by side, the finest first. What
-// is not active is zero in the pyramid and in every layer of the heads, and no object.
+// levels: wishes of the levels' maskers (n, maskers). level_decisions: null, or what their units
+// shall be whatever their logits, (n, all units) with the maskers side by side. active: null, or
+// which places an image computes whatever they decide, (n, places) with the levels side by side, the
+// finest first. What is not active is zero in the pyramid and in every layer of the heads, and no
+// object.
 struct DetectorBatch {
   Batch images;
   const Wish* levels;
+  const std::uint8_t* level_decisions;
   const std::uint8_t* active;
 };
 
@@ -38,8 +42,8 @@ struct DetectorBatch {
 // labels (n, most), of which those behind an image's count are left as they were, as are masks,
 // null or (n, most, 2 region, 2 region). places: null, or the dense answers (n, places, labels +
 // 5): class logits, four distances in units, the centre's logit; -infinity and zeros where a place
-// is not active. level_units: active ones of each level's masker (n, maskers); level_pixels: active
-// places of each level (n, levels). parts_s (blocks + 5): stem, every block, pyramid, heads, choice
+// is not active. level_units: active ones of each level's masker (n, maskers); level_decisions: null,
+// or as in DetectorBatch; level_pixels: active places of each level (n, levels). parts_s (blocks + 5): stem, every block, pyramid, heads, choice
 // and masks, of the whole batch.
 struct Objects {
   std::int64_t* counts;
@@ -50,6 +54,7 @@ struct Objects {
   float* places;
   Trace trace;
   std::int64_t* level_units;
+  std::uint8_t* level_decisions;
   std::int64_t* level_pixels;
   double* parts_s;
   double prepare_s, network_s;
@@ -71,8 +76,10 @@ class Detector {
 
   const Backbone& backbone() const { return backbone_; }
   const DetectorSpec& spec() const { return spec_; }
-  // Places of all levels for an image size that is a multiple of the coarsest stride.
+  // Places of all levels, and units of all their maskers, for an image size that is a multiple of
+  // the coarsest stride.
   std::int64_t num_places(std::int64_t height, std::int64_t width) const;
+  std::int64_t num_level_units(std::int64_t height, std::int64_t width) const;
   std::int64_t num_level_maskers() const { return maskers_.count(); }
   void abandon() { gemms_.team().abandon(); }
 

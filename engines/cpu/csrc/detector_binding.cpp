@@ -19,6 +19,8 @@ class DetectorEngine : public Guarded<Detector> {
 
   std::pair<double, double> infer(const Images& images, const Table<float>& thresholds,
                                   const Table<std::int64_t>& caps,
+                                  const std::optional<Table<std::uint8_t>>& decisions,
+                                  const std::optional<Table<std::uint8_t>>& level_decisions,
                                   const std::optional<Table<std::uint8_t>>& active,
                                   const Result<std::int64_t, 1>& counts,
                                   const Result<float, 3>& boxes, const Result<float, 2>& scores,
@@ -27,7 +29,9 @@ class DetectorEngine : public Guarded<Detector> {
                                   const std::optional<Result<float, 3>>& places,
                                   const Result<std::int64_t, 2>& active_units,
                                   const Result<std::int64_t, 3>& pixels,
+                                  const std::optional<Result<std::uint8_t, 2>>& decided,
                                   const Result<std::int64_t, 2>& level_units,
+                                  const std::optional<Result<std::uint8_t, 2>>& level_decided,
                                   const Result<std::int64_t, 2>& level_pixels,
                                   const Result<double, 1>& parts_s) {
     return run([&](Detector& detector) -> std::pair<double, double> {
@@ -36,20 +40,28 @@ class DetectorEngine : public Guarded<Detector> {
                 detector.num_level_maskers());
       const std::int64_t n = call.batch.n, side = 2 * spec.region;
       const std::int64_t all = detector.num_places(call.batch.height, call.batch.width);
+      const std::int64_t own = detector.backbone().num_units(call.batch.height, call.batch.width);
+      const std::int64_t behind = detector.num_level_units(call.batch.height, call.batch.width);
       Call::check(has_shape(counts, n) && has_shape(boxes, n, spec.most, 4) &&
                   has_shape(scores, n, spec.most) && has_shape(labels, n, spec.most) &&
                   masks.has_value() == (spec.mask_convs > 0) &&
                   (!masks || has_shape(*masks, n, spec.most, side, side)) &&
+                  (!decisions || has_shape(*decisions, n, own)) &&
+                  (!level_decisions || has_shape(*level_decisions, n, behind)) &&
+                  (!decided || has_shape(*decided, n, own)) &&
+                  (!level_decided || has_shape(*level_decided, n, behind)) &&
                   (!active || has_shape(*active, n, all)) &&
                   (!places || has_shape(*places, n, all, spec.labels + 5)) &&
                   has_shape(level_units, n, detector.num_level_maskers()) &&
                   has_shape(level_pixels, n, spec.lasts.size()) &&
                   has_shape(parts_s, detector.backbone().num_blocks() + 5));
-      Objects objects{counts.data(), boxes.data(), scores.data(), labels.data(),
-                      masks ? masks->data() : nullptr, places ? places->data() : nullptr,
-                      call.trace, level_units.data(), level_pixels.data(), parts_s.data(), 0.0,
-                      0.0};
-      detector.infer({call.batch, call.wishes_behind(), active ? active->data() : nullptr},
+      const auto data = [](const auto& given) { return given ? given->data() : nullptr; };
+      call.batch.decisions = data(decisions);
+      call.trace.decisions = data(decided);
+      Objects objects{counts.data(), boxes.data(), scores.data(), labels.data(), data(masks),
+                      data(places), call.trace, level_units.data(), data(level_decided),
+                      level_pixels.data(), parts_s.data(), 0.0, 0.0};
+      detector.infer({call.batch, call.wishes_behind(), data(level_decisions), data(active)},
                      objects);
       return {objects.prepare_s, objects.network_s};
     });
@@ -99,16 +111,19 @@ void bind_detector(nb::module_& m) {
           "__init__",
           [](DetectorSpec* self, BackboneSpec backbone, std::vector<std::int64_t> lasts,
              std::vector<float> units, std::vector<std::int64_t> patches,
-             std::vector<double> scales, std::int64_t labels, std::int64_t width,
-             std::int64_t head_convs, std::int64_t mask_convs, std::int64_t region, double overlap,
-             float least_score, std::int64_t candidates, std::int64_t most) {
+             std::vector<std::int64_t> looks, std::vector<double> scales, std::int64_t labels,
+             std::int64_t width, std::int64_t head_convs, std::int64_t mask_convs,
+             std::int64_t region, double overlap, float least_score, std::int64_t candidates,
+             std::int64_t most) {
             new (self) DetectorSpec{std::move(backbone), std::move(lasts), std::move(units),
-                                    std::move(patches), std::move(scales), labels, width,
+                                    std::move(patches), std::move(looks), std::move(scales),
+                                    labels, width,
                                     head_convs, mask_convs, region, overlap, least_score,
                                     candidates, most};
           },
           nb::kw_only(), nb::arg("backbone"), nb::arg("lasts"), nb::arg("units"),
-          nb::arg("patches"), nb::arg("scales"), nb::arg("labels"), nb::arg("width"),
+          nb::arg("patches"), nb::arg("looks"), nb::arg("scales"), nb::arg("labels"),
+          nb::arg("width"),
           nb::arg("head_convs"), nb::arg("mask_convs"), nb::arg("region"), nb::arg("overlap"),
           nb::arg("least_score"), nb::arg("candidates"), nb::arg("most"));
   nb::class_<DetectorEngine>(m, "DetectorEngine")
@@ -118,11 +133,13 @@ void bind_detector(nb::module_& m) {
            nb::arg("threads"), nb::arg("poison"))
       .def("infer", &DetectorEngine::infer, nb::arg("images").noconvert(),
            nb::arg("thresholds").noconvert(), nb::arg("caps").noconvert(),
+           nb::arg("decisions").noconvert().none(), nb::arg("level_decisions").noconvert().none(),
            nb::arg("active").noconvert().none(), nb::arg("counts").noconvert(),
            nb::arg("boxes").noconvert(), nb::arg("scores").noconvert(),
            nb::arg("labels").noconvert(), nb::arg("masks").noconvert().none(),
            nb::arg("places").noconvert().none(), nb::arg("active_units").noconvert(),
-           nb::arg("pixels").noconvert(), nb::arg("level_units").noconvert(),
+           nb::arg("pixels").noconvert(), nb::arg("decided").noconvert().none(),
+           nb::arg("level_units").noconvert(), nb::arg("level_decided").noconvert().none(),
            nb::arg("level_pixels").noconvert(), nb::arg("parts_s").noconvert())
       .def("close", &DetectorEngine::close);
   m.def("suppress", &suppress_boxes, nb::arg("boxes").noconvert(), nb::arg("labels").noconvert(),

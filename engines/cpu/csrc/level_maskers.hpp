@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -12,10 +13,11 @@ namespace laud {
 class LevelMaskers {
  public:
   // patches: of each level, places on a side of what one decision covers, the finest level first;
-  // none: there are no maskers. lasts: the blocks whose maps they look at; scales: u8 only, the
-  // value of a step of these.
-  LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& lasts,
-               const std::vector<double>& scales, const Backbone& backbone, GemmTeam& gemms);
+  // none: there are no maskers. looks: of each, the level whose map it looks at. lasts: the blocks
+  // whose maps those are; scales: u8 only, the value of a step of them.
+  LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& looks,
+               const std::vector<std::int64_t>& lasts, const std::vector<double>& scales,
+               const Backbone& backbone, GemmTeam& gemms);
 
   void load(const Packer& packer, const BackboneSpec& spec);
 
@@ -23,23 +25,30 @@ class LevelMaskers {
   void plan();
 
   std::int64_t count() const { return static_cast<std::int64_t>(levels_.size()); }
+  // Of all of them, for the planned size.
+  std::int64_t num_units() const { return static_cast<std::int64_t>(units_.size()); }
 
   // Every thread together: logits of one image where `wishes`, one per masker, ask for them.
   void look(int thread, std::int64_t image, const Wish* wishes);
 
   // One thread, behind it: one byte per place, levels one after another, or null where all are
-  // active. Writes how many units of each masker are.
-  const std::uint8_t* decide(const Wish* wishes, std::int64_t* active_units);
+  // active. Writes how many units of each masker are. given: null, or what units shall be.
+  const std::uint8_t* decide(const Wish* wishes, const std::uint8_t* given,
+                             std::int64_t* active_units);
+
+  // What was decided last, the maskers side by side.
+  void tell(std::uint8_t* to) const { std::copy(units_.begin(), units_.end(), to); }
 
   void each_buffer(void (*visit)(Buffer&));
 
  private:
   struct Level {
-    std::int64_t patch, last;
+    std::int64_t patch, window;  // of places; of pixels that are looked at
+    std::int64_t last, looked;   // blocks: the level's own, and whose map is looked at
     double scale;
     SpatialMasker masker;
     Windows windows{};  // without a map
-    std::int64_t grid_width = 0, units = 0, first_unit = 0;
+    std::int64_t height = 0, width = 0, grid_width = 0, units = 0, first_unit = 0;
   };
 
   const Backbone& backbone_;

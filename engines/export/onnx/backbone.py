@@ -6,14 +6,13 @@ import numpy as np
 
 from engines.architecture import RegNet, ResNet
 from engines.errors import BundleError
-from engines.export.onnx.blocks import CAPS, THRESHOLDS, Blocks
+from engines.export.onnx.blocks import Blocks
 from engines.export.onnx.graph import Graph
 from engines.export.onnx.layers import Layers, Shape
+from engines.export.onnx.maskers import Maskers
 from engines.manifest import Manifest, Preprocessing
 
 IMAGE = "image"
-DECISIONS = "decisions"
-"""Name of the output that says which units were active, bool (N, units of all maskers)."""
 
 # A map of one pixel would need another padding of the stem's pool than all others.
 _LEAST_SIZE = 3
@@ -34,27 +33,21 @@ def check_network(manifest: Manifest) -> None:
             )
 
 
-def backbone(graph: Graph, layers: Layers, manifest: Manifest) -> list[str]:
-    """Adds the inputs, the stem and all blocks; returns the output map of every stage.
+def inputs(graph: Graph, manifest: Manifest) -> Maskers:
+    """Adds the inputs: `image`, uint8 (N, H, W, 3), and those of maskers, which are returned."""
+    graph.input(IMAGE, np.uint8, ["N", "H", "W", 3])
+    return Maskers(graph, len(manifest.full.point.thresholds))
 
-    Inputs: `image`, uint8 (N, H, W, 3), and where there are maskers `thresholds`, float32 (N, M),
-    and `caps`, int32 (N, M). Decisions become an output.
-    """
+
+def backbone(graph: Graph, layers: Layers, manifest: Manifest, maskers: Maskers) -> list[str]:
+    """Adds the stem and all blocks; returns the output map of every stage."""
     net = manifest.architecture
-    x = graph.input(IMAGE, np.uint8, ["N", "H", "W", 3])
-    count = len(net.maskers)
-    if count:
-        graph.input(THRESHOLDS, np.float32, ["N", count])
-        graph.input(CAPS, np.int32, ["N", count])
-    x = _stem(graph, layers, net, _normalised(graph, x, manifest.preprocessing))
-    blocks = Blocks(layers, net)
+    x = _stem(graph, layers, net, _normalised(graph, IMAGE, manifest.preprocessing))
+    blocks = Blocks(layers, net, maskers)
     maps: dict[int, str] = {}
     for block in net.blocks:
         x = blocks.add(x, block)
         maps[block.stage] = x
-    if blocks.decisions:
-        every = graph.add("Concat", *blocks.decisions, out=f"{DECISIONS}/all", axis=1)
-        graph.output(DECISIONS, every, np.bool_, ["N", "units"])
     return [maps[stage] for stage in sorted(maps)]
 
 

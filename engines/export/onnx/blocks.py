@@ -1,42 +1,29 @@
-"""Bottlenecks of all paradigms, and the maskers that decide in them.
+"""Bottlenecks of all paradigms.
 
 What can be skipped is made of the operators of `operators`, the rest of standard ones. In a block
-whose 3x3 has groups or squeeze-and-excitation behind it, that is the last convolution only.
+whose 3x3 has groups or squeeze-and-excitation behind it, that is the last convolution only. In a
+graph for one image, a block that skips as a whole is a branch of standard ones.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engines.architecture import Block, RegNet, ResNet
+from engines.core import Paradigm
 from engines.export.onnx.layers import Layers, Shape
+from engines.export.onnx.maskers import Listed, Maskers
 from engines.export.onnx.operators import WHOLE_MAP
-
-THRESHOLDS, CAPS = "thresholds", "caps"
-
-# As `engines.models.maskers` has it, which loads torch.
-_CLIP = 5.0
-
-
-@dataclass(frozen=True)
-class _List:
-    """Names of what `partition` answers of a masker, and the side or width of its units."""
-
-    index: str
-    place: str
-    count: str
-    unit: int
 
 
 @dataclass(frozen=True)
 class _Active:
     """What a block computes; None: everything."""
 
-    patches: _List | None = None
-    groups: _List | None = None
+    patches: Listed | None = None
+    groups: Listed | None = None
 
     @property
     def lists(self) -> list[str]:
@@ -59,12 +46,11 @@ class _Active:
 
 
 class Blocks:
-    """Adds blocks in order. decisions: of their maskers so far, bool (N, U) each."""
+    """Adds blocks in order, and their maskers with them."""
 
-    def __init__(self, layers: Layers, net: ResNet | RegNet) -> None:
+    def __init__(self, layers: Layers, net: ResNet | RegNet, maskers: Maskers) -> None:
         self._layers, self._graph, self._net = layers, layers.graph, net
-        self._masker = 0
-        self.decisions: list[str] = []
+        self._maskers = maskers
 
     def add(self, x: str, block: Block) -> str:
         """From a block's input to its output."""
@@ -75,6 +61,23 @@ class Blocks:
                 x, f"{block.name}.downsample.0", shape, stride=block.stride
             )
         active = self._ask(x, block)
+        if self._graph.images == 1 and block.paradigm is Paradigm.LAYER and active.patches:
+            return self._graph.branch(
+                self._any(active.patches, block),
+                lambda: self._block(x, shortcut, block, _Active()),
+                lambda: self._layers.relu(shortcut),
+                out=f"{block.name}.out",
+            )
+        return self._block(x, shortcut, block, active)
+
+    def _any(self, patches: Listed, block: Block) -> str:
+        """Whether anything is active in the one image: a bool without dimensions."""
+        axes = self._graph.integers(0)
+        count = self._graph.add("Squeeze", patches.count, axes, out=f"{block.name}.count")
+        return self._graph.cast(count, np.bool_, f"{block.name}.any")
+
+    def _block(self, x: str, shortcut: str, block: Block, active: _Active) -> str:
+        """All that may be skipped, and the sum."""
         if block.conv_groups > 1 or block.squeeze_width:
             y = self._dense_middle(x, block, active)
         else:
@@ -126,7 +129,7 @@ class Blocks:
         y = self._only_groups(self._layers.relu(y), active.groups)
         return self._squeeze(y, block, active.patches) if block.squeeze_width else y
 
-    def _only_groups(self, y: str, groups: _List | None) -> str:
+    def _only_groups(self, y: str, groups: Listed | None) -> str:
         if groups is None:
             return y
         (channels,) = self._graph.laud(
@@ -135,7 +138,7 @@ class Blocks:
         nothing = self._graph.scalar(0.0, self._graph.maps)
         return self._graph.add("Where", channels, y, nothing, out=f"{y}/masked")
 
-    def _squeeze(self, y: str, block: Block, patches: _List | None) -> str:
+    def _squeeze(self, y: str, block: Block, patches: Listed | None) -> str:
         """Squeeze-and-excitation in float32; its mean is over active pixels, or over the map."""
         graph, name, width = self._graph, f"{block.name}.se", block.width
         wide, axes = graph.wide(y), graph.integers(2, 3)
@@ -166,15 +169,20 @@ class Blocks:
         patches = groups = None
         if block.paradigm.masks_space:
             name = f"{block.name}.masker_spatial"
-            patch = block.granularity.spatial or WHOLE_MAP
-            patches = self._partition(self._spatial_logits(x, name, block), name, patch)
+            patch = block.granularity.spatial
+            patches = self._maskers.patches(
+                self._layers, x, name, block.in_channels,
+                unit=patch or WHOLE_MAP, window=patch and patch * block.stride,
+            )  # fmt: skip
         if block.paradigm.masks_channels:
             name = f"{block.name}.masker_channel"
-            group = block.width // block.num_groups
-            groups = self._partition(self._channel_logits(x, name, block), name, group)
+            groups = self._maskers.groups(
+                self._layers, x, name, block.in_channels, unit=block.width // block.num_groups,
+                hidden=block.channel_masker_hidden, count=block.num_groups,
+            )  # fmt: skip
         return _Active(patches, groups)
 
-    def _read(self, x: str, block: Block, patches: _List | None) -> _List | None:
+    def _read(self, x: str, block: Block, patches: Listed | None) -> Listed | None:
         """The pixels that the 3x3 reads, as patches of one pixel; of a whole map, all of it."""
         if patches is None or patches.unit == WHOLE_MAP:
             return patches
@@ -184,69 +192,7 @@ class Blocks:
             "dilate", patches.place, patches.count, x, out=[name, f"{name}/count"],
             patch=patches.unit, stride=second, stride_before=first,
         )  # fmt: skip
-        return _List(index, "", count, 1)
-
-    def _partition(self, logits: str, name: str, unit: int) -> _List:
-        index, place, count = self._graph.laud(
-            "partition", logits, THRESHOLDS, CAPS,
-            out=[f"{name}/{part}" for part in ("index", "place", "count")], masker=self._masker,
-        )  # fmt: skip
-        self._masker += 1
-        column = self._graph.add("Unsqueeze", count, self._graph.integers(1), out=f"{name}/column")
-        self.decisions.append(self._graph.add("Less", place, column, out=f"{name}/decisions"))
-        return _List(index, place, count, unit)
-
-    def _spatial_logits(self, x: str, name: str, block: Block) -> str:
-        graph, patch, channels = self._graph, block.granularity.spatial, block.in_channels
-        window = None if patch is None else patch * block.stride
-        if window is None:
-            pooled = self._mean(x, name, keepdims=1)
-        elif window == 1:
-            pooled = graph.wide(x)
-        else:
-            pooled = graph.wide(
-                graph.add("AveragePool", x, out=f"{name}/pool", kernel_shape=[window] * 2,
-                          strides=[window] * 2, ceil_mode=1, count_include_pad=0)
-            )  # fmt: skip
-        standard = self._standardised(pooled, name, (1, channels, 1, 1))
-        weight = graph.constant(
-            f"{name}.weight",
-            self._layers.take(f"{name}.weight", channels).reshape(1, channels, 1, 1),
-            np.float32,
-        )
-        sums = graph.add("Conv", standard, weight, out=f"{name}/sums")
-        root = graph.scalar(math.sqrt(channels), np.float32)
-        scores = graph.add("Div", sums, root, out=f"{name}/scores")
-        return graph.add("Flatten", scores, out=f"{name}/logits", axis=1)
-
-    def _channel_logits(self, x: str, name: str, block: Block) -> str:
-        channels, hidden = block.in_channels, block.channel_masker_hidden
-        pooled = self._standardised(self._mean(x, name, keepdims=0), name, (1, channels))
-        inner = self._layers.linear(pooled, f"{name}.hidden", hidden, channels)
-        return self._layers.linear(
-            self._layers.relu(inner), f"{name}.out", block.num_groups, hidden
-        )
-
-    def _mean(self, x: str, name: str, *, keepdims: int) -> str:
-        axes = self._graph.integers(2, 3)
-        mean = self._graph.add("ReduceMean", x, axes, out=f"{name}/mean", keepdims=keepdims)
-        return self._graph.wide(mean)
-
-    def _standardised(self, pooled: str, name: str, shape: tuple[int, ...]) -> str:
-        """As `engines.models.maskers` does, in float32."""
-        graph, channels = self._graph, shape[1]
-        mean, std = (
-            graph.constant(
-                f"{name}.{part}",
-                self._layers.take(f"{name}.{part}", channels).reshape(shape),
-                np.float32,
-            )
-            for part in ("mean", "std")
-        )
-        centred = graph.add("Sub", pooled, mean, out=f"{name}/centred")
-        scaled = graph.add("Div", centred, std, out=f"{name}/scaled")
-        low, high = graph.scalar(-_CLIP, np.float32), graph.scalar(_CLIP, np.float32)
-        return graph.add("Clip", scaled, low, high, out=f"{name}/clipped")
+        return Listed(index, "", count, 1)
 
     def _strides(self, block: Block) -> tuple[int, int]:
         """Of the first and the second convolution."""

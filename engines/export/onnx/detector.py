@@ -1,8 +1,9 @@
 """A network that finds objects: backbone, pyramid, dense heads, and the choice among their boxes.
 
-Everything before the mask head. What the reference's `InstanceHeads.choose` does is standard ONNX
-here: the surest candidates of each level by TopK, and NonMaxSuppression label by label. Of what
-that selects an image's surest MOST_DETECTIONS are its objects.
+Everything before the mask head, which is a file of its own (`masks`). What the reference's
+`InstanceHeads.choose` does is standard ONNX here: the surest candidates of each level by TopK, and
+NonMaxSuppression label by label. Of what that selects an image's surest MOST_DETECTIONS are its
+objects.
 
 Legend: N images, P places (pixels of all levels, the finest level first), C labels.
 """
@@ -23,9 +24,11 @@ from engines.detection.architecture import (
     stage_channels,
 )
 from engines.errors import BundleError
-from engines.export.onnx.backbone import IMAGE, backbone
+from engines.export.onnx.backbone import IMAGE, backbone, inputs
 from engines.export.onnx.graph import Graph
 from engines.export.onnx.layers import Layers, Shape
+from engines.export.onnx.levels import Level, SkippingLevel
+from engines.export.onnx.maskers import Maskers
 from engines.manifest import Manifest
 
 BOXES, SCORES, SELECTED, FEATURES = "boxes", "scores", "selected", "features"
@@ -33,8 +36,8 @@ BOXES, SCORES, SELECTED, FEATURES = "boxes", "scores", "selected", "features"
 _HEADS = "dense.head"
 
 
-class _Level(NamedTuple):
-    """Answers of one level, float32: scores (N, C, h w), boxes (N, h w, 4) in pixels."""
+class _Answers(NamedTuple):
+    """Those of one level, float32: scores (N, C, h w), boxes (N, h w, 4) in pixels."""
 
     scores: str
     boxes: str
@@ -51,14 +54,19 @@ def detector(graph: Graph, layers: Layers, manifest: Manifest, shape: Detector) 
     net = manifest.architecture
     if not isinstance(net, ResNet):
         raise BundleError(f"'{manifest.name}': a detector stands on a backbone of family 'resnet'")
-    if shape.level_patches is not None:
-        raise BundleError(f"'{manifest.name}': a pyramid that skips patches has no ONNX form yet")
-    maps = backbone(graph, layers.below("dense.body."), manifest)
-    features = _pyramid(layers, maps, stage_channels(net), shape.width)
-    heads = _Heads(graph, layers, shape, net.num_classes)
-    levels = [heads.level(i, each) for i, each in enumerate(features)]
-    scores = graph.add("Concat", *[each.scores for each in levels], out="scores/all", axis=2)
-    boxes = graph.add("Concat", *[each.boxes for each in levels], out="boxes/all", axis=1)
+    maskers = inputs(graph, manifest)
+    maps = backbone(graph, layers.below("dense.body."), manifest, maskers)
+    laterals = _laterals(layers, maps, stage_channels(net), shape.width)
+    levels = _levels(layers, maps, laterals, shape, stage_channels(net), maskers)
+    maskers.output()
+    features = [
+        level.smooth(lateral, f"dense.fpn.layer_blocks.{i}.0", shape.width)
+        for i, (level, lateral) in enumerate(zip(levels, laterals, strict=True))
+    ]
+    heads = _Heads(graph, shape, net.num_classes)
+    found = [heads.answers(i, *each) for i, each in enumerate(zip(levels, features, strict=True))]
+    scores = graph.add("Concat", *[each.scores for each in found], out="scores/all", axis=2)
+    boxes = graph.add("Concat", *[each.boxes for each in found], out="boxes/all", axis=1)
     graph.output(BOXES, boxes, np.float32, ["N", "P", 4])
     graph.output(SCORES, scores, np.float32, ["N", net.num_classes, "P"])
     # The operator keeps what is above its threshold; the reference, what is at it too.
@@ -78,8 +86,9 @@ def detector(graph: Graph, layers: Layers, manifest: Manifest, shape: Detector) 
             graph.output(f"{FEATURES}_{i}", each, graph.maps, ["N", shape.width, f"h{i}", f"w{i}"])
 
 
-def _pyramid(layers: Layers, maps: list[str], channels: tuple[int, ...], width: int) -> list[str]:
-    """A map (N, width, h, w) for every stage, the finest first (arXiv:1612.03144)."""
+def _laterals(layers: Layers, maps: list[str], channels: tuple[int, ...], width: int) -> list[str]:
+    """A map (N, width, h, w) for every stage, the finest first, each with what is above it added
+    (arXiv:1612.03144). They are computed everywhere: coarse levels feed finer ones."""
     found: list[str] = []
     above: str | None = None
     for i in reversed(range(len(maps))):
@@ -95,50 +104,75 @@ def _pyramid(layers: Layers, maps: list[str], channels: tuple[int, ...], width: 
             )  # fmt: skip
             inner = layers.graph.add("Add", inner, larger, out=f"{inner}/sum")
         above = inner
-        found.insert(
-            0, layers.convolution(inner, f"dense.fpn.layer_blocks.{i}.0", Shape(width, width, 3))
-        )
+        found.insert(0, inner)
     return found
+
+
+def _levels(
+    layers: Layers,
+    maps: list[str],
+    laterals: list[str],
+    shape: Detector,
+    channels: tuple[int, ...],
+    maskers: Maskers,
+) -> list[Level]:
+    """How each level is computed, after its masker was asked where it has one."""
+    names = [f"level_{i}" for i in range(len(maps))]
+    if shape.level_patches is None:
+        return [Level(layers, name) for name in names]
+    asked = [
+        maskers.patches(
+            layers,
+            maps[look],
+            f"dense.level_maskers.{i}",
+            channels[look],
+            unit=patch,
+            window=window,
+        )
+        for i, (look, window, patch) in enumerate(
+            zip(shape.looks, shape.windows, shape.level_patches, strict=True)
+        )
+    ]
+    return [
+        SkippingLevel(layers, name, like, patches)
+        for name, like, patches in zip(names, laterals, asked, strict=True)
+    ]
 
 
 class _Heads:
     """Towers and their answers, the same at every level."""
 
-    def __init__(self, graph: Graph, layers: Layers, shape: Detector, num_labels: int) -> None:
-        self._graph, self._layers, self._shape = graph, layers, shape
+    def __init__(self, graph: Graph, shape: Detector, num_labels: int) -> None:
+        self._graph, self._shape = graph, shape
         self._labels = num_labels
 
-    def level(self, i: int, features: str) -> _Level:
+    def answers(self, i: int, level: Level, features: str) -> _Answers:
         """Candidates of level `i`, the finest being 0."""
         graph, at = self._graph, f"level_{i}"
-        classes = self._tower(features, "classification_head", at)
-        logits = self._answer(classes, "classification_head.cls_logits", self._labels, at)
-        sides = self._tower(features, "regression_head", at)
-        distances = self._answer(sides, "regression_head.bbox_reg", 4, at)
-        centres = self._answer(sides, "regression_head.bbox_ctrness", 1, at)
+        classes = self._tower(level, features, "classification_head")
+        logits = self._answer(level, classes, "classification_head.cls_logits", self._labels)
+        sides = self._tower(level, features, "regression_head")
+        distances = self._answer(level, sides, "regression_head.bbox_reg", 4)
+        centres = self._answer(level, sides, "regression_head.bbox_ctrness", 1)
         parts = [graph.add("Sigmoid", each, out=f"{each}/sigmoid") for each in (logits, centres)]
         product = graph.add("Mul", *parts, out=f"{at}/product")
         scores = graph.add("Sqrt", product, out=f"{at}/scores")
         distances = graph.add("Relu", distances, out=f"{at}/distances")
-        return _Level(self._surest(scores, at), self._boxes(distances, features, i))
+        return _Answers(self._surest(scores, at), self._boxes(distances, features, i))
 
-    def _tower(self, x: str, head: str, at: str) -> str:
-        width = self._shape.width
+    def _tower(self, level: Level, x: str, head: str) -> str:
         for j in range(self._shape.head_convs):
             # A convolution, an absent norm and a ReLU each.
-            name = f"{_HEADS}.{head}.conv.{3 * j}"
-            y = self._layers.convolution(x, name, Shape(width, width, 3), out=f"{name}/{at}")
-            x = self._layers.relu(y)
+            x = level.tower(x, f"{_HEADS}.{head}.conv.{3 * j}", self._shape.width)
         return x
 
-    def _answer(self, x: str, head: str, channels: int, at: str) -> str:
+    def _answer(self, level: Level, x: str, head: str, channels: int) -> str:
         """Of every place, in float32: (N, h w, channels)."""
-        name = f"{_HEADS}.{head}"
-        shape = Shape(channels, self._shape.width, 3)
-        y = self._graph.wide(self._layers.convolution(x, name, shape, out=f"{name}/{at}"))
+        narrow = level.answer(x, f"{_HEADS}.{head}", Shape(channels, self._shape.width, 3))
+        y = self._graph.wide(narrow)
         last = self._graph.add("Transpose", y, out=f"{y}/last", perm=[0, 2, 3, 1])
         rows = self._graph.integers(0, -1, channels)
-        return self._graph.add("Reshape", last, rows, out=f"{name}/{at}/places")
+        return self._graph.add("Reshape", last, rows, out=f"{narrow}/places")
 
     def _surest(self, scores: str, at: str) -> str:
         """Scores (N, C, h w) with 0 for all but the surest CANDIDATES_PER_LEVEL."""

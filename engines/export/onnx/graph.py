@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,10 +66,12 @@ class Tensors:
 class Graph:
     """Nodes, constants, inputs and outputs, in order; every method returns names of values."""
 
-    def __init__(self, precision: Precision, who: str) -> None:
-        """precision: of maps and convolutions. who: named in faults."""
+    def __init__(self, precision: Precision, who: str, *, images: int | None = None) -> None:
+        """precision: of maps and convolutions. who: named in faults. images: what the dimension `N`
+        of inputs and outputs is; None: anything."""
         self.maps = _MAPS[precision]
         self._who = who
+        self.images = images
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -78,7 +80,7 @@ class Graph:
 
     def input(self, name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> str:
         """An input of the graph; a dimension that is a word may vary."""
-        self._inputs.append(_value(name, dtype, shape))
+        self._inputs.append(_value(name, dtype, self._sized(shape)))
         return name
 
     def output(
@@ -86,7 +88,7 @@ class Graph:
     ) -> None:
         """Make a value an output of the graph under that name."""
         self.add("Identity", value, out=name)
-        self._outputs.append(_value(name, dtype, shape))
+        self._outputs.append(_value(name, dtype, self._sized(shape)))
 
     def constant(self, name: str, array: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
         """A named constant, stored once. BundleError where a number does not fit its type."""
@@ -127,6 +129,17 @@ class Graph:
         self._operators.add(operator)
         return self._node(operator, inputs, out, DOMAIN, {**attributes, **plugin(operator)})
 
+    def branch(
+        self, condition: str, then: Callable[[], str], otherwise: Callable[[], str], *, out: str
+    ) -> str:
+        """A map (N, C, h, w): what `then` adds where the condition, a single bool, holds, else what
+        `otherwise` adds. Only one of them runs."""
+        return self.add(
+            "If", condition, out=out,
+            then_branch=self._inner(then, f"{out}/then"),
+            else_branch=self._inner(otherwise, f"{out}/else"),
+        )  # fmt: skip
+
     def has(self, name: str) -> bool:
         """Whether a node has that name, which is that of its first output."""
         return any(node.name == name for node in self._nodes)
@@ -161,6 +174,20 @@ class Graph:
         onnx.checker.check_model(model, full_check=True)
         return model
 
+    def _inner(self, add: Callable[[], str], name: str) -> onnx.GraphProto:
+        """Nodes added apart, which see all values before them; constants stay the graph's."""
+        outside, self._nodes = self._nodes, []
+        try:
+            found, nodes = add(), self._nodes
+        finally:
+            self._nodes = outside
+        return helper.make_graph(nodes, name, [], [_value(found, self.maps, [None] * 4)])
+
+    def _sized(self, shape: Sequence[int | str]) -> list[int | str]:
+        if self.images is None:
+            return list(shape)
+        return [self.images if each == "N" else each for each in shape]
+
     def _node(
         self,
         operator: str,
@@ -175,6 +202,8 @@ class Graph:
         return tuple(outputs)
 
 
-def _value(name: str, dtype: npt.DTypeLike, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+def _value(
+    name: str, dtype: npt.DTypeLike, shape: Sequence[int | str | None]
+) -> onnx.ValueInfoProto:
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     return helper.make_tensor_value_info(name, kind, list(shape))

@@ -59,6 +59,15 @@ class Layers:
             out=out or name, strides=[stride] * 2, pads=[shape.kernel // 2] * 4, group=groups,
         )  # fmt: skip
 
+    def doubling(self, x: str, name: str, outputs: int, inputs: int) -> str:
+        """A transposed convolution of 2x2 pixels with a stride of 2: a map of twice the size."""
+        weight = self.take(f"{name}.weight", inputs, outputs, 2, 2)
+        return self.graph.add(
+            "ConvTranspose", x, self._stored(f"{name}.weight", weight),
+            self._bias(name, Shape(outputs, inputs)),
+            out=name, kernel_shape=[2, 2], strides=[2, 2],
+        )  # fmt: skip
+
     def skipping(
         self,
         operator: str,
@@ -70,13 +79,15 @@ class Layers:
         attributes: Mapping[str, int],
         stride: int = 1,
         residual: str | None = None,
+        out: str | None = None,
     ) -> str:
-        """One of our own operators: a convolution of what is in the lists, and its ReLU."""
+        """One of our own operators: a convolution of what is in the lists. out: what the result is
+        called where one convolution is used more than once."""
         weight = self.take(f"{name}.weight", *shape[:2], shape.kernel, shape.kernel)
         stored = self._stored(f"{name}.weight", weight.transpose(2, 3, 1, 0))
         (y,) = self.graph.laud(
             operator, x, *lists, stored, self._bias(name, shape),
-            *([] if residual is None else [residual]), out=[name],
+            *([] if residual is None else [residual]), out=[out or name],
             stride=stride, **attributes,
         )  # fmt: skip
         return y

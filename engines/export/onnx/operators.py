@@ -16,6 +16,8 @@ dilate: place, count of patches and x, the block's input -> index (N, Q), count 
     3x3 of `stride` reads. x gives the size alone: Q is that of x after `stride_before`.
 block_conv: ReLU(convolution) on the pixels of active patches; elsewhere it is not to be read.
 block_conv_add: ReLU(convolution + residual) on active patches, ReLU(residual) elsewhere.
+block_conv_linear_add: the same without ReLU. With a residual of one number both say what a map
+    holds where nothing is active.
 conv_to_groups: ReLU(convolution) in active channel groups; elsewhere it is not to be read.
 conv_within_groups: the same from the same groups of inputs; what is inactive is not read.
 conv_from_groups_add: ReLU(convolution of active input groups + residual).
@@ -257,10 +259,15 @@ class _Operator:
 
 
 def _convolution(
-    *, patches: bool = False, read: bool = False, written: bool = False, add: bool = False
+    *,
+    patches: bool = False,
+    read: bool = False,
+    written: bool = False,
+    add: bool = False,
+    relu: bool = True,
 ) -> _Operator:
     """patches: on a list of them. read, written: inputs, outputs of a list of groups. add: a
-    residual."""
+    residual. relu: False only where a residual is added."""
     inputs, attributes, body = ["x"], ["stride"], _WEIGHT
     groups = read or written
     if patches:
@@ -292,7 +299,7 @@ def _convolution(
         last = "blocked"
     if add:
         body += f"    both = Add ({last}, residual)\n"
-        body += "    y = Relu (both)\n"
+        body += f"    y = {'Relu' if relu else 'Identity'} (both)\n"
     else:
         body += f"    y = Identity ({last})\n"
     last_inputs = ["weight", "bias", *(["residual"] if add else [])]
@@ -326,6 +333,7 @@ _OPERATORS = {
     ),
     "block_conv": _convolution(patches=True),
     "block_conv_add": _convolution(patches=True, add=True),
+    "block_conv_linear_add": _convolution(patches=True, add=True, relu=False),
     "conv_to_groups": _convolution(written=True),
     "conv_within_groups": _convolution(read=True, written=True),
     "conv_from_groups_add": _convolution(read=True, add=True),

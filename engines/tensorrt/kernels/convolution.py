@@ -37,11 +37,14 @@ def sparse_conv(
     GROUP: tl.constexpr,
     READ: tl.constexpr,
     WRITTEN: tl.constexpr,
+    RELU: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
     """ReLU(convolution + bias), or with a residual ReLU(convolution + bias + residual).
+
+    Without RELU it is those sums as they are.
 
     Grid: tiles of BLOCK_M pixels, tiles of BLOCK_N channels, images.
 
@@ -50,9 +53,9 @@ def sparse_conv(
     pixels on a side, active ones first; PATCH 0: one unit, the whole map. groups (N, channels /
     GROUP), num_groups (N,): channel groups, of the inputs where READ, of the outputs where WRITTEN.
 
-    What is not active is not written; with a residual it is written too, as ReLU(residual), and
-    index has to name every patch. Channels of the pitch beyond OUTPUTS become 0 where all outputs
-    are written.
+    What is not active is not written; with a residual it is written too, as that (and its ReLU),
+    and index has to name every patch. Channels of the pitch beyond OUTPUTS become 0 where all
+    outputs are written.
     """
     image = tl.program_id(2)
     rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -137,8 +140,10 @@ def sparse_conv(
         if residual_ptr is not None:
             total = tl.where(active[:, None], total, 0.0) + residual
             written = inside
-        value = tl.maximum(total, 0.0).to(y_ptr.dtype.element_ty)
+        value = tl.maximum(total, 0.0) if RELU else total
+        value = value.to(y_ptr.dtype.element_ty)
         tl.store(y_ptr + places, value, mask=written[:, None] & stored[None, :])
     elif residual_ptr is not None:
-        value = tl.maximum(residual, 0.0).to(y_ptr.dtype.element_ty)
+        value = tl.maximum(residual, 0.0) if RELU else residual
+        value = value.to(y_ptr.dtype.element_ty)
         tl.store(y_ptr + places, value, mask=inside[:, None] & stored[None, :])

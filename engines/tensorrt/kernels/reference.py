@@ -79,8 +79,10 @@ def sparse_conv(
     read: Tensor | None = None,
     wanted: Tensor | None = None,
     residual: Tensor | None = None,
+    relu: bool = True,
 ) -> Computed:
     """ReLU(convolution + bias) of active patches and groups, or with a residual added before ReLU.
+    Not `relu`: the sums.
 
     x (N, H, W, C), weight (kernel, kernel, inputs, outputs). patches: decisions (N, U) on patches
     of `patch` pixels, None for the whole map. read, wanted: decisions (N, groups) on inputs, on
@@ -102,5 +104,5 @@ def sparse_conv(
     if residual is not None:
         sums = sums * written + residual.double().permute(0, 3, 1, 2)
         written = torch.ones_like(sums)
-    values = F.relu(sums) * written
+    values = (F.relu(sums) if relu else sums) * written
     return Computed(values.permute(0, 2, 3, 1), written.permute(0, 2, 3, 1).bool())

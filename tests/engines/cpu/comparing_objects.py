@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.architecture import only_resnet
+from engines.architecture import MapSize, only_resnet
 from engines.bundle import Bundle
 from engines.core import OperatingPoint, Output, UInt8Array
+from engines.models.detecting import dense_macs
 from engines.models.detection import DenseNetwork, DenseOutputs, LaudDetector
 from engines.models.inputs import normalise
 from engines.models.masks import Decide
@@ -37,6 +40,23 @@ def reference_answer(bundle: Bundle, images: UInt8Array, points: list[OperatingP
     """What the reference engine says."""
     with ReferenceDetector.from_bundle(bundle) as engine:
         return engine.infer(images, points)
+
+
+@torch.inference_mode()
+def forced_answer(
+    bundle: Bundle, image: UInt8Array, decisions: Sequence[npt.NDArray[np.bool_]]
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Dense answers of one image (1, places, labels + 5) under decisions (units,) per masker, and
+    what they cost without maskers."""
+
+    def decide(masker: int, logits: Tensor) -> Tensor:
+        return torch.from_numpy(decisions[masker][np.newaxis]).to(logits.dtype)
+
+    model = model_of(bundle)
+    _, asked = model.dense(normalise(image, bundle.manifest.preprocessing), decide)
+    size = MapSize(*image.shape[1:3])
+    macs = dense_macs(model.dense, size, asked, torch.zeros(1, len(decisions)))
+    return places_of(bundle, image, decide=decide), float(macs)
 
 
 @torch.inference_mode()

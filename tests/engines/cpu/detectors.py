@@ -77,6 +77,9 @@ DEEP = Detector(width=72, head_convs=3, mask_convs=1, least_score=0.6)
 DYNAMIC = MASKED.model_copy(update={"level_patches": (4, 2, 1, 1)})
 RAGGED = MASKED.model_copy(update={"level_patches": (5, 4, 4, 2)})
 """Maps of 96 and 160 px have patches that end at their borders."""
+LOOKING = DYNAMIC.model_copy(update={"level_looks": (2, 2, 2, 3)})
+ABROAD = MASKED.model_copy(update={"level_patches": (6, 4, 4, 2), "level_looks": (1, 3, 0, 2)})
+"""Later stages than their own, and earlier ones; patches that end at borders."""
 
 
 def random_weights(net: ResNet, detector: Detector, seed: int = 0, bias: float = -2.0) -> Weights:
@@ -196,10 +199,13 @@ def load(
         return CpuDetector(source, precision=precision, threads=threads, poison=poison)
 
 
-def same(one: Output, i: int, other: Output, j: int) -> bool:
-    """Whether two images were answered alike, to the last bit."""
+def same(one: Output, i: int, other: Output, j: int, *, decided: bool = True) -> bool:
+    """Whether two images were answered alike, to the last bit. decided: and maskers decided so."""
     count = int(one.arrays["counts"][i])
+    told = [each.arrays["decisions"][at].tobytes() for each, at in ((one, i), (other, j))]
+    if decided and told[0] != told[1]:
+        return False
     return count == other.arrays["counts"][j] and all(
         one.arrays[name][i, :count].tobytes() == other.arrays[name][j, :count].tobytes()
-        for name in one.arrays.keys() - {"counts", "places"}
+        for name in one.arrays.keys() - {"counts", "places", "decisions"}
     )

@@ -106,6 +106,7 @@ def test_an_answer_has_the_promised_shapes() -> None:
         "scores": (np.dtype(np.float32), (3, most)),
         "labels": (np.dtype(np.int64), (3, most)),
         "masks": (np.dtype(np.float32), (3, most, 28, 28)),
+        "decisions": (np.dtype(np.bool_), (3, 0)),
     }
     assert set(np.unique(found.arrays["labels"].astype(np.int64))) == {0, 1, 2}
     assert found.durations_s.keys() == {"prepare", "network"}
@@ -288,6 +289,8 @@ def arguments(source: Bundle, n: int = 2) -> dict[str, Any]:
         "images": pictures(n, 64),
         "thresholds": np.empty((n, 0), np.float32),
         "caps": np.empty((n, 0), np.int64),
+        "decisions": np.empty((n, 0), np.uint8),
+        "level_decisions": np.empty((n, 0), np.uint8),
         "active": np.ones((n, places), np.uint8),
         "counts": np.empty(n, np.int64),
         "boxes": np.empty((n, 500, 4), np.float32),
@@ -297,7 +300,9 @@ def arguments(source: Bundle, n: int = 2) -> dict[str, Any]:
         "places": np.empty((n, places, len(source.manifest.labels) + 5), np.float32),
         "active_units": np.empty((n, 0), np.int64),
         "pixels": np.empty((n, blocks, 2), np.int64),
+        "decided": np.empty((n, 0), np.uint8),
         "level_units": np.empty((n, 0), np.int64),
+        "level_decided": np.empty((n, 0), np.uint8),
         "level_pixels": np.empty((n, 4), np.int64),
         "parts_s": np.empty(blocks + 5, np.float64),
     }
@@ -320,7 +325,8 @@ def test_wrong_arrays_are_an_error_and_no_wrong_access() -> None:
                     native.infer(**{**arguments(source), name: other})
         with pytest.raises(ValueError, match="does not fit"):
             native.infer(**{**arguments(source), "masks": None})
-        native.infer(**{**arguments(source), "active": None, "places": None})
+        unasked = ("decisions", "level_decisions", "active", "places", "decided", "level_decided")
+        native.infer(**{**arguments(source), **dict.fromkeys(unasked)})
 
 
 def test_wrong_boxes_are_an_error() -> None:

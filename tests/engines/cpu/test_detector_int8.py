@@ -15,13 +15,15 @@ import pytest
 
 from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle
+from engines.caps import units_of
 from engines.core import OperatingPoint, Output, UInt8Array
 from engines.cpu.detector import CpuDetector
-from engines.detection.architecture import Detector, pyramid_sizes
+from engines.detection.architecture import Detector, level_units_of, pyramid_sizes
 from engines.errors import BundleError, InvalidInput
 from engines.reference.integer_detection import IntegerDetector
 from tests.engines.cpu.cases import INT8_ISAS, pictures, point
 from tests.engines.cpu.detectors import (
+    ABROAD,
     DEEP,
     DYNAMIC,
     FITTING,
@@ -55,7 +57,7 @@ def agreed(
         with load(source, isa=isa, precision="int8") as engine:
             found = engine.infer(images, points, active=active, tell_places=True)
         assert found.arrays.keys() == wanted.arrays.keys()
-        for name in ("places", "counts", "boxes", "labels"):
+        for name in ("places", "counts", "boxes", "labels", "decisions"):
             np.testing.assert_array_equal(found.arrays[name], wanted.arrays[name], f"{isa} {name}")
         for name in found.arrays.keys() & {"scores", "masks"}:
             apart = found.arrays[name].astype(np.float32) - wanted.arrays[name].astype(np.float32)
@@ -88,7 +90,7 @@ def test_any_scale(scale: float) -> None:
     agreed(bundle(scale=scale), pictures(1, 32), [full(32)])
 
 
-@pytest.mark.parametrize("detector", [DYNAMIC, RAGGED], ids=["whole", "ragged"])
+@pytest.mark.parametrize("detector", [DYNAMIC, RAGGED, ABROAD], ids=["whole", "ragged", "abroad"])
 def test_what_maskers_decide(detector: Detector) -> None:
     """Points of a batch mix: nothing asked, thresholds, caps, and nothing active anywhere."""
     source = bundle(SKIPPING, detector, scale=FITTING, bias=-3.0)
@@ -101,8 +103,26 @@ def test_what_maskers_decide(detector: Detector) -> None:
     ]
     found = agreed(source, pictures(4, 64), points)
     assert 0.1 < found.activation[1].mean() < 0.9
-    assert found.arrays["counts"][1] > 0
+    assert found.arrays["counts"][0] > 0
     assert found.arrays["counts"][3] == 0
+
+
+def test_decisions_from_outside() -> None:
+    source, images = bundle(SKIPPING, ABROAD, scale=FITTING, bias=-3.0), pictures(2, 64)
+    points = [full(64, num_maskers(SKIPPING, ABROAD))] * 2
+    size = MapSize(64, 64)
+    units = [*units_of(SKIPPING, 64).tolist(), *level_units_of(SKIPPING, ABROAD, size)]
+    rng = np.random.default_rng(2)
+    given = [rng.random((2, count)) < 0.6 for count in units]
+    with IntegerDetector(source) as reference, load(source, precision="int8") as engine:
+        wanted = reference.infer(images, points, given, tell_places=True)
+        found = engine.infer(images, points, given, tell_places=True)
+        with pytest.raises(InvalidInput, match="must have shape"):
+            reference.infer(images, points, [each[:1] for each in given])
+    for name in ("places", "boxes", "decisions"):
+        np.testing.assert_array_equal(found.arrays[name], wanted.arrays[name])
+    np.testing.assert_array_equal(wanted.arrays["decisions"], np.concatenate(given, axis=1))
+    assert found.macs.tolist() == pytest.approx(wanted.macs.tolist(), rel=1e-12)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,26 @@ from tests.engines.detection.networks import DETECTOR
 
 
 def detection_report(
-    *, masks: bool = True, timed: bool = True, skips: float | None = None
+    *,
+    masks: bool = True,
+    timed: bool = True,
+    skips: float | None = None,
+    fixed: float | None = None,
 ) -> DetectionReport:
     """Points `full` (40 ms) and `size-320` (15 ms); AP of masks .5 and .4, of boxes .1 more.
 
-    skips: milliseconds of a third point `skip-512-50`, AP .45.
+    skips: milliseconds of a third point `skip-512-50`, AP .45. fixed: of its fixed mask, AP .42.
     """
     times = {"full": 40.0, "size-320": 15.0} if timed else {}
     if skips is not None:
         times["skip-512-50"] = skips
+    if fixed is not None:
+        times["skip-512-50 (fixed mask)"] = fixed
     latencies = {name: Latency(ms, 1.2 * ms, 20, 0.05, ms) for name, ms in times.items()}
     manifest = detector_manifest(DETECTOR.model_copy(update={"masks": masks}))
     return DetectionReport(
         bundle=Bundle(Path("things.laud"), manifest, "0" * 64, {}),
-        plan=DetectionPlan(),
+        plan=DetectionPlan(fixed_masks=fixed is not None),
         folder=Path("test"),
         precision="fp32",
         isa=None,
@@ -40,6 +47,7 @@ def detection_report(
         results=(
             _result("full", 512, 0.5, masks),
             *([] if skips is None else [_result("skip-512-50", 512, 0.45, masks)]),
+            *([] if fixed is None else [_fixed("skip-512-50", 512, 0.42, masks)]),
             _result("size-320", 320, 0.4, masks),
         ),
         latencies=latencies,
@@ -61,6 +69,10 @@ def _result(name: str, size: int, value: float, masks: bool) -> DetectionResult:
         cost_area_correlation=None,
         padding=0.1,
     )
+
+
+def _fixed(of: str, size: int, value: float, masks: bool) -> DetectionResult:
+    return replace(_result("static", size, value, masks), point=static_point(of, size, 1), of=of)
 
 
 def _intervals(value: float) -> Intervals:

@@ -126,3 +126,13 @@ def test_a_detector_is_drawn_by_its_precision(
     )
     with pytest.raises(InvalidInput, match="latency was not measured"):
         draw_detection(tmp_path / "points.png", detection_report(timed=False))
+
+
+def test_a_fixed_mask_is_drawn_too(tmp_path: Path, figures: list[Any]) -> None:
+    draw_detection(tmp_path / "points.png", detection_report(skips=20.0, fixed=18.0))
+    [figure] = figures
+    left, right = figure.axes[:2]
+    places = {c.get_label(): c[0].get_xydata().tolist() for c in left.containers}
+    assert places["one mask for all images, same MACs"] == [[18.0, pytest.approx(0.42)]]
+    shown = {text.get_text() for text in right.texts}
+    assert shown == {"full", "size-320", "skip-512-50", "skip-512-50 fixed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.core import OperatingPoint, Output, UInt8Array
 from engines.errors import InvalidInput
-from engines.evaluation.points import Float64Array, PointResult, Trial, infer
+from engines.evaluation.points import BoolArray, Float64Array, PointResult, Trial, infer
 from engines.evaluation.rivals import (
     Candidate,
     Comparison,
@@ -101,6 +103,27 @@ def test_a_fixed_mask_has_the_most_frequent_units_that_meet_the_work(
     assert units_of(trial) == units
     assert trial.point.skips_nothing, "its maskers are not asked"
     assert trial.point.image_size == SKIP.image_size
+
+
+def test_what_objects_cost_is_left_out() -> None:
+    """Of an engine that finds an object of 7 MACs for every active unit."""
+
+    class Finding(Masking):
+        def infer(
+            self,
+            images: UInt8Array,
+            points: Sequence[OperatingPoint],
+            decisions: Sequence[BoolArray] | None = None,
+        ) -> Output:
+            output = super().infer(images, points, decisions)
+            counts = np.asarray(output.arrays["decisions"]).sum(axis=1)
+            return replace(
+                output, arrays={**output.arrays, "counts": counts}, macs=output.macs + 7 * counts
+            )
+
+    often = np.array([0.8, 0.2, 0.5, 0.1, 0.9])
+    trial = fixed_mask(Finding(), SKIP, often, COUNTS, FIXED_MACS + 20.4, per_object=7)
+    assert units_of(trial) == [0, 2, 4]
 
 
 def test_of_equally_frequent_units_the_first_are_taken() -> None:

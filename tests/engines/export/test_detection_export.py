@@ -15,7 +15,8 @@ pytest.importorskip("faster_coco_eval")
 
 from engines.bundle import read_bundle
 from engines.errors import BundleError, ConfigError, InvalidInput
-from engines.evaluation.detection import DetectionPlan, evaluate_detector
+from engines.evaluation.detection import DetectionPlan
+from engines.evaluation.detection_run import evaluate_detector
 from engines.export.run import export
 from engines.latency.answers import answer
 from engines.latency.questions import Question
@@ -46,7 +47,8 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(run: Path) -> Path:
-    export(run, run.parent / "tiny.laud", say=_quiet)
+    # Of a network that knows nothing yet, all may be equally good.
+    export(run, run.parent / "tiny.laud", all_points=True, say=_quiet)
     return run.parent / "tiny.laud"
 
 
@@ -69,6 +71,12 @@ def test_a_bundle_has_the_sizes_as_points_and_their_precision(bundle: Path, root
         assert record.accuracy.value == record.detection.mask_ap50
         assert record.accuracy.low <= record.accuracy.value <= record.accuracy.high
     assert manifest.points[1].macs_ratio < 0.7
+    assert manifest.dial is not None
+    assert [each.name for each in manifest.dial.candidates] == ["full", "size-32"]
+    for each, record in zip(manifest.dial.candidates, manifest.points, strict=True):
+        assert record.accuracy is not None
+        assert (each.accuracy, each.log_loss) == (record.accuracy.value, None)
+        assert each.latency_ms > 0
 
 
 def test_evaluating_again_says_the_same(bundle: Path, root: Path) -> None:
@@ -114,9 +122,13 @@ def test_padding_and_latency_are_told_by_point(bundle: Path, tmp_path: Path) -> 
 def test_a_run_gets_int8_scales_as_its_bundle_does(
     bundle: Path, run: Path, root: Path, tmp_path: Path
 ) -> None:
-    found = export(run, tmp_path / "int8.laud", calibration=root / "train", say=_quiet)
+    found = export(
+        run, tmp_path / "int8.laud", calibration=root / "train", all_points=True, say=_quiet
+    )
     floats = read_bundle(bundle).manifest
-    assert found.manifest.model_copy(update={"quantisation": None}) == floats
+    assert found.manifest.points == floats.points
+    assert found.manifest.dial is not None
+    assert found.manifest.dial.precision == "int8"
     scales = found.manifest.quantisation
     assert scales is not None
     assert scales.detector is not None
@@ -130,8 +142,6 @@ def test_pictures_of_other_labels_are_refused(bundle: Path, tmp_path: Path) -> N
 
 
 def test_what_detectors_have_not_is_refused(bundle: Path, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="drops no points"):
-        export(run, tmp_path / "b.laud", all_points=True, say=_quiet)
     with pytest.raises(BundleError, match="laud predict takes bundles that label images"):
         answer(Question(what=str(bundle)))
     with pytest.raises(InvalidInput, match="no operating point"):

@@ -17,7 +17,7 @@ from engines.architecture import ResNet
 from engines.bundle import Bundle, Manifest, PointRecord, Quantisation, read_bundle, write_bundle
 from engines.core import Engine, OperatingPoint
 from engines.errors import BundleError, ConfigError, EngineError
-from engines.evaluation.detection import evaluate_detector
+from engines.evaluation.detection_run import evaluate_detector
 from engines.export import drafts
 from engines.export.int8 import quantise_bundle
 from engines.export.ranges import METHODS

@@ -327,6 +327,20 @@ def test_slow_networks_are_measured_less_often(
     assert said[0] == f"measuring the latency of 3 points, about {repeats * 6 * seconds:.0f} s"
 
 
+def test_where_time_is_short_pictures_are_taken_evenly_from_all() -> None:
+    """What a detector takes depends on what lies in a picture."""
+
+    class Numbered:
+        def at(self, size: int) -> UInt8Array:
+            numbers = np.arange(24, dtype=np.uint8)[:, None, None, None]
+            return np.tile(numbers, (1, size, size, 3))
+
+    engine = timed(full=always(10.0), size_24=always(10.0), skip_32_65=always(10.0))
+    measure(engine, records(), Numbered(), quiet, engine.clock)
+    seen = {int(images[0, 0, 0, 0]) for name, images in engine.asked if name == "full"}
+    assert seen == {0, 3, 6, 9, 13, 16, 19, 23}
+
+
 def test_the_native_engine_is_measured_as_it_serves(pictures: LabelledImages) -> None:
     """Nothing scripted: which points are kept is the machine's to say, `full` always is."""
     found = dialled(integers((0.3, 0.4, 0.5)), BUDGETS, pictures, quiet).manifest

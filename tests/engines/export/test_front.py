@@ -125,6 +125,16 @@ def test_without_tolerance_it_is_the_pareto_front(candidates: list[Candidate]) -
 # By hand
 
 
+def test_without_losses_accuracy_decides() -> None:
+    def found(name: str, latency_s: float, accuracy: float) -> Candidate:
+        return Candidate(name, latency_s, None, accuracy, skips=name.startswith("skip"))
+
+    full, better = found("full", 1.0, 0.8), found("skip-a", 0.7, 0.79)
+    assert kept([full, better, found("small", 0.75, 0.7), found("skip-b", 0.3, 0.6)]) == [
+        "full", "skip-a", "skip-b",
+    ]  # fmt: skip
+
+
 def test_a_point_off_the_hull_but_on_the_front_is_kept() -> None:
     """Halfway in latency, but far worse than half the way in loss."""
     assert kept([FULL, size("middle", 0.7, 0.58), size("small", 0.4, 0.6)]) == [

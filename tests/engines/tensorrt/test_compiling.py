@@ -38,6 +38,7 @@ SPECS: dict[str, KernelSpec] = {
     "dilate": DilateSpec("fp16", 4, 1),
     "block_conv": ConvSpec("fp16", 16, 16, patch=4),
     "block_conv_add": ConvSpec("fp16", 16, 16, patch=4, add=True),
+    "block_conv_linear_add": ConvSpec("fp16", 16, 16, patch=4, add=True, relu=False),
     "conv_to_groups": ConvSpec("fp16", 16, 16, group=8, written=True),
     "conv_within_groups": ConvSpec("fp16", 16, 16, group=8, read=True, written=True),
     "conv_from_groups_add": ConvSpec("fp16", 16, 16, group=8, read=True, add=True),

@@ -19,10 +19,11 @@ from torch import Tensor
 from engines.architecture import MapSize
 from engines.bundle import read_bundle
 from engines.core import static_point
-from engines.detection.architecture import detector_macs
+from engines.detection.architecture import detector_macs, stage_channels
 from engines.detection.read import read_scenes
 from engines.errors import ConfigError
 from engines.export.run import export
+from engines.models.detecting import dense_macs
 from engines.models.detection import LaudDetector
 from engines.reference.detection import ReferenceDetector
 from engines.runs import read_run
@@ -96,6 +97,40 @@ def test_patches_are_wanted_where_objects_are(model: LaudDetector) -> None:
     assert level[0, 0] == 1
     assert not level[2:].any()
     assert not wanted[6].any()
+
+
+def test_a_level_may_look_at_a_later_stage(root: Path) -> None:
+    plain = tiny_dynamic(root)
+    plain["detector"]["level_looks"] = [2, 2, 2, 3]
+    config = DetectionConfig.model_validate(plain)
+    model = LaudDetector(starting_network(config, 1).net, config.detector)
+    x = torch.randn(2, 3, SIZE, SIZE)
+    prepare_maskers(model.dense, x)
+    maps, _ = model.dense.body.stages(x, None)
+    for level, look in enumerate((2, 2, 2, 3)):
+        masker = model.dense.level_maskers[level]
+        seen = maps[look].mean(dim=(0, 2, 3))
+        torch.testing.assert_close(masker.mean, seen, rtol=1e-4, atol=1e-5)
+        torch.nn.init.normal_(masker.weight)
+    _, asked = model.dense(x, lambda masker, logits: (logits > 0).float())
+    wanted = foreground_units(model.dense, [_target((5, 5, 11, 11)), _target()], SIZE)
+    own = len(model.net.maskers)
+    for level, (mask, units) in enumerate(zip(asked[own:], wanted[own:], strict=True)):
+        assert mask.logits.shape == units.shape
+        assert mask.pixels is not None
+        assert mask.pixels.shape[2] == SIZE >> (level + 2)
+        assert float(mask.pixels.mean()) == pytest.approx(float(mask.units.mean()))
+    macs = [dense_macs(model.dense, MapSize(SIZE, SIZE), asked, rates) for rates in _asked(own)]
+    channels = stage_channels(model.net)
+    assert float((macs[1] - macs[0]).mean()) == 2 * (3 * 16 * channels[2] + 4 * channels[3])
+
+
+def _asked(own: int) -> tuple[Tensor, Tensor]:
+    """Levels' maskers that count as not asked, and as asked."""
+    every = torch.ones(2, own + 4)
+    none = every.clone()
+    none[:, own:] = 0
+    return none, every
 
 
 def test_a_mask_needs_the_level_that_it_is_made_from(model: LaudDetector) -> None:
@@ -224,7 +259,7 @@ def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_pat
     assert run.last_phase == "dynamic"
     assert [point.name for point in run.points] == ["full", "skip-64-70", "skip-64-50", "size-32"]
     assert len(thresholds[0.5]) == 7
-    bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
+    bundle = export(finished, tmp_path / "tiny.laud", all_points=True, say=lambda line: None)
     assert read_bundle(bundle.path).hash == bundle.hash
     for name, budget in (("skip-64-70", 0.7), ("skip-64-50", 0.5)):
         record = bundle.manifest.point(name)
@@ -250,7 +285,7 @@ def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_pat
 def test_a_finished_detector_can_be_made_dynamic(
     root: Path, finished: Path, tmp_path: Path, source: str
 ) -> None:
-    bundle = export(finished, tmp_path / "tiny.laud", say=lambda line: None)
+    bundle = export(finished, tmp_path / "tiny.laud", all_points=True, say=lambda line: None)
     path = bundle.path if source == "bundle" else finished
     said: list[str] = []
     again = train(

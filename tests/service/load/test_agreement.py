@@ -14,7 +14,7 @@ from service.load.client import LoadError
 from service.load.offering import Planned, plan_load
 from service.load.records import Ledger, Records
 from service.load.target import Served
-from service.load.told import Told, around, calls_of, luck_of, seen_in, seen_s, told_by
+from service.load.told import Told, around, calls_of, luck_of, seen_in, seen_s, told_again, told_by
 from service.policy import policy_named
 from service.policy.core import Dial, PointCost
 from service.simulation.core import Answers, Machine, Offered, Outcome
@@ -221,8 +221,13 @@ def records_of(of: Machine, answers: Answers) -> Records:
     return ledger.records()
 
 
-def known(of: Machine) -> Told:
+def alike(of: Machine) -> Told:
     return Told(of, 0.0, 0.0, 0.0, (0.0,), of.capacity_hz(1))
+
+
+def known(of: Machine) -> tuple[Told, Told]:
+    """Nothing new came of the rehearsal."""
+    return alike(of), alike(of)
 
 
 @pytest.mark.parametrize("policy", ["foresight", "thresholds"])
@@ -247,6 +252,38 @@ def test_a_machine_that_became_slower_agrees_only_with_its_luck_replayed() -> No
     assert not cell.foreseen
     assert cell.agrees
     assert cell.speed == pytest.approx(1.8, rel=0.05)
+
+
+def test_a_rehearsal_of_other_arrivals_tells_what_a_load_does_to_the_machine() -> None:
+    load = gamma(1.2 / FULL_S)
+    other = plan_load(load, DURATION_S, 1, 6, mix_of(machine(), None))
+    again = told_again(alike(machine()), served(machine(slower=1.8), "foresight", other))
+    planned = plan_load(load, DURATION_S, 1, 5, mix_of(machine(), None))
+    records = served(machine(slower=1.8), "foresight", planned)
+    cell = cell_of(
+        policy_named("foresight"),
+        (alike(machine()), again),
+        planned,
+        records,
+        1.2,
+        1.0,
+        DURATION_S,
+    )
+    assert not cell.foreseen
+    assert cell.rehearsed_well
+
+
+def test_a_rehearsal_that_few_answered_tells_nothing() -> None:
+    records = ledger_of(in_a_row([FULL_S] * 9))
+    assert told_again(alike(machine()), records) == alike(machine())
+
+
+def test_waiting_and_answering_of_a_rehearsal_are_kept() -> None:
+    again = told_again(alike(machine()), ledger_of(in_a_row([1.5 * FULL_S] * 40)))
+    assert again.machine.ratios == pytest.approx([1.5] * len(again.machine.ratios))
+    # Two milliseconds are told by nobody: half of them are before.
+    assert again.entry_s == pytest.approx(0.002)
+    assert again.after_s == pytest.approx([again.machine.overhead_s] * len(again.after_s))
 
 
 def test_a_server_with_another_policy_does_not_agree() -> None:

@@ -36,12 +36,16 @@ class Network:
 class BundleNetwork(Network):
     """A bundle's network as it is exported."""
 
-    def __init__(self, bundle: Bundle, precision: Precision = "fp32") -> None:
-        self._net = bundle.manifest.architecture
-        super().__init__(onnx_model(bundle, precision))
+    def __init__(
+        self, bundle: Bundle, precision: Precision = "fp32", *, one_image: bool = False
+    ) -> None:
+        self._manifest = bundle.manifest
+        super().__init__(onnx_model(bundle, precision, one_image=one_image))
 
     def answer(
         self, images: UInt8Array, points: Sequence[OperatingPoint]
     ) -> dict[str, npt.NDArray[Any]]:
         """Outputs for one point per image."""
-        return self.run(**{k: np.asarray(v) for k, v in feeds(self._net, images, points).items()})
+        manifest = self._manifest
+        inputs = feeds(manifest.architecture, images, points, manifest.detector)
+        return self.run(**{name: np.asarray(value) for name, value in inputs.items()})

@@ -15,6 +15,7 @@ from engines.errors import BundleError, InvalidInput
 from engines.export.onnx.feeds import feeds
 from engines.export.onnx.operators import DOMAIN, OPERATORS, function
 from engines.export.onnx.run import export_onnx, onnx_model
+from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of, net_of, noise, random_weights
 
 ALL = ("static", "spatial", "channel", "layer", "joint")
@@ -72,6 +73,54 @@ def test_what_skips_is_made_of_our_operators_and_the_rest_is_standard(
     ]
     static = 2 + (6 if paradigm == "static" else 0)
     assert len(standard) == static, "the stem, a projection, and what does not skip"
+
+
+def test_levels_of_a_pyramid_skip_with_the_operators_of_blocks() -> None:
+    """Only the stem, projections and laterals, which feed finer levels, are computed everywhere."""
+    source = detectors.bundle(detectors.SKIPPING, detectors.DYNAMIC)
+    model = onnx_model(source, "fp16")
+    onnx.checker.check_model(model, full_check=True)
+    levels = [each for each in model.graph.node if each.name.startswith("dense.")]
+    everywhere = [each.name for each in levels if each.op_type == "Conv" and "/" not in each.name]
+    assert everywhere == [f"dense.fpn.inner_blocks.{i}.0" for i in reversed(range(4))]
+    kinds = [each.op_type for each in levels if each.domain]
+    # A level: smoothing and three answers; two towers of two convolutions.
+    assert kinds.count("block_conv_linear_add") == 4 * 4
+    assert kinds.count("block_conv_add") == 4 * 4
+    shapes = {
+        each.name: [d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim]
+        for each in model.graph.input
+    }
+    count = detectors.num_maskers(detectors.SKIPPING, detectors.DYNAMIC)
+    assert shapes["thresholds"] == shapes["caps"] == ["N", count]
+
+
+def test_a_mask_head_is_a_file_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "nuclei.onnx"
+    exported = export_onnx("zoo:nuclei", out, "fp16")
+    assert exported.masks == tmp_path / "nuclei-masks.onnx"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nuclei-masks.onnx", "nuclei.onnx"]
+    network, head = onnx.load(out), onnx.load(exported.masks)
+    onnx.checker.check_model(head, full_check=True)
+    told = [
+        {each.key.removeprefix("laudserve."): each.value for each in model.metadata_props}
+        for model in (network, head)
+    ]
+    assert [each["part"] for each in told] == ["network", "masks"]
+    assert told[0]["bundle"] == told[1]["bundle"] == exported.bundle.hash
+    assert json.loads(told[0]["detector"])["level_patches"] == [4, 2, 1, 1]
+    outputs = {each.name: each.type for each in network.graph.output}
+    for given in head.graph.input[:4]:
+        assert given.type == outputs[given.name], "one file's outputs are the other's inputs"
+    taken = {each.name for model in (network, head) for each in model.graph.initializer}
+    assert {"conv1.weight", "instances.mask_head.1.0.weight"} <= taken
+
+
+def test_a_folder_in_the_mask_heads_place(tmp_path: Path) -> None:
+    (tmp_path / "nuclei-masks.onnx").mkdir()
+    with pytest.raises(InvalidInput, match=r"nuclei-masks\.onnx' is a folder"):
+        export_onnx("zoo:nuclei", tmp_path / "nuclei.onnx", "fp32")
+    assert not (tmp_path / "nuclei.onnx").exists()
 
 
 def test_half_precision_is_that_of_maps_and_not_of_what_decides(source: Bundle) -> None:
@@ -195,6 +244,20 @@ def test_a_glance_is_outside_the_network() -> None:
         feeds(manifest.architecture, images, [point])
     first = feeds(manifest.architecture, images[:, :80, :80], [point.first_look])
     assert (first["thresholds"] == -np.inf).all()
+
+
+def test_levels_of_a_pyramid_have_thresholds_and_caps_too() -> None:
+    net, detector = detectors.SKIPPING, detectors.RAGGED
+    count = detectors.num_maskers(net, detector)
+    point = detectors.full(64, count).model_copy(
+        update={"thresholds": (None,) * (count - 1) + (0.5,), "caps": (None,) * (count - 1) + (3,)}
+    )
+    inputs = feeds(net, noise(1, 64), [point], detector)
+    assert inputs["thresholds"].tolist() == [[-np.inf] * (count - 1) + [0.5]]
+    # 16, 8 and 4 pixels in patches of 5, 4 and 4.
+    assert inputs["caps"].tolist()[0][-4:] == [16, 4, 1, 3]
+    with pytest.raises(InvalidInput, match=f"has {count} thresholds, this network has {count - 4}"):
+        feeds(net, noise(1, 64), [point])
 
 
 @pytest.mark.parametrize("name", OPERATORS)

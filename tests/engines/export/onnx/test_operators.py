@@ -107,16 +107,17 @@ def test_dilate(patch: int, stride: int, stride_before: int) -> None:
         assert torch.equal(row[: len(pixels)], pixels)
 
 
-# Operator: whether it has patches, groups of inputs, groups of outputs, a residual.
+# Operator: whether it has patches, groups of inputs, groups of outputs, a residual, a ReLU.
 CONVOLUTIONS = {
-    "block_conv": (True, False, False, False),
-    "block_conv_add": (True, False, False, True),
-    "conv_to_groups": (False, False, True, False),
-    "conv_within_groups": (False, True, True, False),
-    "conv_from_groups_add": (False, True, False, True),
-    "block_conv_to_groups": (True, False, True, False),
-    "block_conv_within_groups": (True, True, True, False),
-    "block_conv_from_groups_add": (True, True, False, True),
+    "block_conv": (True, False, False, False, True),
+    "block_conv_add": (True, False, False, True, True),
+    "block_conv_linear_add": (True, False, False, True, False),
+    "conv_to_groups": (False, False, True, False, True),
+    "conv_within_groups": (False, True, True, False, True),
+    "conv_from_groups_add": (False, True, False, True, True),
+    "block_conv_to_groups": (True, False, True, False, True),
+    "block_conv_within_groups": (True, True, True, False, True),
+    "block_conv_from_groups_add": (True, True, False, True, True),
 }
 
 
@@ -124,7 +125,7 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize(("stride", "patch"), [(1, 4), (2, 3), (1, WHOLE_MAP)])
 @pytest.mark.parametrize("operator", CONVOLUTIONS)
 def test_convolutions(operator: str, stride: int, patch: int, kernel: int) -> None:
-    blocks, read, written, add = CONVOLUTIONS[operator]
+    blocks, read, written, add, relu = CONVOLUTIONS[operator]
     group, width = 3, 12
     size = MapSize(-(-SIZE.height // stride), -(-SIZE.width // stride))
     x = torch.randn(4, SIZE.height, SIZE.width, width)
@@ -159,6 +160,7 @@ def test_convolutions(operator: str, stride: int, patch: int, kernel: int) -> No
         read=groups.units if read else None,
         wanted=groups.units if written else None,
         residual=residual,
+        relu=relu,
     )
     found = y.permute(0, 2, 3, 1).double()
     torch.testing.assert_close(found, wanted.values, rtol=0, atol=1e-5)

@@ -1,0 +1,1 @@
+"""`laud bench engine` for bundles that find objects."""

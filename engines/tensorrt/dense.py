@@ -1,0 +1,55 @@
+"""A bundle's network without its maskers: what `full` computes, in TensorRT's own kernels alone.
+
+That is what a plan with plugins has to beat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engines.architecture import only_resnet
+from engines.bundle import Bundle
+from engines.core import Paradigm, static_point
+from engines.manifest import PointRecord
+
+_MASKER = ".masker_"
+
+
+def dense_bundle(bundle: Bundle) -> Bundle:
+    """The same weights in a static network, at every image size of its points; never on disk.
+
+    Its hash stays that of the bundle. Raises BundleError for what is no ResNet.
+    """
+    manifest = bundle.manifest
+    net = only_resnet(manifest.architecture, f"'{bundle.path}': a dense plan")
+    stages = tuple(
+        stage.model_copy(
+            update={
+                "paradigm": Paradigm.STATIC,
+                "spatial_granularity": None,
+                "channel_granularity": None,
+            }
+        )
+        for stage in net.stages
+    )
+    records: dict[int, PointRecord] = {}
+    for record in manifest.points:
+        point = record.point
+        for size in (point.image_size, point.glance.image_size if point.glance else None):
+            if size is not None and size not in records:
+                name = "full" if not records else f"size-{size}"
+                records[size] = manifest.full.model_copy(
+                    update={"point": static_point(name, size, 0), "activation": ()}
+                )
+    return replace(
+        bundle,
+        manifest=manifest.model_copy(
+            update={
+                "architecture": net.model_copy(update={"stages": stages}),
+                "points": tuple(records.values()),
+                "quantisation": None,
+                "dial": None,
+            }
+        ),
+        weights={name: each for name, each in bundle.weights.items() if _MASKER not in name},
+    )

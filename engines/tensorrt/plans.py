@@ -1,0 +1,216 @@
+"""Plans on disk: `NAME.plan/` with what TensorRT compiled, the ONNX file it is of, and a manifest.
+
+A plan fits one version of one library and the devices it was compiled for; whether it fits is a
+pure function of its manifest and of what is here. Loads neither TensorRT nor CUDA.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from engines.bundle import explain
+from engines.core import MAX_IMAGE_SIZE, FrozenModel
+from engines.errors import PlanError
+
+PLAN_SCHEMA = 1
+SUFFIX = ".plan"
+MANIFEST, ONNX, PROGRAM = "manifest.json", "network.onnx", "network.engine"
+
+LibraryName = Literal["tensorrt", "tensorrt_rtx"]
+Precision = Literal["fp32", "fp16"]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Capability = Annotated[int, Field(ge=10, le=999)]
+"""A device's compute capability: 86 for 8.6."""
+
+TITLES: Mapping[LibraryName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+
+_MOST_BYTES = 2**20
+
+
+class Bucket(FrozenModel):
+    """A shape that a plan runs: so many images of a size. profile: which of its optimisation
+    profiles has that shape."""
+
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
+    images: Annotated[int, Field(ge=1, le=1024)]
+    profile: Annotated[int, Field(ge=0)]
+
+
+class PlanManifest(FrozenModel):
+    """What makes a plan usable.
+
+    bundle: hash of the bundle; name: its name. onnx, program: sha256 of the two files.
+    library_version: of what compiled it, to the last digit. capabilities: of the devices that it
+    was compiled for. device: the one that it was timed on; None where there was none. plugins: our
+    operators that are plugins in it; the others compute everything and mask. dense: whether it is
+    of the network without maskers, to compare with. version: of laudserve.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    bundle: Sha256
+    onnx: Sha256
+    program: Sha256
+    precision: Precision
+    library: LibraryName
+    library_version: str
+    capabilities: Annotated[tuple[Capability, ...], Field(min_length=1)]
+    device: str | None = None
+    buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)]
+    plugins: tuple[str, ...] = ()
+    dense: bool = False
+    version: str
+
+    @model_validator(mode="after")
+    def _buckets_differ(self) -> Self:
+        shapes = [(bucket.image_size, bucket.images) for bucket in self.buckets]
+        if len(set(shapes)) != len(shapes):
+            raise ValueError("two buckets have one shape")
+        return self
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan whose files are those of its manifest."""
+
+    path: Path
+    manifest: PlanManifest
+
+    @property
+    def onnx(self) -> Path:
+        """The ONNX file that it was compiled of."""
+        return self.path / ONNX
+
+    def program(self) -> bytes:
+        """What TensorRT compiled."""
+        return (self.path / PROGRAM).read_bytes()
+
+
+@dataclass(frozen=True)
+class Here:
+    """What a plan would run on: the library's version, the device's name and capability."""
+
+    library: LibraryName
+    library_version: str
+    device: str
+    capability: int
+
+
+def misfit(manifest: PlanManifest, here: Here) -> str | None:
+    """Why the plan cannot run there, as a sentence without its subject; None where it can."""
+    title = TITLES[manifest.library]
+    if manifest.library != here.library:
+        return f"is of {title}, not of {TITLES[here.library]}"
+    if manifest.library_version != here.library_version:
+        return (
+            f"was compiled by {title} {manifest.library_version}, and {here.library_version} is "
+            "installed: build it again, or install that version"
+        )
+    if here.capability not in manifest.capabilities:
+        built = ", ".join(map(spelled, manifest.capabilities))
+        return (
+            f"was compiled for compute capability {built}, and {here.device} has "
+            f"{spelled(here.capability)}: build it again for this device"
+        )
+    return None
+
+
+def spelled(capability: int) -> str:
+    """`8.6` for 86."""
+    return f"{capability // 10}.{capability % 10}"
+
+
+def sha256(content: bytes) -> str:
+    """64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_plan_output(path: Path) -> None:
+    """Raise PlanError unless a plan may be written there; worth asking before the work."""
+    if path.suffix != SUFFIX:
+        raise PlanError(f"a plan's name ends in {SUFFIX}, got '{path.name}'")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise PlanError(f"'{path}' exists and is not a plan; choose another name")
+
+
+def write_plan(path: Path, manifest: PlanManifest, onnx: bytes, program: bytes) -> None:
+    """Write a plan in one step: a kill leaves the old one or none. Raises PlanError, OSError."""
+    check_plan_output(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir()
+        (new / ONNX).write_bytes(onnx)
+        (new / PROGRAM).write_bytes(program)
+        (new / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and verify a plan. PlanError with the reason: missing, damaged, newer than this."""
+    manifest = read_plan_manifest(path)
+    for name, wanted in ((ONNX, manifest.onnx), (PROGRAM, manifest.program)):
+        try:
+            found = sha256((path / name).read_bytes())
+        except OSError as error:
+            raise PlanError(f"cannot read '{path / name}': {error.strerror}") from None
+        if found != wanted:
+            raise PlanError(
+                f"'{path / name}' is damaged: its hash does not match the manifest; build the "
+                "plan again"
+            )
+    return Plan(path, manifest)
+
+
+def read_plan_manifest(path: Path) -> PlanManifest:
+    """The manifest alone. Raises PlanError."""
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise PlanError(
+            f"'{path}' is not a plan (a folder NAME{SUFFIX}); make one with: laud build BUNDLE"
+        )
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise PlanError(f"'{file}' is larger than {_MOST_BYTES} bytes")
+        text = file.read_text("utf-8")
+        content = json.loads(text)
+    except OSError as error:
+        raise PlanError(f"cannot read '{file}': {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"'{file}' is not JSON: {error}") from None
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > PLAN_SCHEMA:
+        raise PlanError(
+            f"'{path}' has schema version {version}, this laudserve reads up to {PLAN_SCHEMA}; "
+            "install a newer laudserve"
+        )
+    try:
+        return PlanManifest.model_validate_json(text)
+    except ValidationError as error:
+        raise PlanError(f"'{file}' is not a plan's manifest: {explain(error)}") from None
+
+
+def plans_in(folders: Sequence[Path]) -> list[Path]:
+    """Plans that lie in those folders, by name, each once."""
+    found = (path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}")))
+    return list(dict.fromkeys(path for path in found if (path / MANIFEST).is_file()))

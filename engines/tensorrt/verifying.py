@@ -1,0 +1,244 @@
+"""`laud verify`: whether a plan on a GPU answers what its ONNX file means, and what calls take.
+
+Nothing of this needs the GPU itself: engines are compared through their protocol.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.architecture import ResNet
+from engines.bundle import Bundle
+from engines.caps import units_of
+from engines.core import Engine, OperatingPoint, UInt8Array, static_point
+from engines.tensorrt.latency import CallLatency
+from engines.tensorrt.oracle import OnnxRuntime
+from engines.tensorrt.plans import Bucket, Precision
+
+Say = Callable[[str], None]
+PicturesAt = Callable[[int], UInt8Array]
+"""Some pictures at a size, (N, size, size, 3)."""
+
+MOST_ERROR: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
+"""Of a probability, where all decisions of an image are equal."""
+
+MOST_DIFFERING: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
+"""Share of decisions: logits next to a threshold, that rounding moves to its other side."""
+
+_RANDOM = 4
+_WARM_UP = 5
+_EVERY_S = 2.0
+_LEVELS = 41
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Points for the images of a bucket, one each. name: what is tried, for people."""
+
+    name: str
+    bucket: Bucket
+    points: tuple[OperatingPoint, ...]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a trial ended. max_error: of a probability, over images whose decisions are all equal;
+    None without such. worst_error: over all images. differing: share of decisions."""
+
+    trial: str
+    image_size: int
+    images: int
+    max_error: float | None
+    worst_error: float
+    differing: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All trials of a plan, and whether they keep the limits of its precision."""
+
+    agreements: tuple[Agreement, ...]
+    max_error: float
+    differing: float
+    agrees: bool
+
+
+def trials(bundle: Bundle, net: ResNet, buckets: Sequence[Bucket], seed: int) -> Iterator[Trial]:
+    """Every point in every bucket of its size, both looks of those that glance; then nothing, all,
+    and random numbers of units, mixed in one batch."""
+    rng = np.random.default_rng(seed)
+    looks: dict[str, OperatingPoint] = {}
+    for record in bundle.manifest.points:
+        point = record.point
+        if point.glance is not None:
+            first = point.first_look
+            looks[f"first look at {first.image_size} px"] = first
+        looks[point.name] = point.second_look
+    for bucket in buckets:
+        size, count = bucket.image_size, bucket.images
+        for name, point in looks.items():
+            if point.image_size == size:
+                yield Trial(name, bucket, (point,) * count)
+        if not net.maskers:
+            continue
+        units = units_of(net, size)
+        for name, caps in (("nothing active", units * 0), ("all active", units)):
+            yield Trial(name, bucket, (_capped(name, size, caps),) * count)
+        for i in range(_RANDOM):
+            drawn = rng.integers(0, units + 1, (count, len(units)))
+            points = tuple(_capped("random", size, caps) for caps in drawn)
+            yield Trial(f"random masks {i + 1}", bucket, points)
+
+
+def compare(engine: Engine, oracle: OnnxRuntime, trial: Trial, pictures: PicturesAt) -> Agreement:
+    """Run a trial on both."""
+    images = np.resize(
+        pictures(trial.bucket.image_size),
+        (len(trial.points), trial.bucket.image_size, trial.bucket.image_size, 3),
+    )
+    wanted, wanted_decisions = oracle.answer(images, trial.points)
+    output = engine.infer(images, trial.points)
+    found = np.asarray(output.arrays["probabilities"], np.float32)
+    errors = np.abs(found - wanted).max(axis=1)
+    # Of NaN nothing is nearer than anything.
+    errors = np.where(np.isfinite(errors), errors, np.inf)
+    differs = output.arrays["decisions"] != wanted_decisions
+    equal = ~differs.any(axis=1)
+    return Agreement(
+        trial=trial.name,
+        image_size=trial.bucket.image_size,
+        images=trial.bucket.images,
+        max_error=float(errors[equal].max()) if equal.any() else None,
+        worst_error=float(errors.max()),
+        differing=float(differs.mean()) if differs.size else 0.0,
+    )
+
+
+def verdict(agreements: Sequence[Agreement], precision: Precision) -> Verdict:
+    """Whether a plan of that precision may be served."""
+    errors = [each.max_error for each in agreements if each.max_error is not None]
+    max_error = max(errors, default=float("inf"))
+    differing = statistics.fmean(each.differing for each in agreements)
+    return Verdict(
+        tuple(agreements),
+        max_error,
+        differing,
+        max_error <= MOST_ERROR[precision] and differing <= MOST_DIFFERING[precision],
+    )
+
+
+def verify(
+    bundle: Bundle,
+    engine: Engine,
+    oracle: OnnxRuntime,
+    buckets: Sequence[Bucket],
+    pictures: PicturesAt,
+    say: Say,
+    *,
+    seed: int = 0,
+    precision: Precision,
+) -> Verdict:
+    """Compare everything. Raises EngineError where one of the two fails."""
+    net = bundle.manifest.architecture
+    if not isinstance(net, ResNet):
+        raise TypeError("the engine takes ResNets only")
+    every = list(trials(bundle, net, buckets, seed))
+    progress = _Often(say)
+    found = []
+    for i, trial in enumerate(every):
+        progress(
+            f"  {i + 1} of {len(every)}: {trial.name}, images: {trial.bucket.images} of "
+            f"{trial.bucket.image_size} px"
+        )
+        found.append(compare(engine, oracle, trial, pictures))
+    return verdict(found, precision)
+
+
+def measured(
+    bundle: Bundle,
+    engine: Engine,
+    buckets: Sequence[Bucket],
+    pictures: PicturesAt,
+    say: Say,
+    *,
+    calls: int,
+    dense: Engine | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[CallLatency, ...]:
+    """What calls take, per point and bucket of its size. dense: an engine without maskers, timed
+    turn by turn with it."""
+    found = []
+    progress = _Often(say)
+    points = [record.point for record in bundle.manifest.points]
+    for bucket in buckets:
+        for point in points:
+            if point.image_size != bucket.image_size or not _has_glance(point, bucket, buckets):
+                continue
+            progress(f"  timing {point.name}, images: {bucket.images}")
+            ways = [point] if point.glance is None else [point.looking_once, point.looking_twice]
+            seconds, dense_s = _timed(engine, dense, ways, bucket, pictures, calls, clock)
+            found.append(
+                CallLatency.of(point.name, bucket, seconds[0], seconds[1:], dense_s, _LEVELS)
+            )
+    return tuple(found)
+
+
+def _timed(
+    engine: Engine,
+    dense: Engine | None,
+    ways: Sequence[OperatingPoint],
+    bucket: Bucket,
+    pictures: PicturesAt,
+    calls: int,
+    clock: Callable[[], float],
+) -> tuple[list[list[float]], list[float]]:
+    """Seconds of calls of each way, and of the dense engine."""
+    size, count = bucket.image_size, bucket.images
+    images = np.resize(pictures(size), (count, size, size, 3))
+    batches = [(engine, (way,) * count) for way in ways]
+    if dense is not None:
+        batches.append((dense, (static_point("dense", size, 0),) * count))
+    taken: list[list[float]] = [[] for _ in batches]
+    for turn in range(_WARM_UP + calls):
+        for i, (whose, points) in enumerate(batches):
+            begin_s = clock()
+            whose.infer(images, points)
+            if turn >= _WARM_UP:
+                taken[i].append(clock() - begin_s)
+    return taken[: len(ways)], taken[len(ways)] if dense is not None else []
+
+
+def _has_glance(point: OperatingPoint, bucket: Bucket, buckets: Sequence[Bucket]) -> bool:
+    """Whether its first look can run in as large a bucket."""
+    if point.glance is None:
+        return True
+    size = point.glance.image_size
+    return any(each.image_size == size for each in buckets)
+
+
+def _capped(name: str, size: int, caps: npt.NDArray[np.int64]) -> OperatingPoint:
+    return OperatingPoint(
+        name=name.replace(" ", "-"),
+        image_size=size,
+        thresholds=(None,) * len(caps),
+        caps=tuple(int(cap) for cap in caps),
+    )
+
+
+class _Often:
+    """Says a line, at most every two seconds."""
+
+    def __init__(self, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock, self._said_s = say, clock, clock()
+
+    def __call__(self, line: str) -> None:
+        now_s = self._clock()
+        if now_s - self._said_s >= _EVERY_S:
+            self._said_s = now_s
+            self._say(line)

@@ -1,0 +1,153 @@
+"""`laud verify`: a plan on this machine's GPU against its ONNX file on the CPU."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.output import JSON, say
+
+if TYPE_CHECKING:
+    from engines.tensorrt.latency import PlanTable
+    from engines.tensorrt.verifying import Verdict
+
+DISAGREES_STATUS = 1
+
+
+def verify(
+    plan: Annotated[Path, typer.Argument(help="NAME.plan of laud build.")],
+    bundle: Annotated[
+        str | None, typer.Option(help="NAME.laud or zoo:NAME [where the plan lies, or zoo:].")
+    ] = None,
+    device: Annotated[int, typer.Option(help="GPU of this machine.")] = 0,
+    dense: Annotated[
+        Path | None,
+        typer.Option(help="Plan of laud build --dense, whose calls are timed beside."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures [made-up ones].")] = None,
+    calls: Annotated[int, typer.Option(help="Timed calls of everything.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of masks and made-up pictures.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Latency table to write [in the plan's folder]."),
+    ] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Compare a plan on your GPU with ONNX Runtime on the CPU, over the same file; then time it.
+
+    Every operating point in every bucket, nothing and everything active, and random masks. Reported
+    is the largest error of a probability, of images whose decisions are all equal, and the share of
+    decisions that are not: logits next to a threshold, which rounding moves across. Exit status 1:
+    more than the plan's precision may have (fp32: 1e-4 and 0.1 %, fp16: 2e-2 and 2 %).
+
+    Then calls of every point and bucket are timed, beside those of a dense plan where there is one,
+    and the table is written that predictions are made of.
+
+        laud build clothing.laud --dense
+
+        laud verify clothing.laud/fp16-sm86.plan --dense clothing.laud/dense-fp16-sm86.plan
+    """
+    from importlib.metadata import version
+
+    from engines.bench.pictures import FolderPictures, MadeUpPictures
+    from engines.errors import InvalidInput, PlanError
+    from engines.tensorrt.latency import PlanTable, plan_table_name, write_plan_table
+    from engines.tensorrt.loading import bundle_of, load_plan
+    from engines.tensorrt.oracle import OnnxRuntime
+    from engines.tensorrt.plans import read_plan
+    from engines.tensorrt.verifying import measured
+    from engines.tensorrt.verifying import verify as compare
+
+    if calls < 1:
+        raise InvalidInput(f"--calls must be at least 1, got {calls}")
+    found, other = read_plan(plan), None if dense is None else read_plan(dense)
+    if found.manifest.dense:
+        raise PlanError(f"'{plan}' is a dense plan: name it with --dense, beside one that skips")
+    if other is not None and not other.manifest.dense:
+        raise PlanError(f"'{dense}' is no dense plan; make one with: laud build BUNDLE --dense")
+    source = bundle_of(found, bundle)
+    manifest = found.manifest
+    crop_ratio = source.manifest.preprocessing.crop_ratio
+    pictures = MadeUpPictures(seed) if images is None else FolderPictures(images, crop_ratio, 1)
+    at = cache(pictures.at)
+    with load_plan(source, found, device) as engine:
+        say(f"comparing on {engine.device} with {pictures.source}")
+        oracle = OnnxRuntime(found.onnx, source.manifest.architecture)
+        verdict = compare(
+            source, engine, oracle, manifest.buckets, at, say,
+            seed=seed, precision=manifest.precision,
+        )  # fmt: skip
+        say("timing")
+        beside = None if other is None else load_plan(source, other, device)
+        try:
+            timed = measured(source, engine, manifest.buckets, at, say, calls=calls, dense=beside)
+        finally:
+            if beside is not None:
+                beside.close()
+        table = PlanTable(
+            bundle=manifest.bundle,
+            program=manifest.program,
+            name=manifest.name,
+            library=manifest.library,
+            library_version=manifest.library_version,
+            precision=manifest.precision,
+            device=engine.device,
+            version=version("laudserve"),
+            calls=timed,
+        )
+    path = output or plan / plan_table_name(table.device)
+    write_plan_table(path, table)
+    if as_json:
+        typer.echo(_json(verdict, table))
+    else:
+        _print(verdict, table)
+    say(f"wrote {path}")
+    if not verdict.agrees:
+        say("the plan does not answer what its ONNX file means: do not serve it")
+        raise typer.Exit(DISAGREES_STATUS)
+
+
+def _json(verdict: Verdict, table: PlanTable) -> str:
+    import json
+    from dataclasses import asdict
+
+    return json.dumps({"verdict": asdict(verdict), "latency": table.model_dump(mode="json")})
+
+
+def _print(verdict: Verdict, table: PlanTable) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("what", "px", "images", "max error", "of all images", "decisions that differ")
+    for each in verdict.agreements:
+        shown.add_row(
+            each.trial,
+            str(each.image_size),
+            str(each.images),
+            "-" if each.max_error is None else f"{each.max_error:.1e}",
+            f"{each.worst_error:.1e}",
+            f"{each.differing:.2%}",
+        )
+    timed = Table("point", "px", "images", "median, ms", "95 %", "looked at again", "dense, ms")
+    for call in table.calls:
+        middle, high = (call.seconds[round(q * (len(call.seconds) - 1))] for q in (0.5, 0.95))
+        again = "-" if call.again is None else f"{call.again[len(call.again) // 2] * 1e3:.3f}"
+        timed.add_row(
+            call.point,
+            str(call.image_size),
+            str(call.images),
+            f"{middle * 1e3:.3f}",
+            f"{high * 1e3:.3f}",
+            again,
+            "-" if call.dense_s is None else f"{call.dense_s * 1e3:.3f}",
+        )
+    console = Console()
+    console.print(shown)
+    console.print(timed)
+    typer.echo(
+        f"max error {verdict.max_error:.1e}, decisions that differ {verdict.differing:.2%}: "
+        f"{'agrees' if verdict.agrees else 'does not agree'}"
+    )

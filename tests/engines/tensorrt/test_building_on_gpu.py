@@ -1,0 +1,169 @@
+"""A build on a GPU, both scripted: what TensorRT is asked, and every way in which it cannot be."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from engines.bundle import read_bundle, write_bundle
+from engines.errors import EngineError, InvalidInput, PlanError
+from engines.tensorrt import building
+from engines.tensorrt.building import BuildPlan, build_on_gpu
+from engines.tensorrt.libraries import library
+from engines.tensorrt.plans import read_plan
+from tests.engines.int8 import bundle_of, net_of, random_weights
+from tests.engines.tensorrt.scripted import ScriptedGpu
+from tests.engines.tensorrt.scripted_builder import Asked, scripted_tensorrt
+
+PLAN = BuildPlan(precision="fp32", sizes=(32, 40), batches=(1, 2))
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+def registered() -> list[int]:
+    """Capabilities that plugins were registered for."""
+    return []
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    net = net_of("spatial", "joint")
+    source = bundle_of(net, random_weights(net), None)
+    write_bundle(tmp_path / "small.laud", source.manifest, source.weights)
+    return tmp_path / "small.laud"
+
+
+@pytest.fixture(autouse=True)
+def gpus(
+    asked: Asked, registered: list[int], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[ScriptedGpu]]:
+    """Those that were opened."""
+    opened: list[ScriptedGpu] = []
+
+    def gpu(device: int) -> ScriptedGpu:
+        opened.append(ScriptedGpu(f"GPU {device}", 86))
+        return opened[-1]
+
+    plugins: Any = ModuleType("engines.tensorrt.plugins")
+    monkeypatch.setitem(sys.modules, "engines.tensorrt.plugins", plugins)
+    plugins.register = registered.append
+    monkeypatch.setattr(building, "CudaGpu", gpu)
+    monkeypatch.setitem(sys.modules, "tensorrt", scripted_tensorrt(asked))
+    library.cache_clear()
+    yield opened
+    library.cache_clear()
+
+
+def quiet(_line: str) -> None:
+    """Nobody listens."""
+
+
+def test_every_bucket_is_a_profile_and_what_skips_a_plugin(
+    bundle: Path, asked: Asked, registered: list[int], gpus: list[ScriptedGpu]
+) -> None:
+    built = build_on_gpu(bundle, PLAN, 0, quiet)
+    assert built.path == bundle / "fp32-sm86.plan"
+    plan = read_plan(built.path)
+    assert plan.manifest == built.manifest
+    assert plan.program() == plan.onnx.read_bytes(), "the scripted program is the file"
+    manifest = plan.manifest
+    assert (manifest.library, manifest.library_version) == ("tensorrt", "10.16.1.11")
+    assert (manifest.capabilities, manifest.device, manifest.dense) == ((86,), "GPU 0", False)
+    assert manifest.plugins == (
+        *("block_conv", "block_conv_add", "block_conv_from_groups_add", "block_conv_to_groups"),
+        *("block_conv_within_groups", "dilate", "partition"),
+    )
+    assert [shapes["image"] for shapes in asked.profiles] == [
+        ((images, size, size, 3),) * 3 for size in (32, 40) for images in (1, 2)
+    ]
+    assert [each.profile for each in manifest.buckets] == [0, 1, 2, 3]
+    assert (registered, asked.flags, asked.cleared) == ([86], 0b1010, ["TF32"])
+    assert asked.caches == []
+    assert [gpu.closed for gpu in gpus] == [True]
+
+
+def test_a_timing_cache_is_made_read_and_renewed(
+    bundle: Path, asked: Asked, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    cached = replace(PLAN, timing_cache=tmp_path / "timing.cache")
+    build_on_gpu(bundle, cached, 0, said.append)
+    build_on_gpu(bundle, cached, 0, said.append)
+    assert asked.caches == [b"", b"timed"]
+    assert (tmp_path / "timing.cache").read_bytes() == b"timed"
+    assert not [line for line in said if "made anew" in line]
+    (tmp_path / "timing.cache").write_bytes(b"other device")
+    build_on_gpu(bundle, cached, 0, said.append)
+    assert [line for line in said if "the timing cache is of another device" in line]
+
+
+def test_a_dense_plan_needs_no_plugins(bundle: Path, asked: Asked, registered: list[int]) -> None:
+    asked.registered.clear()
+    built = build_on_gpu(bundle, replace(PLAN, dense=True), 1, quiet)
+    assert built.path.name == "dense-fp32-sm86.plan"
+    assert (built.manifest.dense, built.manifest.plugins, registered) == (True, (), [])
+    assert built.manifest.bundle == read_bundle(bundle).hash
+    assert [set(shapes) for shapes in asked.profiles] == [{"image"}] * 4
+
+
+def refused(
+    bundle: Path, gpus: list[ScriptedGpu], says: str, kind: type[Exception] = EngineError
+) -> None:
+    with pytest.raises(kind, match=says):
+        build_on_gpu(bundle, PLAN, 0, quiet)
+    assert not list(bundle.glob("*.plan"))
+    assert all(gpu.closed for gpu in gpus)
+
+
+def test_an_operator_without_its_plugin(
+    bundle: Path, asked: Asked, gpus: list[ScriptedGpu]
+) -> None:
+    asked.registered.discard("dilate")
+    refused(bundle, gpus, "'laud::dilate' has no plugin in TensorRT 10.16.1.11")
+
+
+def test_a_parser_that_takes_functions_in_place_of_plugins(
+    bundle: Path, asked: Asked, gpus: list[ScriptedGpu]
+) -> None:
+    asked.taken = 3
+    refused(bundle, gpus, r"took the plugins of 3 of \d\d nodes")
+
+
+def test_what_the_compiler_says(bundle: Path, asked: Asked, gpus: list[ScriptedGpu]) -> None:
+    asked.fails = "Could not find any implementation for node laud"
+    refused(bundle, gpus, "10.16.1.11 cannot compile the network: Could not find any")
+
+
+def test_a_builder_that_does_not_start(bundle: Path, asked: Asked, gpus: list[ScriptedGpu]) -> None:
+    asked.starts = False
+    refused(bundle, gpus, "does not start: CUDA initialization failure with error: 35")
+
+
+def test_without_tensorrt(
+    bundle: Path, gpus: list[ScriptedGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    refused(bundle, gpus, r"TensorRT cannot be loaded .*pip install 'tensorrt-cu13>=10\.13,<12'")
+
+
+def test_a_name_that_no_plan_has_is_refused_before_the_device_is_touched(
+    bundle: Path, gpus: list[ScriptedGpu]
+) -> None:
+    with pytest.raises(PlanError, match=r"ends in \.plan"):
+        build_on_gpu(bundle, replace(PLAN, out=Path("fast.engine")), 0, quiet)
+    with pytest.raises(InvalidInput, match="unknown precision 'int4'"):
+        build_on_gpu(bundle, replace(PLAN, precision="int4"), 0, quiet)
+    assert not gpus

@@ -1,0 +1,190 @@
+"""Verifying a plan: right ones agree, wrong ones do not, calls are timed. The GPU is scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from engines.bench.pictures import MadeUpPictures
+from engines.bundle import Bundle
+from engines.core import Glance, OperatingPoint, Output, UInt8Array, static_point
+from engines.errors import EngineError
+from engines.export.onnx.run import onnx_model
+from engines.manifest import PointRecord
+from engines.tensorrt.dense import dense_bundle
+from engines.tensorrt.engine import TensorRtEngine
+from engines.tensorrt.oracle import OnnxRuntime
+from engines.tensorrt.plans import Bucket
+from engines.tensorrt.verifying import measured, trials, verify
+from tests.engines.int8 import bundle_of, net_of, random_weights
+from tests.engines.tensorrt.manifests import plan_manifest
+from tests.engines.tensorrt.scripted import ScriptedGpu, ScriptedNetwork
+
+BUCKETS = tuple(
+    Bucket(image_size=size, images=images, profile=i)
+    for i, (size, images) in enumerate(((24, 1), (24, 2), (32, 1), (32, 2)))
+)
+at = cache(MadeUpPictures(0, 5).at)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """Three points: full, one that skips, and one that glances."""
+    net = net_of("spatial", "channel")
+    source = bundle_of(net, random_weights(net), None)
+    maskers = len(net.maskers)
+    skip = OperatingPoint(
+        name="skip", image_size=24, thresholds=(0.1,) * maskers, caps=(None,) * maskers
+    )
+    glance = static_point("glance", 32, maskers).model_copy(
+        update={"glance": Glance(image_size=24, confidence=0.5)}
+    )
+    full = source.manifest.full
+    records: list[PointRecord] = [
+        full,
+        *(full.model_copy(update={"point": point, "again": again})
+          for point, again in ((skip, None), (glance, 0.5))),
+    ]  # fmt: skip
+    manifest = source.manifest.model_copy(update={"points": tuple(records)})
+    return Bundle(source.path, manifest, source.hash, source.weights)
+
+
+def scripted(bundle: Bundle) -> TensorRtEngine:
+    gpu = ScriptedGpu()
+    onnx = onnx_model(bundle, "fp32").SerializeToString()
+    shapes = [[(bucket.images, bucket.image_size)] for bucket in BUCKETS]
+    manifest = plan_manifest(bundle=bundle.hash, buckets=BUCKETS, precision="fp32")
+    return TensorRtEngine(bundle, manifest, gpu, ScriptedNetwork(gpu, onnx, shapes))
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: Bundle) -> Iterator[TensorRtEngine]:
+    with scripted(bundle) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def oracle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntime:
+    path = tmp_path_factory.mktemp("oracle") / "small.onnx"
+    path.write_bytes(onnx_model(bundle, "fp32").SerializeToString())
+    return OnnxRuntime(path, bundle.manifest.architecture, threads=1)
+
+
+class Wrong:
+    """An engine that answers a little beside."""
+
+    def __init__(self, engine: TensorRtEngine, error: float = 0.0, flipped: int = 0) -> None:
+        self._engine, self._error, self._flipped = engine, error, flipped
+
+    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        output = self._engine.infer(images, points)
+        probabilities = np.asarray(output.arrays["probabilities"], np.float32)
+        probabilities[:, 0] += self._error
+        decisions = np.asarray(output.arrays["decisions"], np.bool_)
+        decisions[:, : self._flipped] ^= True
+        arrays = {"probabilities": probabilities, "decisions": decisions}
+        return replace(output, arrays=arrays)
+
+
+def test_everything_is_tried_in_every_bucket(bundle: Bundle) -> None:
+    net = bundle.manifest.architecture
+    found = list(trials(bundle, net, BUCKETS, seed=0))  # type: ignore[arg-type]
+    by_size = {
+        size: [each.name for each in found if each.bucket == bucket]
+        for size, bucket in ((24, BUCKETS[1]), (32, BUCKETS[2]))
+    }
+    rest = ["nothing active", "all active", *(f"random masks {i}" for i in range(1, 5))]
+    assert by_size[24] == ["skip", "first look at 24 px", *rest]
+    assert by_size[32] == ["full", "glance", *rest]
+    assert all(len(each.points) == each.bucket.images for each in found)
+    random = [each for each in found if each.name == "random masks 1" and len(each.points) > 1]
+    assert all(each.points[0].caps != each.points[1].caps for each in random)
+    assert all(point.glance is None for each in found for point in each.points)
+
+
+def test_a_plan_that_answers_as_its_file_agrees(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
+) -> None:
+    said: list[str] = []
+    found = verify(bundle, engine, oracle, BUCKETS, at, said.append, precision="fp32")
+    assert found.agrees
+    assert (found.max_error, found.differing) == (0.0, 0.0)
+    assert len(found.agreements) == 4 * 6 + 2 * 2 + 2 * 2
+
+
+@pytest.mark.parametrize("error", [1e-3, np.nan])
+def test_a_probability_that_is_wrong_is_found(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime, error: float
+) -> None:
+    wrong = Wrong(engine, error)
+    found = verify(bundle, wrong, oracle, BUCKETS[:1], at, print, precision="fp32")  # type: ignore[arg-type]
+    assert not found.agrees
+    assert found.max_error == pytest.approx(error, rel=1e-3) or np.isinf(found.max_error)
+
+
+def test_half_precision_may_err_more(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
+) -> None:
+    wrong = Wrong(engine, 1e-3)
+    assert verify(bundle, wrong, oracle, BUCKETS[:1], at, print, precision="fp16").agrees  # type: ignore[arg-type]
+
+
+def test_decisions_that_are_wrong_are_found_though_no_image_can_be_compared(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
+) -> None:
+    wrong = Wrong(engine, flipped=3)
+    found = verify(bundle, wrong, oracle, BUCKETS[:1], at, print, precision="fp16")  # type: ignore[arg-type]
+    assert not found.agrees
+    assert all(each.max_error is None for each in found.agreements)
+    assert found.differing > 0.02
+
+
+def test_calls_are_timed_beside_a_dense_plan_that_answers_the_same(
+    bundle: Bundle, engine: TensorRtEngine
+) -> None:
+    ticks = count()
+    plain = dense_bundle(bundle)
+    assert plain.hash == bundle.hash
+    assert [r.point.image_size for r in plain.manifest.points] == [32, 24]
+    full = bundle.manifest.full.point
+    with scripted(plain) as dense:
+        points = ([static_point("dense", 32, 0)] * 2, [full] * 2)
+        one, other = (
+            np.asarray(each.infer(at(32)[:2], asked).arrays["probabilities"], np.float32)
+            for each, asked in zip((dense, engine), points, strict=True)
+        )
+        np.testing.assert_allclose(one, other, atol=1e-6)
+        found = measured(
+            bundle, engine, BUCKETS, at, print,
+            calls=3, dense=dense, clock=lambda: float(next(ticks)),
+        )  # fmt: skip
+    assert [(each.point, each.image_size, each.images) for each in found] == [
+        ("skip", 24, 1), ("skip", 24, 2),
+        ("full", 32, 1), ("glance", 32, 1), ("full", 32, 2), ("glance", 32, 2),
+    ]  # fmt: skip
+    assert all(each.calls == 3 for each in found)
+    assert all(set(each.seconds) == {1.0} and each.dense_s == 1.0 for each in found)
+    assert {each.point for each in found if each.again} == {"glance"}
+
+
+def test_a_point_whose_glance_has_no_bucket_is_not_timed(
+    bundle: Bundle, engine: TensorRtEngine
+) -> None:
+    found = measured(bundle, engine, BUCKETS[2:], at, print, calls=1)
+    assert {each.point for each in found} == {"full"}
+    assert all(each.dense_s is None for each in found)
+
+
+def test_a_file_that_onnx_runtime_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(EngineError, match=r"ONNX Runtime does not take '.*net\.onnx'"):
+        OnnxRuntime(tmp_path / "net.onnx", bundle.manifest.architecture)

@@ -1,0 +1,216 @@
+"""`laud build` and `laud verify` on a machine without a GPU: every refusal is one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+from engines.bundle import read_bundle, write_bundle
+from engines.export.onnx.run import onnx_model
+from engines.tensorrt import building, loading
+from engines.tensorrt.building import BuildPlan, Built
+from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
+from engines.tensorrt.libraries import Library, Said, library
+from engines.tensorrt.plans import Bucket, sha256, write_plan
+from service.errors import SettingsError
+from service.executor import load_models
+from service.profile import Tables, profile_points
+from service.settings import load_settings
+from tests.engines.int8 import bundle_of, net_of, random_weights
+from tests.engines.tensorrt.manifests import plan_manifest
+from tests.service.commands import Laud, assert_one_line
+
+VERSION = "10.16.1.11"
+
+
+@pytest.fixture
+def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the CUDA binding answers without one, whether it is installed here or not."""
+    binding = SimpleNamespace(
+        cudaError_t=SimpleNamespace(cudaSuccess=0),
+        cudaGetDeviceCount=lambda: (35, None),
+        cudaGetErrorString=lambda _status: (0, b"no driver"),
+    )
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", binding)
+
+
+@pytest.mark.usefixtures("no_driver")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "there is no CUDA driver with a GPU on this machine (no driver); plans run, "),
+        (["--sm", "86"], "--sm is of cards that are not here: give --rtx too"),
+        (["--precision", "int8"], "unknown precision 'int8' of a plan; there are: fp32, fp16"),
+        (["-o", "net.engine"], "a plan's name ends in .plan, got 'net.engine'"),
+        (["--rtx", "--sm", "86", "--device", "0"], "--rtx uses no device: it goes without"),
+        (["--batch", "0"], "a batch is 1 to 1024 images, got 0"),
+    ],
+)
+def test_builds_that_are_refused(laud: Laud, options: list[str], says: str) -> None:
+    assert assert_one_line(laud("build", "zoo:clothing", *options)).startswith(says)
+
+
+def test_without_tensorrt_rtx(laud: Laud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    library.cache_clear()
+    said = assert_one_line(laud("build", "zoo:clothing", "--rtx", "--sm", "86"))
+    assert said.startswith("TensorRT-RTX cannot be loaded")
+    assert said.endswith("install it with: pip install -c constraints.txt '.[rtx]'")
+    library.cache_clear()
+
+
+def test_what_finds_objects(laud: Laud) -> None:
+    said = assert_one_line(laud("build", "zoo:nuclei"))
+    assert said.startswith("laud build takes bundles that label images")
+
+
+def test_what_was_built_is_told(laud: Laud, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(ref: str, plan: BuildPlan, device: int, say: Any) -> Built:
+        assert (ref, plan, device) == ("a.laud", BuildPlan(batches=(1, 4), dense=True), 1)
+        say("compiling")
+        return Built(Path("a.laud/fp16.plan"), plan_manifest(), 12)
+
+    monkeypatch.setattr(building, "build_on_gpu", build)
+    command = ["build", "a.laud", "--device", "1", "--batch", "1", "--batch", "4", "--dense"]
+    done = laud(*command)
+    assert (done.status, done.err) == (0, "compiling\nwrote a.laud/fp16.plan\n")
+    assert "fp16, TensorRT 10.16.1.11, for compute capability 8.6" in done.out
+    assert "plugins: partition" in done.out
+    as_json = json.loads(laud(*command, "--json").out)
+    assert as_json == plan_manifest().model_dump(mode="json")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """In its bundle."""
+    net = net_of("spatial")
+    source = bundle_of(net, random_weights(net), None)
+    write_bundle(tmp_path / "small.laud", source.manifest, source.weights)
+    bundle = read_bundle(tmp_path / "small.laud")
+    content = onnx_model(bundle, "fp32").SerializeToString()
+    manifest = plan_manifest(
+        bundle=bundle.hash,
+        onnx=sha256(content),
+        program=sha256(content),
+        library_version=VERSION,
+        precision="fp32",
+        buckets=tuple(Bucket(image_size=32, images=i + 1, profile=i) for i in range(2)),
+    )
+    write_plan(bundle.path / "fp32.plan", manifest, content, content)
+    return bundle.path / "fp32.plan"
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_verifying_without_a_gpu(laud: Laud, plan: Path) -> None:
+    said = assert_one_line(laud("verify", str(plan)))
+    assert said.startswith("there is no CUDA driver with a GPU on this machine (no driver)")
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_what_cannot_be_verified(laud: Laud, plan: Path, tmp_path: Path) -> None:
+    for options, says in (
+        ([str(tmp_path / "missing.plan")], "is not a plan"),
+        ([str(plan), "--calls", "0"], "--calls must be at least 1, got 0"),
+        ([str(plan), "--bundle", "zoo:clothing"], "not of clothing"),
+        ([str(plan), "--dense", str(plan)], "is no dense plan"),
+    ):
+        assert says in assert_one_line(laud("verify", *options))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scripted one, with a TensorRT that runs ONNX files."""
+    pytest.importorskip("onnxruntime")
+    from tests.engines.tensorrt.scripted import ScriptedGpu, ScriptedNetwork
+
+    monkeypatch.setattr(loading, "CudaGpu", lambda _device=0: ScriptedGpu("RTX 3090", 86))
+    monkeypatch.setattr(
+        loading,
+        "TensorRtNetwork",
+        lambda _library, program, gpu: ScriptedNetwork(gpu, program, [[(1, 32)], [(2, 32)]]),
+    )
+    monkeypatch.setattr(
+        loading,
+        "library",
+        lambda name: Library(name, SimpleNamespace(__version__=VERSION), None, Said()),
+    )
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_plan_that_agrees_gets_its_latency_table(laud: Laud, plan: Path) -> None:
+    done = laud("verify", str(plan), "--calls", "2")
+    assert done.status == 0, done.err
+    assert "max error 0.0e+00, decisions that differ 0.00%: agrees" in done.out
+    table = read_plan_table(plan / "latency-rtx-3090.json")
+    assert [(call.point, call.images) for call in table.calls] == [("full", 1), ("full", 2)]
+    as_json = json.loads(laud("verify", str(plan), "--calls", "1", "--json").out)
+    assert as_json["verdict"]["agrees"] is True
+    assert as_json["latency"]["device"] == "RTX 3090"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_plan_that_answers_something_else_is_not_to_be_served(laud: Laud, plan: Path) -> None:
+    net = net_of("spatial")
+    other = bundle_of(net, random_weights(net, seed=1), None)
+    content = onnx_model(other, "fp32").SerializeToString()
+    manifest = json.loads((plan / "manifest.json").read_text())
+    (plan / "network.engine").write_bytes(content)
+    (plan / "manifest.json").write_text(json.dumps({**manifest, "program": sha256(content)}))
+    done = laud("verify", str(plan), "--calls", "1")
+    assert done.status == 1
+    assert done.err.endswith("the plan does not answer what its ONNX file means: do not serve it\n")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_service_loads_a_plan_by_the_name_of_its_engine(plan: Path) -> None:
+    settings = load_settings(
+        options={"bundles": str(plan.parent), "engine": "tensorrt", "precision": "fp32"}
+    )
+    (model,) = load_models(settings)
+    assert (model.engine.name, model.engine.precision) == ("tensorrt", "fp32")
+    model.engine.close()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_service_predicts_a_plan_by_its_table(laud: Laud, plan: Path) -> None:
+    options = {"bundles": str(plan.parent), "engine": "tensorrt"}
+    (model,) = load_models(load_settings(options=options))
+    assert laud("verify", str(plan), "--calls", "1").status == 0
+    path = plan / "latency-rtx-3090.json"
+    buckets = [Bucket(image_size=32, images=images, profile=0) for images in (1, 2)]
+    table = read_plan_table(path).model_copy(
+        update={
+            "calls": tuple(
+                CallLatency.of("full", bucket, [s, 2 * s, 4 * s], [], [], 3)
+                for bucket, s in zip(buckets, (1.0, 1.5), strict=True)
+            )
+        }
+    )
+    write_plan_table(path, table)
+    profile = profile_points(model, 4, tables=Tables.of(load_settings(options=options)))
+    assert profile.source == str(path)
+    assert profile["full"] == (2.0, 3.0, 5.0, 6.0)
+    assert (profile.ratios[0], profile.ratios[-1]) == (0.5, 2.0)
+    for changed, says in (
+        ({"program": "0" * 64}, "it is of another plan; measure here with: laud verify PLAN"),
+        ({"device": "L4"}, "it is of another device"),
+    ):
+        write_plan_table(path, table.model_copy(update=changed))
+        named = load_settings(options={**options, "latency_tables": str(path)})
+        with pytest.raises(SettingsError, match=says):
+            profile_points(model, 1, tables=Tables.of(named))
+    model.engine.close()
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_serving_a_plan_without_a_gpu(laud: Laud, plan: Path) -> None:
+    done = laud("serve", str(plan.parent), "--engine", "tensorrt", "--port", "0")
+    assert done.status == 2
+    assert "there is no CUDA driver with a GPU on this machine" in done.err
