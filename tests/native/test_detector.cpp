@@ -267,7 +267,8 @@ LAUD_TEST(decisions_of_levels_are_told_and_hold_where_they_are_given) {
   const std::int64_t n = 3;
   const std::vector<std::uint8_t> images = random_images(n, kSize);
   // The third is not asked.
-  const std::vector<Wish> wishes{{0.0f, -1}, {kAll, 2}, {kAll, 4}, {0.0f, -1}, {kAll, -1}, {kAll, -1}};
+  const std::vector<Wish> wishes{{0.0f, -1}, {kAll, 2},  {kAll, 4},
+                                 {0.0f, -1}, {kAll, -1}, {kAll, -1}};
   for (const int threads : {1, 3}) {
     Runner runner(*kernels_of(Element::f32).front(), threads);
     const Found asked = runner.run(images.data(), n, kSize, nullptr, wishes);
@@ -281,7 +282,8 @@ LAUD_TEST(decisions_of_levels_are_told_and_hold_where_they_are_given) {
                      asked.level_units[static_cast<std::size_t>(i * 2 + l)], "told units");
       }
     }
-    const Found given = runner.run(images.data(), n, kSize, nullptr, {}, asked.level_decisions.data());
+    const Found given =
+        runner.run(images.data(), n, kSize, nullptr, {}, asked.level_decisions.data());
     if (given.level_decisions != asked.level_decisions) fail("others are told than were given");
     if (given.level_units != asked.level_units) fail("units that were given");
     if (given.level_pixels != asked.level_pixels) fail("places that were given");

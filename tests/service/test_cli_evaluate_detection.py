@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 pytest.importorskip("faster_coco_eval")
 
-from engines.evaluation import detection as evaluation
+from engines.evaluation import detection_run as evaluation
 from tests.engines.detection.bundles import detector_bundle
 from tests.engines.detection.networks import DETECTOR
 from tests.engines.detection.tiny import voc_object, write_nuclei, write_voc
@@ -46,8 +46,8 @@ def test_average_precision_is_printed_with_what_counts(
         assert said in text
     assert "bootstrap over pictures, 500 resamples" in text
     assert "latency: one image a call, 20 calls a point" in text
-    # Of boxes, of masks, by size of object, and what it costs.
-    assert sum(line.strip().startswith("size-32") for line in table) == 4
+    # Of boxes, of masks, by size of object, single answers, and what it costs.
+    assert sum(line.strip().startswith("size-32") for line in table) == 5
 
 
 def test_intervals_stay_on_their_line(
@@ -59,8 +59,8 @@ def test_intervals_stay_on_their_line(
     lines = laud("evaluate", bundle, test_split).out.splitlines()
     rows = [line.split() for line in lines if line.strip().startswith("skip-512-50")]
     assert rows[0][1:] == ["512", ".550", "[.510", ".580]", ".850", "[.810", ".880]", "-"]
-    # By size of object, costs, and the rival.
-    assert [len(row) for row in rows[1:]] == [4, 8, 5]
+    # By size of object, single answers, costs, and the rival.
+    assert [len(row) for row in rows[1:]] == [4, 6, 8, 7]
 
 
 def test_latency_may_be_left_out(laud: Laud, bundle: str, test_split: str) -> None:
@@ -76,8 +76,9 @@ def test_boxes_alone_have_one_table(laud: Laud, tmp_path: Path) -> None:
     root = write_voc(tmp_path / "voc", voc_object("nucleus", 3, 4, 20, 22))
     done = laud("evaluate", boxes.path, root / "train", "--no-latency")
     assert done.status == 0, done.err
-    assert "boxes" in done.out
-    assert "masks" not in done.out
+    titles = [line.strip() for line in done.out.splitlines()]
+    assert "boxes" in titles
+    assert "masks" not in titles
     # The picture of 40 x 30 fills three quarters of its square.
     assert "25.0%" in done.out
 

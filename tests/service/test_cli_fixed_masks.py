@@ -26,9 +26,9 @@ def test_everything_is_timed_and_printed(laud: Laud, tmp_path: Path) -> None:
     assert not any("…" in line for line in lines)
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines]
-    # Of boxes, of masks, and what it costs: each below its point.
+    # Boxes, masks, by size, answers, and what it costs: each below its point.
     below = [before[0] for before, row in pairwise(rows) if row[:2] == ["fixed", "mask"]]
-    assert below == ["skip"] * 3
+    assert below == ["skip"] * 5
     text = " ".join(done.out.split())
     assert "masks of other pictures" in text
     assert "skip fixed mask same MACs" in text

@@ -4,13 +4,17 @@ torch."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("faster_coco_eval")
 
+from engines.bundle import read_bundle
+from engines.core import Output
 from engines.cpu.detector import CpuDetector
 from engines.detection.read import read_folder
 from engines.errors import InvalidInput
@@ -80,6 +84,22 @@ def test_it_may_be_made_from_other_pictures(
     kept = fixed.decisions[0]
     assert often[kept].min() >= often[~kept].max()
     assert report.flat()["fixed_from"] == str(root / "validation")
+
+
+def test_an_engine_that_tells_nothing_makes_no_masks(path: Path) -> None:
+    class Silent(CpuDetector):
+        def infer(self, *call: Any, **more: Any) -> Output:
+            output = super().infer(*call, **more)
+            arrays = {name: of for name, of in output.arrays.items() if name != "decisions"}
+            return replace(output, arrays=arrays)
+
+    source = read_bundle(path)
+    blank = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    with (
+        Silent(source, threads=1) as engine,
+        pytest.raises(InvalidInput, match="does not tell what its maskers decide"),
+    ):
+        frequencies_in(engine, source.manifest.point("skip").point, [blank])
 
 
 def test_other_pictures_masks_cost_what_they_cost(

@@ -21,11 +21,7 @@ from engines.core import Engine, static_point
 from engines.detection.read import read_scenes
 from engines.detection.scenes import Scene
 from engines.errors import BundleError, ConfigError
-from engines.evaluation.detection import (
-    DetectionPlan,
-    DetectionResult,
-    detection_records,
-)
+from engines.evaluation.detection import DetectionPlan, DetectionResult, detection_records
 from engines.evaluation.detection_run import evaluate_detector
 from engines.export import dense, dial
 from engines.export import detection as module
