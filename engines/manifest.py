@@ -139,12 +139,29 @@ class BlockScales(FrozenModel):
     shortcut: Positive | None = None
 
 
+class DetectorScales(FrozenModel):
+    """Scales of what stands on a detector's backbone.
+
+    sums, per level the laterals with the coarser levels added, and pyramid, of all levels, have a
+    sign: value = (quantum - 128) * scale. The others follow a ReLU, 0 to 255: classes and boxes,
+    per layer of either tower; masks, per layer of the mask head, its transposed convolution last,
+    none where objects get no mask.
+    """
+
+    sums: tuple[Positive, Positive, Positive, Positive]
+    pyramid: Positive
+    classes: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    boxes: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    masks: tuple[Positive, ...] = ()
+
+
 class Calibration(FrozenModel):
     """Where int8 scales come from and how near int8 stays to the float form.
 
     images, split: the pictures whose activations were looked at. method: how ranges were clipped
     (`max`, `percentile`, `mse`). agreement: per point, share of the images of its accuracy on which
-    int8 answers as the float form does.
+    int8 answers as the float form does; where objects are to be found, share of the objects of both
+    forms that the other finds too (see `engines.detection.agreement`).
     """
 
     images: Annotated[int, Field(ge=1)]
@@ -157,14 +174,16 @@ class Quantisation(FrozenModel):
     """What int8 arithmetic needs beside the weights. Activations are 8 bits, one scale a tensor.
 
     stem: the stem's output, after ReLU. trunk: one scale per stage, so that skipped pixels keep
-    their bytes. blocks: in execution order. features: what enters the classifier. points: those of
-    the manifest, calibrated and measured in int8.
+    their bytes. blocks: in execution order. features: what enters the classifier, None where there
+    is a detector, whose scales are then given. points: those of the manifest, calibrated and
+    measured in int8.
     """
 
     stem: Positive
     trunk: Annotated[tuple[Positive, ...], Field(min_length=1)]
     blocks: Annotated[tuple[BlockScales, ...], Field(min_length=1)]
-    features: Positive
+    features: Positive | None = None
+    detector: DetectorScales | None = None
     points: tuple[PointRecord, ...]
     calibration: Calibration
 
@@ -222,7 +241,7 @@ class Manifest(FrozenModel):
         _check_points(self.points, len(self.architecture.maskers) + of_levels)
         _check_detector(self)
         if self.quantisation is not None:
-            _check_quantisation(self.quantisation, self.architecture, self.points)
+            _check_quantisation(self.quantisation, self.architecture, self.detector, self.points)
         if self.dial is not None:
             _check_dial(self.dial, self.points)
         return self
@@ -271,8 +290,6 @@ def _check_detector(manifest: Manifest) -> None:
         raise ValueError(f"task '{manifest.task}' contradicts a detector with masks or without")
     if not isinstance(manifest.architecture, ResNet):
         raise ValueError("a detector stands on a backbone of family 'resnet'")
-    if manifest.quantisation is not None:
-        raise ValueError("int8 arithmetic is not defined for detectors")
     for record in manifest.points:
         if record.point.image_size % STRIDE or record.point.glance is not None:
             raise ValueError(
@@ -296,7 +313,10 @@ def _check_points(points: Sequence[PointRecord], maskers: int) -> None:
 
 
 def _check_quantisation(
-    scales: Quantisation, net: ResNet | RegNet, points: Sequence[PointRecord]
+    scales: Quantisation,
+    net: ResNet | RegNet,
+    detector: Detector | None,
+    points: Sequence[PointRecord],
 ) -> None:
     if not isinstance(net, ResNet):
         raise ValueError(f"int8 arithmetic is defined for family 'resnet', not for '{net.family}'")
@@ -311,7 +331,8 @@ def _check_quantisation(
             raise ValueError(
                 f"{block.name} {'needs a' if block.projection else 'takes no'} shortcut scale"
             )
-    _check_points(scales.points, len(net.maskers))
+    _check_heads(scales, detector)
+    _check_points(scales.points, len(net.maskers) + (detector.num_maskers if detector else 0))
     wanted, given = (
         ", ".join(f"{record.point.name} at {record.point.image_size} px" for record in of)
         for of in (points, scales.points)
@@ -323,6 +344,24 @@ def _check_quantisation(
             f"calibration has {len(scales.calibration.agreement)} agreements for "
             f"{len(points)} points"
         )
+
+
+def _check_heads(scales: Quantisation, detector: Detector | None) -> None:
+    found = scales.detector
+    if (scales.features is None) != (detector is not None):
+        raise ValueError(
+            "int8 needs a scale of what enters the classifier, and a detector has no such"
+        )
+    if (found is None) != (detector is None):
+        raise ValueError("a detector has its own int8 scales, and others have none of them")
+    if found is None or detector is None:
+        return
+    masks = detector.mask_convs + 1 if detector.masks else 0
+    for name, count in (
+        ("classes", detector.head_convs), ("boxes", detector.head_convs), ("masks", masks)
+    ):  # fmt: skip
+        if len(getattr(found, name)) != count:
+            raise ValueError(f"{len(getattr(found, name))} scales of {name} for {count} layers")
 
 
 def _check_dial(dial: Dial, points: Sequence[PointRecord]) -> None:

@@ -1,14 +1,16 @@
 """From float weights and activation scales to the integers of the int8 network. Needs no torch.
 
-Activations are unsigned bytes with zero point 0 (a projection's output: 128), weights are signed
-bytes, symmetric per output channel. A layer computes q = round(clamp(float(sum) * scale + bias)),
-so that everything a kernel needs is here: every engine takes its integers from this place.
+Activations are unsigned bytes with zero point 0 (where they have a sign, as a projection's output:
+128), weights are signed bytes, symmetric per output channel. A layer computes
+q = round(clamp(float(sum) * scale + bias)), so that everything a kernel needs is here and, of what
+stands on a detector's backbone, in `engines.detection.quantisation`: every engine takes its
+integers from these two places.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +27,8 @@ PAIR_MAX = 128
 """Of two neighbouring weights of one sign, together: 128 * 255 is the last multiple of 255 that
 fits 16 bits, in which CPUs without dot-product instructions sum two products."""
 STEM_KERNEL = 7
-SHORTCUT_ZERO = 128
-"""The byte that stands for 0.0 in a projection's output."""
+SIGNED_ZERO = 128
+"""The byte that stands for 0.0 where activations have a sign, as in a projection's output."""
 
 SKIPPED = ":skipped"
 """What follows a projection's name where the residual branch is not computed."""
@@ -60,20 +62,36 @@ def quantise_network(
     Raises CheckpointError for a tensor that is missing or not finite, InvalidInput for a scale that
     is not a positive number, or for a network that is not folded.
     """
+    layers = quantise_backbone(net, weights, scales, preprocessing)
+    if scales.features is None:
+        raise InvalidInput("the scale 'features' of what enters the classifier is missing")
+    check_scales([("features", scales.features)])
+    # Scores are wanted as they are: in steps of 1, neither rounded nor clamped.
+    layers["fc"] = RoundedLayer("fc", weights).layer(scales.features, 1.0)
+    return layers
+
+
+def quantise_backbone(
+    net: ResNet, weights: Weights, scales: Quantisation, preprocessing: Preprocessing
+) -> dict[str, QuantisedLayer]:
+    """As `quantise_network`, without the classifier."""
     if net.official_layout or not net.folded:
         raise InvalidInput("only a network with folded batch norm in our own layout has int8 form")
-    for name, scale in _named(scales, net):
-        if not (math.isfinite(scale) and scale > 0):
-            raise InvalidInput(f"the scale '{name}' must be a positive number, got {scale}")
+    check_scales(_named(scales, net))
     layers = {"conv1": _stem(weights, scales.stem, preprocessing)}
     scale_in = scales.stem
     for block, of_block in zip(net.blocks, scales.blocks, strict=True):
         trunk = scales.trunk[block.stage]
         layers.update(_block(block, weights, scale_in, of_block, trunk))
         scale_in = trunk
-    # Scores are wanted as they are: in steps of 1, neither rounded nor clamped.
-    layers["fc"] = _Rounded("fc", weights).layer(scales.features, 1.0)
     return layers
+
+
+def check_scales(named: Iterable[tuple[str, float]]) -> None:
+    """Raise InvalidInput for one that is not a positive number."""
+    for name, scale in named:
+        if not (math.isfinite(scale) and scale > 0):
+            raise InvalidInput(f"the scale '{name}' must be a positive number, got {scale}")
 
 
 def stem_border(preprocessing: Preprocessing) -> UInt8Array:
@@ -82,7 +100,7 @@ def stem_border(preprocessing: Preprocessing) -> UInt8Array:
     return mean[::-1].copy() if preprocessing.channel_order == "bgr" else mean
 
 
-class _Rounded:
+class RoundedLayer:
     """A layer's weights in signed bytes with their scale per output channel, and its bias."""
 
     def __init__(self, name: str, weights: Weights, *, weight: Float32Array | None = None) -> None:
@@ -92,12 +110,26 @@ class _Rounded:
         self.weight, self.scale = _rounded(w, f"{name}.weight")
 
     def layer(
-        self, scale_in: float, scale_out: float, *, add: float = 0.0, residual: float = 0.0
+        self,
+        scale_in: float,
+        scale_out: float,
+        *,
+        add: float = 0.0,
+        residual: float = 0.0,
+        zero_in: int = 0,
     ) -> QuantisedLayer:
-        """From bytes of `scale_in` to bytes of `scale_out`; `add` to the bias, in output quanta."""
-        with np.errstate(over="ignore", under="ignore"):
+        """From bytes of `scale_in` to bytes of `scale_out`; `add` to the bias, in output quanta.
+
+        zero_in: the input's byte for 0.0, which then lies around its map too.
+        """
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             scale = (self.scale.astype(np.float64) * (scale_in / scale_out)).astype(np.float32)
-            bias = (self.bias / scale_out + add).astype(np.float32)
+            shifted = self.bias / scale_out + add
+            if zero_in:
+                taps = self.weight.reshape(len(self.weight), -1).sum(axis=1, dtype=np.int64)
+                # By the scale that is applied, rounded: then what sums have too much goes away.
+                shifted -= zero_in * taps * scale.astype(np.float64)
+            bias = shifted.astype(np.float32)
             residual = float(np.float32(residual))
         if not (np.isfinite(scale).all() and np.isfinite(bias).all() and math.isfinite(residual)):
             raise InvalidInput(
@@ -113,7 +145,7 @@ def _stem(weights: Weights, scale: float, preprocessing: Preprocessing) -> Quant
         folded = w / np.array(preprocessing.std, np.float32)[:, None, None]
     if preprocessing.channel_order == "bgr":
         folded, mean = np.ascontiguousarray(folded[:, ::-1]), mean[::-1]
-    stem = _Rounded("conv1", weights, weight=folded)
+    stem = RoundedLayer("conv1", weights, weight=folded)
     # Of the rounded weights: then rounding errs in proportion to how far a pixel is from the mean,
     # not to its value, which is twice as large.
     taps = stem.weight.sum(axis=(2, 3), dtype=np.int64)
@@ -125,19 +157,20 @@ def _block(
     block: Block, weights: Weights, scale_in: float, scales: BlockScales, trunk: float
 ) -> Iterator[tuple[str, QuantisedLayer]]:
     name = block.name
-    yield f"{name}.conv1", _Rounded(f"{name}.conv1", weights).layer(scale_in, scales.inner1)
-    yield f"{name}.conv2", _Rounded(f"{name}.conv2", weights).layer(scales.inner1, scales.inner2)
-    last = _Rounded(f"{name}.conv3", weights)
+    yield f"{name}.conv1", RoundedLayer(f"{name}.conv1", weights).layer(scale_in, scales.inner1)
+    middle = RoundedLayer(f"{name}.conv2", weights)
+    yield middle.name, middle.layer(scales.inner1, scales.inner2)
+    last = RoundedLayer(f"{name}.conv3", weights)
     if scales.shortcut is None:
         yield f"{name}.conv3", last.layer(scales.inner2, trunk, residual=1.0)
         return
     step = scales.shortcut / trunk
     yield (
         f"{name}.conv3",
-        last.layer(scales.inner2, trunk, add=-SHORTCUT_ZERO * step, residual=step),
+        last.layer(scales.inner2, trunk, add=-SIGNED_ZERO * step, residual=step),
     )
-    projection = _Rounded(f"{name}.downsample.0", weights)
-    yield projection.name, projection.layer(scale_in, scales.shortcut, add=SHORTCUT_ZERO)
+    projection = RoundedLayer(f"{name}.downsample.0", weights)
+    yield projection.name, projection.layer(scale_in, scales.shortcut, add=SIGNED_ZERO)
     yield f"{projection.name}{SKIPPED}", projection.layer(scale_in, trunk)
 
 
@@ -202,7 +235,6 @@ def _tensor(weights: Weights, name: str) -> Float32Array:
 
 def _named(scales: Quantisation, net: ResNet) -> Iterator[tuple[str, float]]:
     yield "stem", scales.stem
-    yield "features", scales.features
     for s, trunk in enumerate(scales.trunk):
         yield f"trunk of layer{s + 1}", trunk
     for block, found in zip(net.blocks, scales.blocks, strict=True):

@@ -55,6 +55,7 @@ class DetectorSpec:
         units: Sequence[float],
         patches: Sequence[int],
         looks: Sequence[int],
+        scales: Sequence[float],
         labels: int,
         width: int,
         head_convs: int,

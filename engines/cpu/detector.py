@@ -14,12 +14,13 @@ from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu import _native
 from engines.cpu.counting import Counters, Float64Array, Int64Array, Wishes, wishes_of_batch
-from engines.cpu.detector_weights import detector_tensors
+from engines.cpu.detector_weights import native_detector_tensors
 from engines.cpu.forcing import side_by_side
 from engines.cpu.loading import (
     backbone_spec,
     check_contiguous,
     choose,
+    chosen_precision,
     loading,
     runnable,
     running,
@@ -42,8 +43,6 @@ from engines.detection.architecture import (
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.manifest import Manifest
 
-_PRECISIONS = ("fp32", "bf16")
-
 
 class CpuDetector(Closing):
     """Finds objects in whole pictures of any size that is a multiple of STRIDE.
@@ -64,25 +63,20 @@ class CpuDetector(Closing):
     ) -> None:
         """Pack the bundle's weights.
 
-        threads, poison and LAUD_CPU_ISA: as for `engines.cpu.engine.CpuEngine`. precision: fp32, or
-        bf16 where the CPU has AMX; None means fp32. Raises BundleError when the bundle finds no
-        objects, is not folded or its tensors do not fit; InvalidInput for another precision;
-        EngineError when it cannot run here.
+        threads, precision, poison and LAUD_CPU_ISA: as for `engines.cpu.engine.CpuEngine`. Raises
+        BundleError when the bundle finds no objects, is not folded, its tensors do not fit, or int8
+        is asked and it has no scales; InvalidInput for another precision; EngineError when it
+        cannot run here.
         """
         manifest, net = bundle.manifest, runnable(bundle)
         if manifest.detector is None:
             raise BundleError(f"'{bundle.path}' finds no objects: its task is {manifest.task}")
-        self.precision = precision or _PRECISIONS[0]
-        if self.precision not in _PRECISIONS:
-            raise InvalidInput(
-                f"detectors run in {' and '.join(_PRECISIONS)} only so far, got precision "
-                f"'{precision}'"
-            )
+        self.precision = chosen_precision(manifest, precision)
         self.isa, self.threads = choose(self.precision, threads)
         with loading(bundle):
             self._native = _native.DetectorEngine(
-                _spec(net, manifest, manifest.detector),
-                detector_tensors(bundle, net, manifest.detector),
+                _spec(net, manifest, manifest.detector, self.precision),
+                native_detector_tensors(bundle, net, manifest.detector, self.precision),
                 self.precision,
                 self.isa,
                 self.threads,
@@ -213,14 +207,18 @@ class CpuDetector(Closing):
         self._native.close()
 
 
-def _spec(net: ResNet, manifest: Manifest, detector: Detector) -> _native.DetectorSpec:
+def _spec(
+    net: ResNet, manifest: Manifest, detector: Detector, precision: str
+) -> _native.DetectorSpec:
     ends = {block.stage: i for i, block in enumerate(net.blocks)}
+    scales = manifest.quantisation if precision == "int8" else None
     return _native.DetectorSpec(
-        backbone=backbone_spec(net, manifest, "fp32"),
+        backbone=backbone_spec(net, manifest, precision),
         lasts=[ends[stage] for stage in sorted(ends)],
         units=list(LEVEL_UNITS),
         patches=list(detector.level_patches or ()),
         looks=list(detector.looks),
+        scales=[1.0] * LEVELS if scales is None else list(scales.trunk),
         labels=net.num_classes,
         width=detector.width,
         head_convs=detector.head_convs,

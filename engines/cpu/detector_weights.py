@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from engines.architecture import ResNet
 from engines.bundle import Bundle
@@ -19,8 +20,11 @@ from engines.cpu.weights import (
     backbone_shapes,
     checked_weights,
     convolution,
+    layer_tensors,
+    without_scales,
 )
 from engines.detection.architecture import LEVELS, Detector, stage_channels
+from engines.detection.quantisation import quantise_detector
 
 _BODY = "dense.body."
 _CLASSES = "dense.head.classification_head"
@@ -76,6 +80,22 @@ def detector_tensors(bundle: Bundle, net: ResNet, detector: Detector) -> Floats:
             )
             tensors[f"mask.up.{i}.bias"] = given[f"{_UP}.bias"]
     return tensors
+
+
+def native_detector_tensors(
+    bundle: Bundle, net: ResNet, detector: Detector, precision: str
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Tensors by the names that native code asks for; int8 as in `native_tensors`, which says what
+    is raised."""
+    floats = detector_tensors(bundle, net, detector)
+    if precision != "int8":
+        return dict(floats)
+    scales = bundle.manifest.quantisation
+    if scales is None:
+        raise without_scales(bundle)
+    layers = quantise_detector(net, detector, floats, scales, bundle.manifest.preprocessing)
+    maskers = {name: value for name, value in floats.items() if ".masker" in name}
+    return {**maskers, **layer_tensors(layers)}
 
 
 def _convolutions(net: ResNet, detector: Detector) -> Iterator[tuple[str, str, int, int, int]]:

@@ -18,6 +18,7 @@ from engines.cpu.loading import (
     backbone_spec,
     check_contiguous,
     choose,
+    chosen_precision,
     loading,
     runnable,
     running,
@@ -26,7 +27,7 @@ from engines.cpu.shrinking import shrunk
 from engines.cpu.weights import native_tensors
 from engines.errors import EngineError, InvalidInput
 from engines.glance import run_glances
-from engines.manifest import PRECISIONS, Manifest
+from engines.manifest import Manifest
 
 
 class CpuEngine(Closing):
@@ -57,12 +58,7 @@ class CpuEngine(Closing):
         """
         manifest = bundle.manifest
         net = runnable(bundle)
-        if precision is None:
-            precision = "fp32" if manifest.quantisation is None else "int8"
-        if precision not in PRECISIONS:
-            raise InvalidInput(
-                f"unknown precision '{precision}'; there are: {', '.join(PRECISIONS)}"
-            )
+        precision = chosen_precision(manifest, precision)
         self.isa, self.threads = choose(precision, threads)
         self.precision = precision
         with loading(bundle):
@@ -154,5 +150,5 @@ def _spec(net: ResNet, manifest: Manifest, precision: str) -> _native.NetworkSpe
         backbone=backbone_spec(net, manifest, precision),
         classes=net.num_classes,
         output_scale=1.0 if scales is None else scales.trunk[net.blocks[-1].stage],
-        feature_scale=1.0 if scales is None else scales.features,
+        feature_scale=1.0 if scales is None or scales.features is None else scales.features,
     )

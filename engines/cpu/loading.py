@@ -13,7 +13,7 @@ from engines.core import MAX_THREADS, UInt8Array
 from engines.cpu import _native
 from engines.cpu.threads import available_cpus
 from engines.errors import BundleError, EngineError, InvalidInput
-from engines.manifest import Manifest
+from engines.manifest import PRECISIONS, Manifest
 from engines.quantisation import stem_border
 
 ISA_VARIABLE = "LAUD_CPU_ISA"
@@ -35,6 +35,16 @@ def runnable(bundle: Bundle) -> ResNet:
             "layout; export this one again, or use the reference engine"
         )
     return net
+
+
+def chosen_precision(manifest: Manifest, asked: str | None) -> str:
+    """None means int8 where there are scales for it, else fp32. Raises InvalidInput for another
+    than PRECISIONS."""
+    if asked is None:
+        return "fp32" if manifest.quantisation is None else "int8"
+    if asked not in PRECISIONS:
+        raise InvalidInput(f"unknown precision '{asked}'; there are: {', '.join(PRECISIONS)}")
+    return asked
 
 
 def choose(precision: str, threads: int | None) -> Choice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from engines.architecture import Block, ResNet, only_resnet
 from engines.bundle import Bundle
 from engines.errors import BundleError
-from engines.quantisation import STEM_KERNEL, quantise_network
+from engines.quantisation import STEM_KERNEL, QuantisedLayer, quantise_network
 
 PATCH_MASKER = ("mean", "std", "weight")
 """Tensors of a masker of patches, a number per channel each."""
@@ -81,10 +81,7 @@ def native_tensors(bundle: Bundle, precision: str) -> dict[str, npt.NDArray[np.g
         return dict(floats)
     manifest = bundle.manifest
     if manifest.quantisation is None:
-        raise BundleError(
-            f"'{bundle.path}' has no scales for int8; make a bundle that has them with: "
-            f"laud export {bundle.path} -o NAME.laud --int8 --calibrate DIR"
-        )
+        raise without_scales(bundle)
     tensors: dict[str, npt.NDArray[np.generic]] = {
         name: value for name, value in floats.items() if ".masker_" in name
     }
@@ -94,12 +91,26 @@ def native_tensors(bundle: Bundle, precision: str) -> dict[str, npt.NDArray[np.g
         manifest.quantisation,
         manifest.preprocessing,
     )
+    return {**tensors, **layer_tensors(layers)}
+
+
+def layer_tensors(layers: Mapping[str, QuantisedLayer]) -> dict[str, npt.NDArray[np.generic]]:
+    """Quantised layers under the names that native code asks for."""
+    tensors: dict[str, npt.NDArray[np.generic]] = {}
     for name, layer in layers.items():
         tensors[f"{name}.weight"] = np.ascontiguousarray(layer.weight)
         tensors[f"{name}.scale"] = np.ascontiguousarray(layer.scale, np.float32)
         tensors[f"{name}.bias"] = np.ascontiguousarray(layer.bias, np.float32)
         tensors[f"{name}.residual"] = np.array([layer.residual], np.float32)
     return tensors
+
+
+def without_scales(bundle: Bundle) -> BundleError:
+    """What says that there are none, and how to make some."""
+    return BundleError(
+        f"'{bundle.path}' has no scales for int8; make a bundle that has them with: "
+        f"laud export {bundle.ref} -o NAME.laud --int8 --calibrate DIR"
+    )
 
 
 def convolution(

@@ -52,7 +52,8 @@ class DetectionResult:
     of the two does not vary. padding: mean share of the network's input that is no picture.
     decisions: (N, units of all maskers), if the engine tells. bowl: by the measure of the Data
     Science Bowl 2018; None where there are no masks. unlabelled: what was found where nothing is.
-    of: the point whose fixed mask was judged; None: it is a point's own result.
+    of: the point whose fixed mask was judged; None: it is a point's own result. found: in each
+    picture.
     """
 
     point: OperatingPoint
@@ -68,6 +69,7 @@ class DetectionResult:
     bowl: BowlScores | None = None
     unlabelled: Unlabelled | None = None
     of: str | None = None
+    found: tuple[Detections, ...] = ()
 
     @property
     def name(self) -> str:
@@ -274,6 +276,7 @@ def judge(
         bowl=bowl_scores(scenes, found),
         unlabelled=unlabelled(scenes, found, labels),
         decisions=np.concatenate(told).astype(np.bool_) if told else None,
+        found=tuple(found),
     )
 
 

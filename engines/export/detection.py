@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from engines.architecture import MapSize
 from engines.bundle import (
@@ -19,13 +16,13 @@ from engines.bundle import (
     read_bundle,
     write_bundle,
 )
-from engines.closing import Closing
-from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.core import Engine, OperatingPoint
 from engines.detection.architecture import Detector, detector_macs, macs_per_object
-from engines.detection.read import read_scenes
-from engines.detection.scenes import Scene
-from engines.evaluation.detection import check_labels, detection_records, judge, square
+from engines.detection.read import read_folder, read_scenes
+from engines.evaluation.detection import check_labels, detection_records, judge
 from engines.export.calibrate import calibrate
+from engines.export.dense import Dense, Squares
+from engines.export.detector_int8 import quantised_detector
 from engines.export.dial import chosen
 from engines.export.drafts import NO_HASH, changed, learned_point, serving_engine
 from engines.export.pictures import Say
@@ -34,10 +31,6 @@ from engines.runs import PointRequest, Run
 LEAST_GAIN = 0.02
 """Share of the latency of `full` by which a point has to be faster than a better one. Less than a
 classifier's: what a call takes beside its work is little of a detector's."""
-
-_PICTURES = 24
-"""Pictures that thresholds are calibrated on and latency is measured on, evenly from all: a search
-runs them a dozen times."""
 
 
 def export_detector(
@@ -50,6 +43,7 @@ def export_detector(
     out: Path,
     *,
     data: Path,
+    calibration: Path | None = None,
     all_points: bool = False,
     say: Say,
 ) -> Bundle:
@@ -58,8 +52,10 @@ def export_detector(
     thresholds: of each budget, as trained; they are calibrated, and average precision is measured,
     on the validation split of `data`, with the rounded weights that ship, on the engine that serves
     them. Of the run's points those are shipped that are worth their latency, see
-    `engines.export.dial`: the greater AP50 is the better; all_points: every one.
+    `engines.export.dial`: the greater AP50 is the better; all_points: every one. calibration: an
+    annotated split whose pictures give int8 scales.
     """
+    shown = None if calibration is None else read_folder(calibration)
     scenes = read_scenes(data, "validation")
     check_labels(scenes, run.labels)
     maskers = len(run.architecture.maskers) + detector.num_maskers
@@ -98,29 +94,15 @@ def export_detector(
         ]
     records = detection_records(results, "validation")
     budgets = {request.name: request.budget for request in run.points}
+    bundle = changed(bundle, points=records)
+    if shown is not None:
+        bundle = quantised_detector(bundle, shown, scenes, say, results)
     bundle = chosen(
-        changed(bundle, points=records), budgets, squares, say,
+        bundle, budgets, squares, say,
         least_gain=LEAST_GAIN, keep_all=all_points,
     )  # fmt: skip
     write_bundle(out, bundle.manifest, weights)
     return read_bundle(out)
-
-
-class Squares:
-    """Some pictures as a network sees them, evenly from all; decoded once per image size."""
-
-    def __init__(self, scenes: Sequence[Scene], say: Say) -> None:
-        some = np.linspace(0, len(scenes) - 1, min(_PICTURES, len(scenes))).astype(int)
-        self._scenes = [scenes[i] for i in some.tolist()]
-        self._say = say
-        self._found: dict[int, UInt8Array] = {}
-
-    def at(self, size: int) -> UInt8Array:
-        """uint8 (N, size, size, 3)."""
-        if size not in self._found:
-            self._say(f"preparing {len(self._scenes)} validation images at {size} px")
-            self._found[size] = np.stack([square(scene, size) for scene in self._scenes])
-        return self._found[size]
 
 
 def _calibrated(
@@ -138,7 +120,7 @@ def _calibrated(
     size = request.image_size
     say(f"calibrating '{request.name}' to {request.budget:g} of the MACs at {size} px")
     static = detector_macs(run.architecture, detector, MapSize(size, size)).dense
-    dense = _Dense(engine, macs_per_object(detector))
+    dense = Dense(engine, macs_per_object(detector))
     found = calibrate(dense, point, request.budget * static, squares.at(size))
     if not found.reached:
         say(
@@ -146,21 +128,3 @@ def _calibrated(
             f"kept at {found.macs / static:.3f}, the nearest"
         )
     return found.point
-
-
-class _Dense(Closing):
-    """An engine that counts no mask head: what a budget is of. Whoever loaded it closes it."""
-
-    def __init__(self, engine: Engine, per_object: int) -> None:
-        self.engine, self.per_object = engine, per_object
-        self.name, self.precision = engine.name, engine.precision
-
-    def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
-        """See `engines.core.Engine`."""
-        output = self.engine.infer(images, points)
-        counts = np.asarray(output.arrays["counts"], np.float64)
-        macs = output.macs - self.per_object * counts
-        return replace(output, macs=macs)
-
-    def close(self) -> None:
-        """Nothing of its own."""

@@ -52,12 +52,28 @@ def serving_engine(bundle: Bundle, precision: Literal["fp32", "int8"], say: Say)
         if precision == "int8":
             if isinstance(error, BundleError):
                 raise
-            from engines.reference.integer import IntegerReference
-
             say(f"{error}; the integer reference gives the same answers, slowly")
-            return IntegerReference(bundle)
+            return _integer_reference(bundle)
         say(f"{error}; the reference engine answers instead, slowly")
         return load_engine(bundle, kind="reference")
+
+
+def _integer_reference(bundle: Bundle) -> Engine:
+    if bundle.manifest.detector is not None:
+        from engines.reference.integer_detection import IntegerDetector
+
+        return IntegerDetector(bundle)
+    from engines.reference.integer import IntegerReference
+
+    return IntegerReference(bundle)
+
+
+def checked_floats(bundle: Bundle) -> dict[str, npt.NDArray[np.float32]]:
+    """The weights, widened. BundleError names those that are no numbers."""
+    broken = [name for name, value in bundle.weights.items() if not np.isfinite(value).all()]
+    if broken:
+        raise BundleError(f"'{bundle.path}' has weights that are no numbers: {', '.join(broken)}")
+    return {name: np.asarray(value, np.float32) for name, value in bundle.weights.items()}
 
 
 def measured_records(

@@ -15,7 +15,6 @@ from engines.bundle import (
     Calibration,
     Quantisation,
     check_output,
-    classifier,
     read_bundle,
     write_bundle,
 )
@@ -23,7 +22,7 @@ from engines.core import Engine, OperatingPoint
 from engines.errors import BundleError
 from engines.evaluation import LabelledImages, PointResult, evaluate_points
 from engines.export.calibrate import settle
-from engines.export.drafts import changed, measured_records, serving_engine
+from engines.export.drafts import changed, checked_floats, measured_records, serving_engine
 from engines.export.glances import settled_glance
 from engines.export.pictures import PixelCache, Say, some_pictures
 from engines.export.ranges import METHODS, Method, observe
@@ -42,8 +41,12 @@ def quantise_bundle(
     bundle's points stay the same: none is measured for its latency or dropped.
     """
     check_output(out)
-    bundle = classifier(read_bundle(source), "int8")
+    bundle = read_bundle(source)
     _check_source(bundle)
+    if bundle.manifest.detector is not None:
+        from engines.export.detector_int8 import quantise_detector_bundle
+
+        return quantise_detector_bundle(bundle, out, calibration=calibration, data=data, say=say)
     chosen = some_pictures(calibration)
     split = calibration if data is None else find_split(data, "validation")
     images = relabel(scan_folder(split, min_classes=1), bundle.manifest.labels)
@@ -125,11 +128,8 @@ def _check_source(bundle: Bundle) -> None:
 
 
 def _network(bundle: Bundle) -> LaudResNet:
-    broken = [name for name, value in bundle.weights.items() if not np.isfinite(value).all()]
-    if broken:
-        raise BundleError(f"'{bundle.path}' has weights that are no numbers: {', '.join(broken)}")
     model = LaudResNet(only_resnet(bundle.manifest.architecture, "int8"))
-    load_strictly(model, {k: np.asarray(v, np.float32) for k, v in bundle.weights.items()})
+    load_strictly(model, checked_floats(bundle))
     return model.eval().to(memory_format=torch.channels_last)
 
 

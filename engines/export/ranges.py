@@ -39,7 +39,9 @@ class Histogram:
         self.counts: npt.NDArray[np.float64] = np.zeros(_BINS)
 
     def add(self, values: Tensor) -> None:
-        """Count float32 values of any shape and sign."""
+        """Count float32 values of any shape and sign; there may be none."""
+        if not values.numel():
+            return
         values = values.abs()
         largest = float(values.max())
         self.largest = max(self.largest, largest)
@@ -100,27 +102,31 @@ class Ranges:
         self._found.setdefault(name, Histogram()).add(values)
 
     def scales(self, method: Method) -> dict[str, Any]:
-        """The scales of `engines.bundle.Quantisation` by field."""
+        """The scales of a classifier's `engines.bundle.Quantisation` by field."""
+        return {**self.backbone(method), "features": self.scale("features", method)}
+
+    def backbone(self, method: Method) -> dict[str, Any]:
+        """Those of stem and blocks."""
         return {
-            "stem": self._scale("stem", method),
+            "stem": self.scale("stem", method),
             "trunk": tuple(self._trunk(s, method) for s in range(len(self._net.stages))),
             "blocks": tuple(
                 BlockScales(
-                    inner1=self._scale(f"{block.name}.inner1", method),
-                    inner2=self._scale(f"{block.name}.inner2", method),
+                    inner1=self.scale(f"{block.name}.inner1", method),
+                    inner2=self.scale(f"{block.name}.inner2", method),
                     shortcut=(
-                        self._scale(f"{block.name}.shortcut", method, WEIGHT_MAX)
+                        self.scale(f"{block.name}.shortcut", method, WEIGHT_MAX)
                         if block.projection
                         else None
                     ),
                 )
                 for block in self._net.blocks
             ),
-            "features": self._scale("features", method),
         }
 
-    def _scale(self, name: str, method: Method, steps: int = _STEPS) -> float:
-        return self._found[name].range(method, steps) / steps
+    def scale(self, name: str, method: Method, steps: int = _STEPS) -> float:
+        """The value of one of so many steps from 0; WEIGHT_MAX where numbers have a sign."""
+        return self._found.get(name, Histogram()).range(method, steps) / steps
 
     def _trunk(self, stage: int, method: Method) -> float:
         first, *rest = (b for b in self._net.blocks if b.stage == stage)
@@ -144,7 +150,8 @@ def observe(
     """
     ranges = Ranges(model.net)
     model.eval()
-    with _watched(model, ranges):
+    handles = [model.fc.register_forward_pre_hook(input_of("features", ranges))]
+    with watched([*handles, *watch_backbone(model, ranges)]):
         for i, point in enumerate(points):
             say(f"observing activations at '{point.name}'")
             decide = point_decision(point)
@@ -157,13 +164,18 @@ def observe(
     return ranges
 
 
-@contextmanager
-def _watched(model: LaudResNet, ranges: Ranges) -> Iterator[None]:
-    handles = [model.fc.register_forward_pre_hook(_input_of("features", ranges))]
+def watch_backbone(model: LaudResNet, ranges: Ranges) -> list[Any]:
+    """Hooks on stem and blocks, for `watched`."""
     first = model.bottlenecks()[0]
-    handles.append(first.register_forward_pre_hook(_input_of("stem", ranges)))
+    handles: list[Any] = [first.register_forward_pre_hook(input_of("stem", ranges))]
     for block in model.bottlenecks():
         handles += _watch_block(block, ranges)
+    return handles
+
+
+@contextmanager
+def watched(handles: Sequence[Any]) -> Iterator[None]:
+    """Removes hooks in the end."""
     try:
         yield
     finally:
@@ -175,8 +187,8 @@ def _watch_block(block: Bottleneck, ranges: Ranges) -> list[Any]:
     name = block.block.name
     handles: list[Any] = [
         # What enters the next convolution: after ReLU, and 0 in channels that are skipped.
-        block.conv2.register_forward_pre_hook(_input_of(f"{name}.inner1", ranges)),
-        block.conv3.register_forward_pre_hook(_input_of(f"{name}.inner2", ranges)),
+        block.conv2.register_forward_pre_hook(input_of(f"{name}.inner1", ranges)),
+        block.conv3.register_forward_pre_hook(input_of(f"{name}.inner2", ranges)),
         block.register_forward_hook(
             lambda module, inputs, output: ranges.add(f"{name}.output", output[0])
         ),
@@ -190,5 +202,6 @@ def _watch_block(block: Bottleneck, ranges: Ranges) -> list[Any]:
     return handles
 
 
-def _input_of(name: str, ranges: Ranges) -> Callable[[Any, tuple[Tensor, ...]], None]:
+def input_of(name: str, ranges: Ranges) -> Callable[[Any, tuple[Tensor, ...]], None]:
+    """A hook that counts what a module is given."""
     return lambda module, inputs: ranges.add(name, inputs[0])

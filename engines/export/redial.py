@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from engines.architecture import ResNet, only_resnet
 from engines.bundle import Bundle, check_output, explain, read_bundle
 from engines.core import OperatingPoint, static_point
-from engines.errors import BundleError, ConfigError
+from engines.errors import BundleError
 from engines.export.pictures import Say, some_pictures
 from engines.export.run import exported, library_versions
 from engines.runs import Budget, PointRequest, Run, candidate_points
@@ -34,16 +34,13 @@ def redial(
     back.
 
     data: the folder with the validation split. calibration: pictures for int8 scales, without which
-    the new bundle has none; detectors never have any. Raises BundleError for a bundle that does not
-    say what its points were chosen from, and for networks that are no ResNets; ConfigError for
-    scales of a detector.
+    the new bundle has none. Raises BundleError for a bundle that does not say what its points were
+    chosen from, and for networks that are no ResNets.
     """
     check_output(out)
     bundle = read_bundle(source)
     if bundle.manifest.detector is not None:
-        if calibration is not None:
-            raise ConfigError(f"'{bundle.path}' finds objects: it has no int8 form")
-        return _redial_detector(bundle, out, data, say)
+        return _redial_detector(bundle, out, data, calibration, say)
     chosen = None if calibration is None else some_pictures(calibration)
     run, learned = _candidates(bundle, data)
     names = ", ".join(request.name for request in run.points)
@@ -98,7 +95,9 @@ def _as_run(bundle: Bundle, net: ResNet, points: Sequence[PointRequest], data: P
     )
 
 
-def _redial_detector(bundle: Bundle, out: Path, data: Path, say: Say) -> Bundle:
+def _redial_detector(
+    bundle: Bundle, out: Path, data: Path, calibration: Path | None, say: Say
+) -> Bundle:
     from engines.export.detection import export_detector
 
     manifest = bundle.manifest
@@ -112,7 +111,8 @@ def _redial_detector(bundle: Bundle, out: Path, data: Path, say: Say) -> Bundle:
     thresholds = dict.fromkeys(budgets, points[0].thresholds if points else ())
     return export_detector(
         _as_run(bundle, net, requests, data), manifest.detector, thresholds,
-        manifest.provenance, bundle.weights, library_versions(), out, data=data, say=say,
+        manifest.provenance, bundle.weights, library_versions(), out,
+        data=data, calibration=calibration, say=say,
     )  # fmt: skip
 
 

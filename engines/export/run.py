@@ -63,16 +63,15 @@ def export(
 
     Thresholds are calibrated and accuracy is measured on the validation split of `data` (by default
     the folder that the run was trained on), with the rounded weights that ship, on the engine that
-    serves them. With `calibration`, a folder of pictures, the bundle gets int8 scales too: see
-    `engines.export.int8`. Of the run's points those are shipped that are worth their latency in the
-    best precision, see `engines.export.dial`; `all_points` ships every one. Detectors have no int8
-    form.
+    serves them. With `calibration`, a folder of pictures (of a detector: an annotated split), the
+    bundle gets int8 scales too: see `engines.export.int8`. Of the run's points those are shipped
+    that are worth their latency in the best precision, see `engines.export.dial`; `all_points`
+    ships every one.
     """
     check_output(out)
     run, thresholds = read_run(folder)
-    if run.detector is not None and calibration is not None:
-        raise ConfigError(f"'{folder}' is a run of task '{run.task}': it has no int8 form")
-    chosen = None if calibration is None else some_pictures(calibration)
+    classifies = run.detector is None
+    chosen = some_pictures(calibration) if calibration is not None and classifies else None
     try:
         provenance = Provenance(config=run.config, notices=run.notices)
     except ValidationError as error:
@@ -83,7 +82,7 @@ def export(
 
         return export_detector(
             run, run.detector, thresholds, provenance, weights, library_versions(), out,
-            data=data or run.data, all_points=all_points, say=say,
+            data=data or run.data, calibration=calibration, all_points=all_points, say=say,
         )  # fmt: skip
     maskers = len(run.architecture.maskers)
     learned = [learned_point(request, thresholds, maskers) for request in run.points]

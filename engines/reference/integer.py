@@ -8,14 +8,15 @@ rounding per operation. Maps are uint8 (H, W, C). Needs no torch.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.architecture import Block, MapSize, ResNet, only_resnet
-from engines.bundle import BlockScales, Bundle
+from engines.bundle import BlockScales, Bundle, Quantisation
 from engines.caps import units_of
 from engines.closing import Closing
 from engines.core import Float32Array, OperatingPoint, Output, UInt8Array, check_batch
@@ -34,8 +35,20 @@ Decisions = Sequence[npt.NDArray[Any]]
 
 _LANES = 16
 _CLIP = np.float32(5.0)
-_Bools = npt.NDArray[np.bool_]
+Bools = npt.NDArray[np.bool_]
 _Integers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """A backbone's arithmetic: its layers by name, the float tensors of its maskers, and what lies
+    around an image."""
+
+    net: ResNet
+    scales: Quantisation
+    layers: Mapping[str, QuantisedLayer]
+    maskers: Mapping[str, Float32Array]
+    border: UInt8Array
 
 
 class IntegerReference(Closing):
@@ -52,17 +65,17 @@ class IntegerReference(Closing):
         if scales is None:
             raise BundleError(f"'{bundle.path}' has no int8 scales")
         self._net = only_resnet(manifest.architecture, "int8 arithmetic")
-        self._scales = scales
-        self._border = stem_border(manifest.preprocessing)
-        self._layers = quantise_network(self._net, bundle.weights, scales, manifest.preprocessing)
-        self._maskers = {
+        layers = quantise_network(self._net, bundle.weights, scales, manifest.preprocessing)
+        maskers = {
             name: np.asarray(value, np.float32)
             for name, value in bundle.weights.items()
             if ".masker_" in name
         }
-        for name, value in self._maskers.items():
+        for name, value in maskers.items():
             if not np.isfinite(value).all():
                 raise CheckpointError(f"'{name}' has values that are not finite numbers")
+        border = stem_border(manifest.preprocessing)
+        self._integers = Integers(self._net, scales, layers, maskers, border)
         self._closed = False
 
     def infer(
@@ -89,10 +102,17 @@ class IntegerReference(Closing):
             _check_decisions(decisions, self._net, size, len(points))
         begin = time.perf_counter()
         passes = [
-            _Pass(self, size, point, None if decisions is None else [d[i] for d in decisions])
+            IntegerPass(
+                self._integers,
+                size,
+                point,
+                None if decisions is None else [d[i] for d in decisions],
+            )
             for i, point in enumerate(points)
         ]
-        scores = np.stack([one.run(image) for one, image in zip(passes, images, strict=True)])
+        scores = np.stack(
+            [self._scores(one, image) for one, image in zip(passes, images, strict=True)]
+        )
         return Output(
             arrays={
                 "probabilities": _softmax(scores),
@@ -109,38 +129,49 @@ class IntegerReference(Closing):
     def close(self) -> None:
         self._closed = True
 
+    def _scores(self, one: IntegerPass, image: UInt8Array) -> Float32Array:
+        """(classes,)."""
+        scales = self._integers.scales
+        x, features = one.run(image)[-1], scales.features
+        if features is None:
+            raise InvalidInput("the scale 'features' of what enters the classifier is missing")
+        total = x.astype(np.int64).sum(axis=(0, 1))
+        gain = np.float32(scales.trunk[-1] / (x.shape[0] * x.shape[1] * features))
+        pooled = to_bytes(total.astype(np.float32) * gain)
+        fc = self._integers.layers["fc"]
+        return linear(fc.weight.astype(np.float64) @ pooled.astype(np.float64), fc)
 
-class _Pass:
-    """One image through the network; afterwards `activation` per masker and `rates` per block."""
+
+class IntegerPass:
+    """One image through a backbone; afterwards `activation` per masker and `rates` per block."""
 
     def __init__(
         self,
-        owner: IntegerReference,
+        integers: Integers,
         size: MapSize,
         point: OperatingPoint,
         decisions: Sequence[npt.NDArray[Any]] | None,
     ) -> None:
-        self._net, self._scales = owner._net, owner._scales
-        self._layers, self._tensors, self._border = owner._layers, owner._maskers, owner._border
+        self._net, self._scales = integers.net, integers.scales
+        self._layers, self._tensors = integers.layers, integers.maskers
+        self._border = integers.border
         self._size, self._point, self._decisions = size, point, decisions
         self.activation: list[float] = []
-        self._units: list[_Bools] = []
+        self._units: list[Bools] = []
         self.rates: list[BlockRates] = []
 
-    def run(self, image: UInt8Array) -> Float32Array:
-        """Scores (classes,)."""
+    def run(self, image: UInt8Array) -> list[UInt8Array]:
+        """The last map of every stage."""
         scales = self._scales
         x, scale = self._stem(image), scales.stem
+        lasts: dict[int, UInt8Array] = {}
         for block, of_block in zip(self._net.blocks, scales.blocks, strict=True):
             x = self._block(x, scale, block, of_block)
             scale = scales.trunk[block.stage]
-        total = x.astype(np.int64).sum(axis=(0, 1))
-        gain = np.float32(scale / (x.shape[0] * x.shape[1] * scales.features))
-        features = _bytes(total.astype(np.float32) * gain)
-        fc = self._layers["fc"]
-        return _linear(fc.weight.astype(np.float64) @ features.astype(np.float64), fc)
+            lasts[block.stage] = x
+        return [lasts[stage] for stage in sorted(lasts)]
 
-    def decided(self) -> _Bools:
+    def decided(self) -> Bools:
         """What all maskers kept, side by side (units,)."""
         return np.concatenate([np.empty(0, bool), *self._units])
 
@@ -150,7 +181,7 @@ class _Pass:
         framed[:] = self._border
         framed[3:-3, 3:-3] = image
         layer = self._layers["conv1"]
-        x = _bytes(_linear(_convolve(framed, layer, 2), layer))
+        x = to_bytes(linear(convolve(framed, layer, 2), layer))
         # After ReLU nothing is below 0, so that zeros around the map change no maximum.
         height, width, _ = x.shape
         if self._net.stem_pool == "padded":
@@ -181,28 +212,29 @@ class _Pass:
             residual = self._apply(x, name, block.stride)
             skipped = self._apply(x, f"{name}{SKIPPED}", block.stride)
         added = residual.astype(np.float32) * np.float32(last.residual)
-        out = _bytes(_linear(_convolve(y, last, 1), last) + added)
+        out = to_bytes(linear(convolve(y, last, 1), last) + added)
         return np.where(pixels[:, :, None], out, skipped)
 
     def _apply(self, x: UInt8Array, name: str, stride: int) -> UInt8Array:
         layer = self._layers[name]
-        return _bytes(_linear(_convolve(x, layer, stride), layer))
+        return to_bytes(linear(convolve(x, layer, stride), layer))
 
     def _ask(
         self, x: UInt8Array, scale: float, block: Block, size: MapSize, middle: MapSize, stride: int
-    ) -> tuple[_Bools, _Bools, npt.NDArray[np.uint8]]:
+    ) -> tuple[Bools, Bools, npt.NDArray[np.uint8]]:
         """Active pixels, pixels that the first convolution is needed on, channels (1 or 0)."""
         pixels, dilated = np.ones((size.height, size.width), bool), None
         channels = np.ones(block.width, np.uint8)
         asked = {"spatial": 0.0, "channel": 0.0}
         if block.paradigm.masks_space:
             patch = block.granularity.spatial
-            logits = self._spatial_logits(x, scale, block)
-            active, asked["spatial"] = self._decide(logits)
-            pixels = _expand(active, size.patches(patch), patch, size)
+            window = None if patch is None else patch * block.stride
+            logits = self.patch_logits(x, scale, window, f"{block.name}.masker_spatial")
+            active, asked["spatial"] = self.decide(logits)
+            pixels = expand(active, size.patches(patch), patch, size)
             dilated = _dilate(pixels, stride, middle)
         if block.paradigm.masks_channels:
-            active, asked["channel"] = self._decide(self._channel_logits(x, scale, block))
+            active, asked["channel"] = self.decide(self._channel_logits(x, scale, block))
             channels = np.repeat(active, block.width // block.num_groups).astype(np.uint8)
         self.rates.append(
             BlockRates(
@@ -217,7 +249,7 @@ class _Pass:
             dilated = np.ones((middle.height, middle.width), bool)
         return pixels, dilated, channels
 
-    def _decide(self, logits: Float32Array) -> tuple[_Bools, float]:
+    def decide(self, logits: Float32Array) -> tuple[Bools, float]:
         """What the next masker keeps, and 1.0 if its point asks it."""
         masker = len(self.activation)
         threshold, cap = self._point.thresholds[masker], self._point.caps[masker]
@@ -233,12 +265,13 @@ class _Pass:
         self._units.append(active)
         return active, float(threshold is not None or cap is not None)
 
-    def _spatial_logits(self, x: UInt8Array, scale: float, block: Block) -> Float32Array:
-        name = f"{block.name}.masker_spatial"
-        patch = block.granularity.spatial
-        z = self._standardised(x, scale, None if patch is None else patch * block.stride, name)
+    def patch_logits(
+        self, x: UInt8Array, scale: float, window: int | None, name: str
+    ) -> Float32Array:
+        """Of the masker `name` for every window of a map (None: one, the whole), row by row."""
+        z = self._standardised(x, scale, window, name)
         dots = _dot(z, self._tensors[f"{name}.weight"][None])[:, 0]
-        logits: Float32Array = dots / np.float32(np.sqrt(block.in_channels))
+        logits: Float32Array = dots / np.float32(np.sqrt(x.shape[2]))
         return logits
 
     def _channel_logits(self, x: UInt8Array, scale: float, block: Block) -> Float32Array:
@@ -267,7 +300,7 @@ class _Pass:
         return np.clip(z, -_CLIP, _CLIP)
 
 
-def _convolve(x: UInt8Array, layer: QuantisedLayer, stride: int) -> _Integers:
+def convolve(x: UInt8Array, layer: QuantisedLayer, stride: int = 1) -> _Integers:
     """Exact sums (H, W, out) of a map that already has its border."""
     out, _, kernel, _ = layer.weight.shape
     taps = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(0, 1))
@@ -277,13 +310,13 @@ def _convolve(x: UInt8Array, layer: QuantisedLayer, stride: int) -> _Integers:
     return sums.reshape(*taps.shape[:2], out)
 
 
-def _linear(sums: _Integers, layer: QuantisedLayer) -> Float32Array:
+def linear(sums: _Integers, layer: QuantisedLayer) -> Float32Array:
     """float32(sum) * scale + bias, each operation rounded by itself."""
     y: Float32Array = sums.astype(np.float32) * layer.scale + layer.bias
     return y
 
 
-def _bytes(y: Float32Array) -> UInt8Array:
+def to_bytes(y: Float32Array) -> UInt8Array:
     """The nearest of 0 to 255, halves to even."""
     return np.rint(np.clip(y, np.float32(0), np.float32(255))).astype(np.uint8)
 
@@ -301,7 +334,7 @@ def _dot(rows: Float32Array, weight: Float32Array) -> Float32Array:
     return total
 
 
-def _expand(units: _Bools, grid: MapSize, patch: int | None, size: MapSize) -> _Bools:
+def expand(units: Bools, grid: MapSize, patch: int | None, size: MapSize) -> Bools:
     """Patch decisions to pixels (H, W)."""
     coarse = units.reshape(grid.height, grid.width)
     if patch is None:
@@ -309,7 +342,7 @@ def _expand(units: _Bools, grid: MapSize, patch: int | None, size: MapSize) -> _
     return coarse.repeat(patch, 0).repeat(patch, 1)[: size.height, : size.width]
 
 
-def _dilate(pixels: _Bools, stride: int, size: MapSize) -> _Bools:
+def _dilate(pixels: Bools, stride: int, size: MapSize) -> Bools:
     """The pixels (H, W of `size`) that a 3x3 of that stride reads for `pixels`."""
     framed = np.zeros((size.height + 2, size.width + 2), bool)
     for y in range(3):

@@ -34,7 +34,7 @@ def evaluate(
     engine: Annotated[str | None, typer.Option(help="cpu, reference or tensorrt [cpu].")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, bf16 or int8 [the best there is; of a detector fp32]."),
+        typer.Option(help="fp32, bf16 or int8 [int8 where a bundle has it]."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of the engine [every CPU it may use].")

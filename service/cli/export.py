@@ -31,7 +31,9 @@ def export(
     ] = False,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="Folder with one folder of pictures a class, for the int8 scales."),
+        typer.Option(
+            help="Pictures for the int8 scales: one folder a class, or an annotated split."
+        ),
     ] = None,
     all_points: Annotated[
         bool, typer.Option("--all-points", help="Drop none of the run's points.")
@@ -56,7 +58,8 @@ def export(
 
     Weights are rounded to 16 bits; thresholds are then calibrated and accuracy is measured on the
     validation split, with the rounded weights that ship. With --int8 activations are observed on
-    the pictures of --calibrate, and all of that is done again in int8; a bundle will do as source.
+    the pictures of --calibrate, and all of that is done again in int8; a bundle will do as source,
+    also one that finds objects.
 
     Last, the latency of every point is measured on this machine, one picture at a time: a point
     that another makes pointless (at most as slow, and no worse in log-loss) is dropped. Let the
@@ -69,6 +72,8 @@ def export(
         laud export runs/clothing -o int8.laud --int8 --calibrate DIR/train
 
         laud export a.laud -o b.laud --int8 --calibrate DIR/train --data DIR
+
+        laud export zoo:nuclei -o nuclei8.laud --int8 --calibrate DIR/train --data DIR
 
         laud export zoo:clothing -o mine.laud --dial --int8 --calibrate DIR/train --data DIR
 
@@ -100,7 +105,9 @@ def export(
         if of_onnx:
             raise InvalidInput(f"{option} is of an ONNX network: give --onnx too")
     if int8 and calibrate is None:
-        raise InvalidInput("--int8 needs --calibrate DIR, a folder with one folder a class")
+        raise InvalidInput(
+            "--int8 needs --calibrate DIR, a folder with one folder a class, or an annotated split"
+        )
     if calibrate is not None and not int8:
         raise InvalidInput("--calibrate is for int8 scales: give --int8 too")
     is_bundle = _is_bundle(source)

@@ -21,7 +21,7 @@ def serve(
     engine: Annotated[str | None, typer.Option(help="cpu, reference or tensorrt [cpu].")] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, bf16, int8, of a plan fp16 [the best there is; detectors fp32]."),
+        typer.Option(help="fp32, bf16, int8, of a plan fp16 [int8 where a bundle has it]."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engine [every CPU it may use].")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -20,6 +21,8 @@ from engines.bundle import (
 from engines.core import static_point
 from engines.errors import BundleError, InvalidInput
 from tests.engines.bundles import NET, SIZE, manifest, weights
+from tests.engines.detection.manifests import detector_manifest
+from tests.engines.detection.networks import NET as DETECTING
 from tests.engines.int8 import quantisation
 
 
@@ -130,6 +133,68 @@ def test_a_block_without_projection_takes_no_shortcut_scale() -> None:
 def test_batch_norm_has_no_int8_form(change: dict[str, bool]) -> None:
     with pytest.raises(ValidationError, match="needs a network with folded batch norm"):
         manifest(architecture=NET.model_copy(update=change), quantisation=content())
+
+
+def detecting(**changes: Any) -> Manifest:
+    """A small detector with int8 scales, fields of which are replaced."""
+    floats = detector_manifest()
+    scales = quantisation(DETECTING, 64).model_dump()
+    own = {"sums": (0.1,) * 4, "pyramid": 0.1, "classes": (0.1,), "boxes": (0.1,)}
+    note = {**scales["calibration"], "agreement": (1.0, 0.9)}
+    return changed_manifest(
+        floats,
+        quantisation={
+            **scales,
+            "features": None,
+            "detector": {**own, "masks": (0.1, 0.1), **changes.pop("detector", {})},
+            "points": floats.model_dump()["points"],
+            "calibration": note,
+            **changes,
+        },
+    )
+
+
+def changed_manifest(before: Manifest, **changes: Any) -> Manifest:
+    return Manifest.model_validate({**before.model_dump(), **changes})
+
+
+def test_a_detector_has_scales_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "things.laud"
+    written = detecting()
+    halves = {name: value.astype(np.float16) for name, value in weights().items()}
+    write_bundle(path, written, halves)
+    assert read_bundle(path).manifest.quantisation == written.quantisation
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"features": 0.1}, "a detector has no such"),
+        ({"detector": {"classes": (0.1, 0.1)}}, "2 scales of classes for 1 layers"),
+        ({"detector": {"boxes": (0.1, 0.1)}}, "2 scales of boxes for 1 layers"),
+        ({"detector": {"masks": (0.1,)}}, "1 scales of masks for 2 layers"),
+        ({"detector": {"sums": (0.1,) * 3}}, "Field required"),
+        ({"detector": {"pyramid": 0.0}}, "greater than 0"),
+    ],
+)
+def test_scales_that_do_not_fit_the_detector_are_refused(
+    changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValidationError, match=says):
+        detecting(**changes)
+
+
+def test_scales_of_the_other_kind_are_refused() -> None:
+    with pytest.raises(ValidationError, match="a detector has no such"):
+        manifest(quantisation=content(features=None))
+    own = detecting().model_dump()["quantisation"]["detector"]
+    with pytest.raises(ValidationError, match="others have none of them"):
+        manifest(quantisation=content(detector=own))
+    with pytest.raises(ValidationError, match="a detector has its own int8 scales"):
+        changed_manifest(
+            detecting(),
+            quantisation={**detecting().model_dump()["quantisation"], "detector": None},
+        )
 
 
 def test_a_file_with_a_broken_scale_says_which(tmp_path: Path) -> None:

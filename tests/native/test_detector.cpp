@@ -1,5 +1,6 @@
 // Whole detectors in poisoned memory: an answer depends on neither batch mates nor threads, what is
-// not active is neither computed nor found. That the answers are right is tested against torch.
+// not active is neither computed nor found. That the answers are right is tested against torch and,
+// of bytes, against numpy.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -14,12 +15,12 @@ constexpr std::int64_t kSize = 48, kMost = 40, kRegion = 6, kLabels = 2;
 constexpr float kAll = -std::numeric_limits<float>::infinity();
 
 DetectorSpec small_detector(std::int64_t head_convs, std::int64_t mask_convs) {
-  return {small_backbone(), {2, 5},     {2.0f, 4.0f}, {5, 2}, kLabels, 8,
-          head_convs,       mask_convs, kRegion,      0.5,    0.3f,    30, kMost};
+  return {small_backbone(), {2, 5}, {2.0f, 4.0f}, {5, 2}, {0, 1}, {0.02, 0.03}, kLabels, 8,
+          head_convs, mask_convs, kRegion, 0.5, 0.3f, 30, kMost};
 }
 
-Tensors detector_tensors(const DetectorSpec& s) {
-  Tensors tensors = tensors_of(s.backbone, false);
+Tensors detector_tensors(const DetectorSpec& s, bool quantised) {
+  Tensors tensors = tensors_of(s.backbone, quantised);
   const auto layer = [&](const std::string& name, std::int64_t outputs, std::int64_t inputs,
                          std::int64_t kernel) { tensors.layer(name, outputs, inputs, kernel); };
   for (std::size_t l = 0; l < s.lasts.size(); ++l) {
@@ -58,7 +59,7 @@ class Runner {
   Runner(const Kernels& kernels, int threads, std::int64_t head_convs = 2,
          std::int64_t mask_convs = 2)
       : spec_(small_detector(head_convs, mask_convs)),
-        tensors_(detector_tensors(spec_)),
+        tensors_(detector_tensors(spec_, kernels.element == Element::u8)),
         detector_(spec_, [this](const std::string& name) { return tensors_.find(name); }, kernels,
                   threads, true) {}
 
@@ -129,6 +130,7 @@ LAUD_TEST(objects_depend_on_neither_batch_mates_nor_threads) {
   const std::int64_t bytes = static_cast<std::int64_t>(images.size()) / n;
   std::vector<const Kernels*> all = kernels_of(Element::f32);
   for (const Kernels* each : kernels_of(Element::bf16)) all.push_back(each);
+  for (const Kernels* each : kernels_of(Element::u8)) all.push_back(each);
   for (const Kernels* kernels : all) {
     std::vector<Found> alone;
     {
@@ -171,12 +173,32 @@ LAUD_TEST(dense_answers_in_bf16_are_close_to_fp32) {
 
 LAUD_TEST(objects_do_not_depend_on_what_ran_before) {
   const std::vector<std::uint8_t> images = random_images(2, 64);
-  Runner runner(*kernels_of(Element::f32).front(), 2, 1, 1);
-  const Found first = runner.run(images.data(), 1);
-  runner.run(images.data(), 1, 64);
-  runner.run(images.data(), 2, 8);
-  runner.run(images.data(), 2, 32);
-  expect_same(runner.run(images.data(), 1), 0, 1, first, "again");
+  for (const Element element : {Element::f32, Element::u8}) {
+    // Three layers of the mask head, so that one writes where the pooled region was.
+    Runner runner(*kernels_of(element).front(), 2, 1, 3);
+    const Found first = runner.run(images.data(), 1);
+    runner.run(images.data(), 1, 64);
+    runner.run(images.data(), 2, 8);
+    runner.run(images.data(), 2, 32);
+    expect_same(runner.run(images.data(), 1), 0, 1, first, "again");
+  }
+}
+
+LAUD_TEST(bytes_give_the_same_objects_on_every_instruction_set) {
+  const std::vector<std::uint8_t> images = random_images(2, kSize);
+  const std::vector<const Kernels*> all = kernels_of(Element::u8);
+  const Found wanted = Runner(*all.front(), 1, 2, 3).run(images.data(), 2);
+  if (wanted.counts[0] < 3) fail("too little is found for a test: ", wanted.counts[0]);
+  for (const Kernels* kernels : all) {
+    const Found got = Runner(*kernels, 2, 2, 3).run(images.data(), 2);
+    for (std::int64_t i = 0; i < 2; ++i) {
+      const Found alone{{wanted.counts[static_cast<std::size_t>(i)]}, part(wanted.labels, i, 2),
+                        {}, {}, {}, {},
+                        part(wanted.boxes, i, 2), part(wanted.scores, i, 2),
+                        part(wanted.masks, i, 2), part(wanted.places, i, 2), {}, 0, {}};
+      expect_same(got, i, 2, alone, kernels->name);
+    }
+  }
 }
 
 LAUD_TEST(no_object_is_where_nothing_is_active) {
@@ -284,15 +306,15 @@ LAUD_TEST(parts_of_a_detector_add_up) {
 LAUD_TEST(specifications_that_make_no_detector_are_refused) {
   const Kernels& kernels = *kernels_of(Element::f32).front();
   const DetectorSpec right = small_detector(1, 1);
-  const Tensors tensors = detector_tensors(right);
-  const auto build = [&](const DetectorSpec& spec, const Kernels& with) {
-    Detector(spec, [&](const std::string& name) { return tensors.find(name); }, with, 1, false);
+  const Tensors tensors = detector_tensors(right, false);
+  const auto build = [&](const DetectorSpec& spec) {
+    Detector(spec, [&](const std::string& name) { return tensors.find(name); }, kernels, 1, false);
   };
-  build(right, kernels);
+  build(right);
   const auto refused = [&](auto change, const std::string& says) {
     DetectorSpec spec = right;
     change(spec);
-    expect_throw<std::invalid_argument>([&] { build(spec, kernels); }, says);
+    expect_throw<std::invalid_argument>([&] { build(spec); }, says);
   };
   refused([](DetectorSpec& s) { s.lasts = {}; }, "unit per level");
   refused([](DetectorSpec& s) { s.units = {1.0f}; }, "unit per level");
@@ -300,6 +322,7 @@ LAUD_TEST(specifications_that_make_no_detector_are_refused) {
   refused([](DetectorSpec& s) { s.lasts = {5, 5}; }, "not in order");
   refused([](DetectorSpec& s) { s.lasts = {1, 5}; }, "does not end a stage");
   refused([](DetectorSpec& s) { s.patches = {2}; }, "a patch each");
+  refused([](DetectorSpec& s) { s.scales = {1.0}; }, "a scale each");
   refused([](DetectorSpec& s) { s.patches = {2, 0}; }, "between 1 and 4096");
   refused([](DetectorSpec& s) { s.labels = 0; }, "between 1 and 4096");
   refused([](DetectorSpec& s) { s.most = 1 << 20; }, "between 1 and 4096");
@@ -307,8 +330,6 @@ LAUD_TEST(specifications_that_make_no_detector_are_refused) {
   refused([](DetectorSpec& s) { s.width = 7; }, "the width is odd");
   refused([](DetectorSpec& s) { s.width = 16; }, "another shape");
   refused([](DetectorSpec& s) { s.head_convs = 2; }, "is missing");
-  expect_throw<std::invalid_argument>(
-      [&] { build(right, *kernels_of(Element::u8).front()); }, "fp32 and bf16 only");
 }
 
 LAUD_TEST(images_whose_maps_do_not_halve_are_refused) {

@@ -32,6 +32,9 @@ const DetectorSpec& checked(const DetectorSpec& s) {
   if (!s.patches.empty() && s.patches.size() != s.lasts.size()) {
     throw std::invalid_argument("levels need a patch each, or none at all");
   }
+  if (s.scales.size() != s.lasts.size()) {
+    throw std::invalid_argument("levels need a scale each");
+  }
   for (const std::int64_t patch : s.patches) {
     if (patch < 1 || patch > kMostWidth) {
       throw std::invalid_argument("a patch of a level is not between 1 and 4096");
@@ -83,15 +86,13 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
     : spec_(checked(spec)),
       kernels_(kernels),
       bytes_(element_bytes(kernels.element)),
+      zero_(kernels.element == Element::u8 ? kSignedZero : 0),
       poison_(poison),
       chooser_(static_cast<std::int64_t>(spec.lasts.size()), spec.labels, spec.candidates,
                spec.most, spec.least_score, spec.overlap),
       gemms_(kernels, threads),
       backbone_(spec.backbone, gemms_, true),
-      maskers_(spec.patches, spec.looks, spec.lasts, backbone_, gemms_) {
-  if (kernels.element == Element::u8) {
-    throw std::invalid_argument("detectors run in fp32 and bf16 only");
-  }
+      maskers_(spec.patches, spec.looks, spec.lasts, spec.scales, backbone_, gemms_) {
   Packer packer(kernels, source);
   backbone_.load(packer);
   maskers_.load(packer, spec.backbone);
@@ -103,7 +104,7 @@ Detector::Detector(const DetectorSpec& spec, const Source& source, const Kernels
   for (std::size_t l = levels; l-- > 0;) {
     const auto& block = spec.backbone.blocks[static_cast<std::size_t>(spec.lasts[l])];
     packer.add("pyramid.inner." + std::to_string(l), width, block.out_channels, 1,
-               Layer::convolution, inner_weights_[l]);
+               l + 1 < levels ? Layer::residual : Layer::convolution, inner_weights_[l]);
   }
   const auto stack = [&](const std::string& name, std::int64_t count,
                          std::vector<Weights>& layers) {

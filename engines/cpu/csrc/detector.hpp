@@ -16,6 +16,7 @@ struct DetectorSpec {
   std::vector<float> units;         // per level, of its distances, in pixels of the image
   std::vector<std::int64_t> patches;  // per level, places on a side of its masker's; or none
   std::vector<std::int64_t> looks;    // per level, that whose map its masker looks at
+  std::vector<double> scales;  // u8 only: per level, value of a step of the map it stands on
   std::int64_t labels, width;       // width: channels of the pyramid and of the heads
   std::int64_t head_convs;          // of each of the two towers, one of classes and one of boxes
   std::int64_t mask_convs;          // 0: objects get no mask
@@ -62,8 +63,10 @@ struct Objects {
 // A loaded detector with its scratch memory and threads. One caller at a time.
 class Detector {
  public:
-  // Throws std::invalid_argument for a specification that makes no detector, for a tensor that is
-  // missing or of a wrong shape and for kernels of bytes; std::bad_alloc. poison: as Network.
+  // In u8, pyramid and lateral sums have a sign, zero is kSignedZero; a lateral layer but the
+  // coarsest has a residual, by which it takes the level above it. What is behind towers and masks
+  // is floats. Throws std::invalid_argument for a specification that makes no detector and for a
+  // tensor that is missing or of a wrong shape; std::bad_alloc. poison: as Network.
   Detector(const DetectorSpec& spec, const Source& source, const Kernels& kernels, int threads,
            bool poison);
 
@@ -92,6 +95,11 @@ class Detector {
   void list_image(std::int64_t image);
   void clear(int thread);
   void pyramid(int thread, std::int64_t image);
+  Gemm lateral(std::size_t level, std::int64_t image);
+  void lateral_sums(int thread, std::int64_t image);
+  void byte_sums(int thread, std::int64_t image);
+  template <typename Each>
+  void each_needed(int thread, std::size_t level, Each&& each);
   template <typename T>
   void add_coarser(int thread);
   void heads(int thread);
@@ -108,6 +116,7 @@ class Detector {
   const DetectorSpec spec_;
   const Kernels& kernels_;
   const std::int64_t bytes_;  // of a number in a map
+  const int zero_;            // every byte of a zero in maps whose numbers have a sign
   const bool poison_;
   Buffer arena_;
   std::vector<Weights> inner_weights_, outer_weights_, class_weights_, box_weights_, mask_weights_;

@@ -111,16 +111,19 @@ void bind_detector(nb::module_& m) {
           "__init__",
           [](DetectorSpec* self, BackboneSpec backbone, std::vector<std::int64_t> lasts,
              std::vector<float> units, std::vector<std::int64_t> patches,
-             std::vector<std::int64_t> looks, std::int64_t labels, std::int64_t width,
-             std::int64_t head_convs, std::int64_t mask_convs, std::int64_t region,
-             double overlap, float least_score, std::int64_t candidates, std::int64_t most) {
+             std::vector<std::int64_t> looks, std::vector<double> scales, std::int64_t labels,
+             std::int64_t width, std::int64_t head_convs, std::int64_t mask_convs,
+             std::int64_t region, double overlap, float least_score, std::int64_t candidates,
+             std::int64_t most) {
             new (self) DetectorSpec{std::move(backbone), std::move(lasts), std::move(units),
-                                    std::move(patches), std::move(looks), labels, width,
+                                    std::move(patches), std::move(looks), std::move(scales),
+                                    labels, width,
                                     head_convs, mask_convs, region, overlap, least_score,
                                     candidates, most};
           },
           nb::kw_only(), nb::arg("backbone"), nb::arg("lasts"), nb::arg("units"),
-          nb::arg("patches"), nb::arg("looks"), nb::arg("labels"), nb::arg("width"),
+          nb::arg("patches"), nb::arg("looks"), nb::arg("scales"), nb::arg("labels"),
+          nb::arg("width"),
           nb::arg("head_convs"), nb::arg("mask_convs"), nb::arg("region"), nb::arg("overlap"),
           nb::arg("least_score"), nb::arg("candidates"), nb::arg("most"));
   nb::class_<DetectorEngine>(m, "DetectorEngine")

@@ -8,7 +8,8 @@ namespace laud {
 
 LevelMaskers::LevelMaskers(const std::vector<std::int64_t>& patches,
                            const std::vector<std::int64_t>& looks,
-                           const std::vector<std::int64_t>& lasts, const Backbone& backbone,
+                           const std::vector<std::int64_t>& lasts,
+                           const std::vector<double>& scales, const Backbone& backbone,
                            GemmTeam& gemms)
     : backbone_(backbone), gemms_(gemms), levels_(patches.size()) {
   for (std::size_t l = 0; l < patches.size(); ++l) {
@@ -18,6 +19,7 @@ LevelMaskers::LevelMaskers(const std::vector<std::int64_t>& patches,
     levels_[l].window = look > l ? patches[l] >> (look - l) : patches[l] << (l - look);
     levels_[l].last = lasts[l];
     levels_[l].looked = lasts[look];
+    levels_[l].scale = scales[look];
   }
 }
 
@@ -35,7 +37,7 @@ void LevelMaskers::plan() {
     const Geometry& own = backbone_.geometry(level.last);
     const Geometry& g = backbone_.geometry(level.looked);
     level.windows = {nullptr, g.height, g.width, g.out_channels, level.window, level.window,
-                     element_bytes(gemms_.kernels().element), 1.0};
+                     element_bytes(gemms_.kernels().element), level.scale};
     level.height = own.height;
     level.width = own.width;
     level.grid_width = (own.width + level.patch - 1) / level.patch;

@@ -14,9 +14,10 @@ class LevelMaskers {
  public:
   // patches: of each level, places on a side of what one decision covers, the finest level first;
   // none: there are no maskers. looks: of each, the level whose map it looks at. lasts: the blocks
-  // whose maps those are.
+  // whose maps those are; scales: u8 only, the value of a step of them.
   LevelMaskers(const std::vector<std::int64_t>& patches, const std::vector<std::int64_t>& looks,
-               const std::vector<std::int64_t>& lasts, const Backbone& backbone, GemmTeam& gemms);
+               const std::vector<std::int64_t>& lasts, const std::vector<double>& scales,
+               const Backbone& backbone, GemmTeam& gemms);
 
   void load(const Packer& packer, const BackboneSpec& spec);
 
@@ -44,6 +45,7 @@ class LevelMaskers {
   struct Level {
     std::int64_t patch, window;  // of places; of pixels that are looked at
     std::int64_t last, looked;   // blocks: the level's own, and whose map is looked at
+    double scale;
     SpatialMasker masker;
     Windows windows{};  // without a map
     std::int64_t height = 0, width = 0, grid_width = 0, units = 0, first_unit = 0;

@@ -30,14 +30,17 @@ void Detector::draw_mask(int thread, std::int64_t image, std::int64_t object) {
   const float* const sides = objects_->boxes + place * 4;
   const Box box{sides[0], sides[1], sides[2], sides[3]};
   unsigned char* maps[2];
+  const auto clear = [this](unsigned char* map, int byte) {
+    std::memset(map, byte, static_cast<std::size_t>(map_bytes_));
+  };
   for (int i = 0; i < 2; ++i) {
     maps[i] = regions_.data() + (thread * 2 + i) * map_bytes_;
-    std::memset(maps[i], 0, static_cast<std::size_t>(map_bytes_));
+    clear(maps[i], i ? 0 : zero_);
   }
-  if (kernels_.element == Element::f32) {
-    pool(box, reinterpret_cast<float*>(maps[0]));
-  } else {
-    pool(box, reinterpret_cast<std::uint16_t*>(maps[0]));
+  switch (kernels_.element) {
+    case Element::f32: pool(box, reinterpret_cast<float*>(maps[0])); break;
+    case Element::bf16: pool(box, reinterpret_cast<std::uint16_t*>(maps[0])); break;
+    case Element::u8: pool(box, maps[0]); break;
   }
   std::size_t from = 0;
   for (const Weights& weights : mask_weights_) {
@@ -46,6 +49,8 @@ void Detector::draw_mask(int thread, std::int64_t image, std::int64_t object) {
     gemm.row_end = size * size;
     gemm.epilogue = Epilogue::relu;
     run_alone(thread, gemm, maps[from], maps[1 - from]);
+    // Around what a ReLU leaves, zero is the byte 0.
+    if (zero_ && &weights == mask_weights_.data()) clear(maps[from], 0);
     from = 1 - from;
   }
   // The transposed 2x2 of stride 2: a 1x1 for each of the four pixels that one becomes.

@@ -40,6 +40,36 @@ Sample sample(float at, std::int64_t size) {
   return {low, low + 1, 1.0f - above, above, false};
 }
 
+// What a bin reads along one side: the pixels that its samples lie between, each once, with the sum
+// of its weights. Bins of small objects lie between two or three.
+struct Reach {
+  std::int64_t pixels[2 * kSamples];
+  float weights[2 * kSamples];
+  int count = 0;
+
+  void add(std::int64_t pixel, float weight) {
+    for (int i = 0; i < count; ++i) {
+      if (pixels[i] != pixel) continue;
+      weights[i] += weight;
+      return;
+    }
+    pixels[count] = pixel;
+    weights[count++] = weight;
+  }
+};
+
+Reach reach(float first, float bin, std::int64_t index, std::int64_t size) {
+  Reach found;
+  for (std::int64_t i = 0; i < kSamples; ++i) {
+    const float within = (static_cast<float>(i) + 0.5f) * bin / static_cast<float>(kSamples);
+    const Sample at = sample(first + static_cast<float>(index) * bin + within, size);
+    if (at.outside) continue;
+    found.add(at.low, at.low_weight);
+    found.add(at.high, at.high_weight);
+  }
+  return found;
+}
+
 }  // namespace
 
 float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
@@ -160,28 +190,18 @@ void pool_region(const Features<T>& f, const Box& box, std::int64_t size, std::i
   const float left = box.left * f.scale, top = box.top * f.scale;
   const float width = std::max(box.right * f.scale - left, 1.0f) / static_cast<float>(size);
   const float height = std::max(box.bottom * f.scale - top, 1.0f) / static_cast<float>(size);
-  const auto along = [&](float first, float bin, std::int64_t index, std::int64_t i,
-                         std::int64_t limit) {
-    const float within = (static_cast<float>(i) + 0.5f) * bin / static_cast<float>(kSamples);
-    return sample(first + static_cast<float>(index) * bin + within, limit);
-  };
   for (std::int64_t y = 0; y < size; ++y) {
+    const Reach down = reach(top, height, y, f.height);
     for (std::int64_t x = 0; x < size; ++x) {
-      // The pixels that its samples lie between, four each.
+      const Reach across = reach(left, width, x, f.width);
       const T* pixels[4 * kSamples * kSamples];
       float weights[4 * kSamples * kSamples];
       std::int64_t count = 0;
-      for (std::int64_t i = 0; i < kSamples * kSamples; ++i) {
-        const Sample down = along(top, height, y, i / kSamples, f.height);
-        const Sample across = along(left, width, x, i % kSamples, f.width);
-        if (down.outside || across.outside) continue;
-        for (const bool high : {false, true}) {
-          const T* const row = f.first + (high ? down.high : down.low) * f.row_stride;
-          const float weight = high ? down.high_weight : down.low_weight;
-          pixels[count] = row + across.low * f.pixel_stride;
-          weights[count++] = weight * across.low_weight;
-          pixels[count] = row + across.high * f.pixel_stride;
-          weights[count++] = weight * across.high_weight;
+      for (int i = 0; i < down.count; ++i) {
+        const T* const row = f.first + down.pixels[i] * f.row_stride;
+        for (int k = 0; k < across.count; ++k) {
+          pixels[count] = row + across.pixels[k] * f.pixel_stride;
+          weights[count++] = down.weights[i] * across.weights[k];
         }
       }
       T* const to = out + y * row_stride + x * pixel_stride;
@@ -204,5 +224,7 @@ template void pool_region(const Features<float>&, const Box&, std::int64_t, std:
                           std::int64_t, std::int64_t);
 template void pool_region(const Features<std::uint16_t>&, const Box&, std::int64_t, std::int64_t,
                           std::uint16_t*, std::int64_t, std::int64_t);
+template void pool_region(const Features<std::uint8_t>&, const Box&, std::int64_t, std::int64_t,
+                          std::uint8_t*, std::int64_t, std::int64_t);
 
 }  // namespace laud

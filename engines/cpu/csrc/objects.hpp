@@ -66,7 +66,7 @@ class Chooser {
   std::vector<std::int64_t> sorted_labels_, kept_;
 };
 
-// One level's features of an image, floats or bf16: pixels `pixel_stride` numbers apart,
+// One level's features of an image, floats, bf16 or bytes with a sign: pixels `pixel_stride` numbers apart,
 // `row_stride` a row.
 template <typename T>
 struct Features {
@@ -81,7 +81,7 @@ std::int64_t level_of(const Box& box, std::int64_t first, std::int64_t levels);
 
 // RoIAlign (arXiv:1703.06870) with two samples a side and bin, corners not shifted by half a pixel:
 // means over size x size bins of the box, `channels` each, at `out` with the given strides. Sums
-// are floats.
+// are floats; bytes stay in their steps.
 template <typename T>
 void pool_region(const Features<T>& features, const Box& box, std::int64_t size,
                  std::int64_t channels, T* out, std::int64_t row_stride, std::int64_t pixel_stride);

@@ -12,8 +12,9 @@ namespace laud {
 void Detector::clear(int thread) {
   const auto pixel = static_cast<std::size_t>(gemms_.padded(spec_.width) * bytes_);
   const auto zero = [&](Buffer& map, const std::vector<Run>& runs) {
+    const int byte = &map == &pyramid_ || &map == &inner_ ? zero_ : 0;
     for (const Run& run : runs) {
-      std::memset(map.data() + static_cast<std::size_t>(run.begin) * pixel, 0,
+      std::memset(map.data() + static_cast<std::size_t>(run.begin) * pixel, byte,
                   static_cast<std::size_t>(run.count) * pixel);
     }
   };
@@ -28,27 +29,14 @@ void Detector::clear(int thread) {
 
 // Laterals of all levels, the coarser ones added to the finer, and a 3x3 over each sum.
 void Detector::pyramid(int thread, std::int64_t image) {
-  const std::size_t levels = canvas_.levels.size();
+  if (kernels_.element == Element::u8) {
+    byte_sums(thread, image);
+  } else {
+    lateral_sums(thread, image);
+  }
   Parts& parts = gemms_.parts(thread);
   parts.clear();
-  for (std::size_t l = levels; l-- > 0;) {
-    Gemm gemm = gemms_.layer(inner_weights_[l], one_tap_);
-    gemm.a = backbone_.output(spec_.lasts[l], image);
-    gemm.a_offsets = lists_->needed_in.data();
-    gemm.c = inner_.data();
-    gemm.c_offsets = lists_->needed.data();
-    gemm.row_begin = lists_->needed_ends[l];
-    gemm.row_end = lists_->needed_ends[l + 1];
-    gemms_.add(parts, gemm);
-  }
-  gemms_.run(thread, parts);
-  if (kernels_.element == Element::f32) {
-    add_coarser<float>(thread);
-  } else {
-    add_coarser<std::uint16_t>(thread);
-  }
-  parts.clear();
-  for (std::size_t l = 0; l < levels; ++l) {
+  for (std::size_t l = 0; l < canvas_.levels.size(); ++l) {
     Gemm gemm = over_places(outer_weights_[l], inner_);
     gemm.c = pyramid_.data();
     gemm.row_begin = lists_->place_ends[l];
@@ -58,21 +46,72 @@ void Detector::pyramid(int thread, std::int64_t image) {
   gemms_.run(thread, parts);
 }
 
+// The 1x1 from a stage's map to what its level needs of the sums.
+Gemm Detector::lateral(std::size_t level, std::int64_t image) {
+  Gemm gemm = gemms_.layer(inner_weights_[level], one_tap_);
+  gemm.a = backbone_.output(spec_.lasts[level], image);
+  gemm.a_offsets = lists_->needed_in.data();
+  gemm.c = inner_.data();
+  gemm.c_offsets = lists_->needed.data();
+  gemm.row_begin = lists_->needed_ends[level];
+  gemm.row_end = lists_->needed_ends[level + 1];
+  return gemm;
+}
+
+void Detector::lateral_sums(int thread, std::int64_t image) {
+  Parts& parts = gemms_.parts(thread);
+  parts.clear();
+  for (std::size_t l = canvas_.levels.size(); l-- > 0;) gemms_.add(parts, lateral(l, image));
+  gemms_.run(thread, parts);
+  if (kernels_.element == Element::f32) {
+    add_coarser<float>(thread);
+  } else {
+    add_coarser<std::uint16_t>(thread);
+  }
+}
+
+// Level by level: the one above is copied to where the lateral adds to it, so that a sum is rounded
+// once.
+void Detector::byte_sums(int thread, std::int64_t image) {
+  const auto channels = static_cast<std::size_t>(gemms_.padded(spec_.width));
+  const std::size_t coarsest = canvas_.levels.size() - 1;
+  Parts& parts = gemms_.parts(thread);
+  for (std::size_t l = coarsest + 1; l-- > 0;) {
+    Gemm gemm = lateral(l, image);
+    if (l < coarsest) {
+      each_needed(thread, l, [&](std::int64_t to, std::int64_t from) {
+        std::memcpy(inner_.data() + to, inner_.data() + from, channels);
+      });
+      gemm.epilogue = Epilogue::add_relu;
+    }
+    parts.clear();
+    gemms_.add(parts, gemm);
+    gemms_.run(thread, parts);
+  }
+}
+
+// Shares out what a level needs: each(offset of a pixel, offset of that above it).
+template <typename Each>
+void Detector::each_needed(int thread, std::size_t level, Each&& each) {
+  const std::int64_t begin = lists_->needed_ends[level];
+  const std::int64_t rows = lists_->needed_ends[level + 1] - begin;
+  const std::int64_t chunks = gemms_.chunks_of(rows);
+  gemms_.team().share(thread, chunks, [&](std::int64_t chunk) {
+    const std::int64_t end = begin + rows * (chunk + 1) / chunks;
+    for (std::int64_t r = begin + rows * chunk / chunks; r < end; ++r) {
+      each(lists_->needed.data()[r], lists_->parents.data()[r]);
+    }
+  });
+}
+
 template <typename T>
 void Detector::add_coarser(int thread) {
   const std::int64_t channels = gemms_.padded(spec_.width);
   T* const inner = inner_.data<T>();
   for (std::size_t l = canvas_.levels.size() - 1; l-- > 0;) {
-    const std::int64_t begin = lists_->needed_ends[l], rows = lists_->needed_ends[l + 1] - begin;
-    const std::int64_t chunks = gemms_.chunks_of(rows);
-    gemms_.team().share(thread, chunks, [&](std::int64_t chunk) {
-      const std::int64_t end = begin + rows * (chunk + 1) / chunks;
-      for (std::int64_t r = begin + rows * chunk / chunks; r < end; ++r) {
-        T* const to = inner + lists_->needed.data()[r];
-        const T* const from = inner + lists_->parents.data()[r];
-        for (std::int64_t c = 0; c < channels; ++c) {
-          to_number(to_float(to[c]) + to_float(from[c]), to[c]);
-        }
+    each_needed(thread, l, [&](std::int64_t to, std::int64_t from) {
+      for (std::int64_t c = 0; c < channels; ++c) {
+        to_number(to_float(inner[to + c]) + to_float(inner[from + c]), inner[to + c]);
       }
     });
   }

@@ -102,11 +102,27 @@ inline float from_bf16(std::uint16_t value) {
   return result;
 }
 
-// Numbers of float maps, whichever they are.
+// The byte that stands for 0.0 in a map of bytes with numbers of either sign.
+constexpr int kSignedZero = 128;
+
+// Numbers of maps, whichever they are. Of bytes, which have a sign here: in steps, to the nearest,
+// halves to even.
 inline float to_float(float value) { return value; }
 inline float to_float(std::uint16_t value) { return from_bf16(value); }
+inline float to_float(std::uint8_t value) {
+  return static_cast<float>(static_cast<int>(value) - kSignedZero);
+}
 inline void to_number(float value, float& number) { number = value; }
 inline void to_number(float value, std::uint16_t& number) { number = to_bf16(value); }
+inline void to_number(float value, std::uint8_t& number) {
+  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23 leaves whole numbers in the low bits
+  value += static_cast<float>(kSignedZero);
+  value = value > 0.0f ? value : 0.0f;
+  value = (value < 255.0f ? value : 255.0f) + kRounder;
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  number = static_cast<std::uint8_t>(bits);
+}
 
 inline std::int64_t element_bytes(Element element) {
   return element == Element::f32 ? 4 : (element == Element::bf16 ? 2 : 1);

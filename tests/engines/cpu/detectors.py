@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.architecture import ResNet, Stage
-from engines.bundle import Bundle, Manifest, PointRecord, Preprocessing, Provenance, WeightsFile
+from engines.bundle import (
+    Bundle,
+    DetectorScales,
+    Manifest,
+    PointRecord,
+    Preprocessing,
+    Provenance,
+    Quantisation,
+    WeightsFile,
+)
 from engines.core import OperatingPoint, Output, Paradigm, static_point
 from engines.cpu.detector import CpuDetector
 from engines.cpu.detector_weights import detector_shapes
@@ -21,8 +30,10 @@ from engines.detection.architecture import Detector
 from tests.engines import int8
 from tests.engines.cpu import cases
 
-KERNELS = tuple(each for each in cases.KERNELS if each[0] != "int8")
+KERNELS = cases.KERNELS
 """(precision, instruction set) of all that this machine can run detectors with."""
+FITTING = 1 / 4
+"""Scale at which the activations of `random_weights` fill a byte."""
 
 Weights = dict[str, npt.NDArray[np.generic]]
 
@@ -106,10 +117,21 @@ def bundle(
     *,
     sizes: tuple[int, ...] = (64,),
     weights: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    scale: float | None = None,
     **changes: Any,
 ) -> Bundle:
-    """Its first point is `full`. changes: of `random_weights`."""
+    """Its first point is `full`. scale: near those of int8, None for none. changes: of
+    `random_weights`."""
     maskers = num_maskers(net, detector)
+    points = tuple(
+        PointRecord(
+            point=full(size, maskers, "full" if i == 0 else f"size-{size}"),
+            activation=(1.0,) * maskers,
+            macs=1e6,
+            macs_ratio=1.0,
+        )
+        for i, size in enumerate(sizes)
+    )
     manifest = Manifest(
         name="things",
         task="segmentation" if detector.masks else "detection",
@@ -119,21 +141,39 @@ def bundle(
         ),
         architecture=net,
         detector=detector,
-        points=tuple(
-            PointRecord(
-                point=full(size, maskers, "full" if i == 0 else f"size-{size}"),
-                activation=(1.0,) * maskers,
-                macs=1e6,
-                macs_ratio=1.0,
-            )
-            for i, size in enumerate(sizes)
-        ),
+        points=points,
         weights=WeightsFile(dtype="fp32", sha256="0" * 64),
+        quantisation=None if scale is None else quantisation(net, detector, points, scale),
         provenance=Provenance(config={}),
         versions={"laudserve": "0"},
     )
     given = random_weights(net, detector, **changes) if weights is None else dict(weights)
     return Bundle(Path("things.laud"), manifest, "0" * 64, given)
+
+
+def quantisation(
+    net: ResNet, detector: Detector, points: tuple[PointRecord, ...], scale: float = FITTING
+) -> Quantisation:
+    """Every scale different, near `scale`, of numbers with a sign near twice that."""
+    backbone = int8.quantisation(net, scale=scale)
+    count = 2 * detector.head_convs + detector.mask_convs + 7
+    steps = (float(step) for step in np.linspace(1.0, 1.5, count) * scale)
+    of = {
+        name: tuple(next(steps) for _ in range(layers))
+        for name, layers in (
+            ("classes", detector.head_convs),
+            ("boxes", detector.head_convs),
+            ("masks", detector.mask_convs + 1 if detector.masks else 0),
+        )
+    }
+    low, mid, high, top, pyramid = (2 * next(steps) for _ in range(5))
+    content = {name: getattr(backbone, name) for name in Quantisation.model_fields}
+    agreement = (1.0,) * len(points)
+    note = backbone.calibration.model_copy(update={"agreement": agreement})
+    own = DetectorScales(sums=(low, mid, high, top), pyramid=pyramid, **of)
+    return Quantisation(
+        **{**content, "features": None, "detector": own, "points": points, "calibration": note}
+    )
 
 
 def num_maskers(net: ResNet, detector: Detector) -> int:

@@ -23,9 +23,10 @@ from engines.detection.scenes import Scene
 from engines.errors import BundleError, ConfigError
 from engines.evaluation.detection import DetectionPlan, DetectionResult, detection_records
 from engines.evaluation.detection_run import evaluate_detector
+from engines.export import dense, dial
 from engines.export import detection as module
-from engines.export import dial
-from engines.export.detection import LEAST_GAIN, Squares
+from engines.export.dense import Squares
+from engines.export.detection import LEAST_GAIN
 from engines.export.dial import Latencies
 from engines.export.drafts import changed
 from engines.export.redial import redial
@@ -185,7 +186,7 @@ def test_pictures_are_decoded_once_per_size(root: Path, monkeypatch: pytest.Monk
         sizes.append(size)
         return np.zeros((size, size, 3), np.uint8)
 
-    monkeypatch.setattr(module, "square", counted)
+    monkeypatch.setattr(dense, "square", counted)
     said: list[str] = []
     squares = Squares(read_scenes(root, "validation").scenes, said.append)
     assert squares.at(64) is squares.at(64)
@@ -201,7 +202,7 @@ def test_what_cannot_be_chosen_from_is_refused(root: Path, tmp_path: Path) -> No
         with pytest.raises(BundleError, match="does not say what its points were chosen from"):
             redial(path, tmp_path / "new.laud", data=root)
     old = source(tmp_path / "old.laud")
-    with pytest.raises(ConfigError, match="it has no int8 form"):
+    with pytest.raises(ConfigError, match="not a split; name a folder that has images/"):
         redial(old, tmp_path / "new.laud", data=root, calibration=root)
     cells = write_voc(tmp_path / "voc", voc_object("cell", 1, 1, 20, 20), listed="a")
     (cells / "ImageSets/Main/val.txt").write_text("a\n")

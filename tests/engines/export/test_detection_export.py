@@ -17,7 +17,6 @@ from engines.bundle import read_bundle
 from engines.errors import BundleError, ConfigError, InvalidInput
 from engines.evaluation.detection import DetectionPlan
 from engines.evaluation.detection_run import evaluate_detector
-from engines.export.int8 import quantise_bundle
 from engines.export.run import export
 from engines.latency.answers import answer
 from engines.latency.questions import Question
@@ -120,6 +119,22 @@ def test_padding_and_latency_are_told_by_point(bundle: Path, tmp_path: Path) -> 
         DetectionPlan(latency_s=0.0)
 
 
+def test_a_run_gets_int8_scales_as_its_bundle_does(
+    bundle: Path, run: Path, root: Path, tmp_path: Path
+) -> None:
+    found = export(
+        run, tmp_path / "int8.laud", calibration=root / "train", all_points=True, say=_quiet
+    )
+    floats = read_bundle(bundle).manifest
+    assert found.manifest.points == floats.points
+    assert found.manifest.dial is not None
+    assert found.manifest.dial.precision == "int8"
+    scales = found.manifest.quantisation
+    assert scales is not None
+    assert scales.detector is not None
+    assert [record.point for record in scales.points] == [record.point for record in floats.points]
+
+
 def test_pictures_of_other_labels_are_refused(bundle: Path, tmp_path: Path) -> None:
     voc = write_voc(tmp_path / "voc", voc_object("cell", 1, 1, 20, 20))
     with pytest.raises(ConfigError, match="labels are cell, those of the network are nucleus"):
@@ -127,10 +142,6 @@ def test_pictures_of_other_labels_are_refused(bundle: Path, tmp_path: Path) -> N
 
 
 def test_what_detectors_have_not_is_refused(bundle: Path, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="it has no int8 form"):
-        export(run, tmp_path / "b.laud", calibration=tmp_path, say=_quiet)
-    with pytest.raises(BundleError, match="of task 'segmentation'"):
-        quantise_bundle(bundle, tmp_path / "b.laud", calibration=tmp_path)
     with pytest.raises(BundleError, match="laud predict takes bundles that label images"):
         answer(Question(what=str(bundle)))
     with pytest.raises(InvalidInput, match="no operating point"):

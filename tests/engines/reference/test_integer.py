@@ -227,8 +227,8 @@ def test_a_cap_decides_as_everywhere_among_its_own_logits(stages: str, cap: int)
     size = MapSize(32, 32)
     for threshold, few in itertools.product((None, 0.0, 2.0), (True, False)):
         logits = rng.integers(-1, 3, 12) if few else rng.normal(size=12)
-        one = integer._Pass(engine, size, point(net, 32, threshold, cap), None)
-        found, asked = one._decide(logits.astype(np.float32))
+        one = integer.IntegerPass(engine._integers, size, point(net, 32, threshold, cap), None)
+        found, asked = one.decide(logits.astype(np.float32))
         wanted = decide(
             torch.tensor(logits[None], dtype=torch.float32),
             torch.tensor([-float("inf") if threshold is None else threshold]),
@@ -260,13 +260,15 @@ def test_skipped_pixels_keep_their_bytes(stages: str, size: int) -> None:
     decisions = [rng.integers(0, 2, units).astype(np.uint8) for units in units_of(net, size)]
     block, (size_in, _) = net.blocks[1], net.block_sizes(MapSize(size, size))[1]
     x = rng.integers(0, 256, (size_in.height, size_in.width, block.in_channels)).astype(np.uint8)
-    one = integer._Pass(engine, MapSize(size, size), point(net, size, 0.0), decisions)
+    one = integer.IntegerPass(
+        engine._integers, MapSize(size, size), point(net, size, 0.0), decisions
+    )
     one.activation.append(1.0)
     scales = quantisation(net)
     y = one._block(x, scales.trunk[0], block, scales.blocks[1])
     patch = block.granularity.spatial
     grid = size_in.patches(patch)
-    kept = ~integer._expand(decisions[1].astype(bool), grid, patch, size_in)
+    kept = ~integer.expand(decisions[1].astype(bool), grid, patch, size_in)
     np.testing.assert_array_equal(y[kept], x[kept])
     assert kept.all() or (y[~kept] != x[~kept]).any()
 
