@@ -1,5 +1,6 @@
 """What NVIDIA's parser hands to a plugin: a program of its own, because TensorRT-RTX aborts after
-it has made a plugin. Takes an ONNX file; prints a line of JSON per operator: of its first node."""
+it has made a plugin. Takes ONNX files; prints a line of JSON per operator: of its first node in the
+first file that has one."""
 
 from __future__ import annotations
 
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import tensorrt_rtx as trt
 
 from engines.export.onnx.operators import DOMAIN, OPERATORS, VERSION, function, plugin
 
 
-def hand_over(name: str, onnx: bytes, channel: int) -> None:
+def hand_over(name: str, file: bytes, channel: int) -> None:
     """Parse with a plugin of that operator alone; what it is made of goes to `channel`."""
     kind = trt.PluginFieldType.INT32
     fields = [
@@ -44,19 +46,21 @@ def hand_over(name: str, onnx: bytes, channel: int) -> None:
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network(0)
-    trt.OnnxParser(network, logger).parse(onnx)
+    trt.OnnxParser(network, logger).parse(file)
     os._exit(1)
 
 
 def main() -> None:
     """One child per operator, which parses and ends."""
-    onnx = Path(sys.argv[1]).read_bytes()
+    files = [Path(path).read_bytes() for path in sys.argv[1:]]
+    nodes = [{node.op_type for node in onnx.load_from_string(file).graph.node} for file in files]
     for name in OPERATORS:
         if not plugin(name):
             continue
         child = os.fork()
         if child == 0:
-            hand_over(name, onnx, sys.stdout.fileno())
+            file = next(file for file, has in zip(files, nodes, strict=True) if name in has)
+            hand_over(name, file, sys.stdout.fileno())
         os.waitpid(child, 0)
 
 

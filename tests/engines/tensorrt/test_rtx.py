@@ -24,6 +24,7 @@ from engines.tensorrt.building import BuildPlan, Built, build_rtx
 from engines.tensorrt.libraries import library
 from engines.tensorrt.network import Order, Shapes, check_registered, compile_network
 from engines.tensorrt.plans import read_plan, sha256
+from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of, net_of, random_weights
 
 pytestmark = pytest.mark.wheels
@@ -168,11 +169,15 @@ def test_an_operator_without_its_plugin_is_named() -> None:
 
 
 def test_the_parser_hands_a_plugin_the_attributes_of_its_node(tmp_path: Path) -> None:
-    model = onnx_model(read_bundle(small(tmp_path / "small.laud")), "fp16")
-    path = tmp_path / "small.onnx"
-    path.write_bytes(model.SerializeToString())
+    models = [
+        onnx_model(read_bundle(small(tmp_path / "small.laud")), "fp16"),
+        onnx_model(detectors.bundle(detectors.SKIPPING, detectors.DYNAMIC), "fp16"),
+    ]
+    paths = [tmp_path / f"{i}.onnx" for i in range(len(models))]
+    for path, model in zip(paths, models, strict=True):
+        path.write_bytes(model.SerializeToString())
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("handing_over.py")), str(path)],
+        [sys.executable, str(Path(__file__).with_name("handing_over.py")), *map(str, paths)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         capture_output=True,
@@ -181,7 +186,7 @@ def test_the_parser_hands_a_plugin_the_attributes_of_its_node(tmp_path: Path) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    nodes = {node.name: node for node in model.graph.node}
+    nodes = {node.name: node for model in reversed(models) for node in model.graph.node}
     heard = [json.loads(line) for line in done.stdout.splitlines()]
     assert [name for name, _, _ in heard] == [name for name in OPERATORS if plugin(name)]
     for name, node, fields in heard:
