@@ -49,7 +49,8 @@ _MOST_IMAGES = 1024
 class BuildPlan:
     """What to build. sizes: pixels on a side; None: those of the bundle's points. batches: images
     of a bucket. out: None for `default_output`. timing_cache: a file, read and written. dense: the
-    network without maskers, to compare with."""
+    network without maskers, to compare with. one_image: that many in a call, and layers that it
+    skips are branches, without plugins."""
 
     precision: str = "fp16"
     sizes: tuple[int, ...] | None = None
@@ -57,6 +58,7 @@ class BuildPlan:
     out: Path | None = None
     timing_cache: Path | None = None
     dense: bool = False
+    one_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,15 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
     out = plan.out or default_output(bundle, precision, wanted, _kind(plan, "rtx-"))
     check_plan_output(out)
     buckets = buckets_of(bundle, plan, profile_each=False)
-    model = _model(bundle, precision, say)
+    model = _model(bundle, precision, plan, say)
     onnx = model.SerializeToString(deterministic=True)
     say(f"compiling for {', '.join(f'sm_{each}' for each in wanted)} with {rtx.title}")
     order = Order(onnx, [spanning(model, buckets)], wanted)
     compiled = compile_network(rtx, order, say)
     manifest = plan_manifest(
-        bundle, precision, rtx, onnx, compiled, wanted, buckets, dense=plan.dense
-    )
+        bundle, precision, rtx, onnx, compiled, wanted, buckets,
+        dense=plan.dense, one_image=plan.one_image,
+    )  # fmt: skip
     write_plan(out, manifest, onnx, compiled.program)
     return Built(out, manifest, compiled.layers)
 
@@ -117,7 +120,7 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
         capability = gpu.capability
         out = plan.out or default_output(bundle, precision, (capability,), _kind(plan))
         check_plan_output(out)
-        model = _model(bundle, precision, say)
+        model = _model(bundle, precision, plan, say)
         skipping = [node.op_type for node in model.graph.node if plugin_of(node)]
         operators = tuple(sorted(set(skipping)))
         if operators:
@@ -141,6 +144,7 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
         manifest = plan_manifest(
             bundle, precision, trt, onnx, compiled, (capability,), buckets,
             device=gpu.name, plugins=operators, dense=plan.dense,
+            one_image=plan.one_image,
         )  # fmt: skip
         write_plan(out, manifest, onnx, compiled.program)
     finally:
@@ -156,8 +160,12 @@ def buildable(ref: str | Path, plan: BuildPlan) -> Bundle:
 
 
 def checked_precision(plan: BuildPlan) -> Precision:
-    """The precision that was asked for. InvalidInput for another, and for batches and sizes that
-    cannot be."""
+    """The precision that was asked for. InvalidInput for another, and for batches, sizes and
+    kinds that cannot be."""
+    if plan.one_image and plan.dense:
+        raise InvalidInput("a dense plan skips nothing: it has no branches for one image")
+    if plan.one_image and set(plan.batches) != {1}:
+        raise InvalidInput("a plan for one image has batches of 1, not of others")
     for each in plan.batches:
         if not 1 <= each <= _MOST_IMAGES:
             raise InvalidInput(f"a batch is 1 to {_MOST_IMAGES} images, got {each}")
@@ -230,6 +238,7 @@ def plan_manifest(
     device: str | None = None,
     plugins: tuple[str, ...] = (),
     dense: bool = False,
+    one_image: bool = False,
 ) -> PlanManifest:
     """The record of a plan that was just compiled."""
     return PlanManifest(
@@ -245,15 +254,16 @@ def plan_manifest(
         buckets=buckets,
         plugins=plugins,
         dense=dense,
+        one_image=one_image,
         version=version("laudserve"),
     )
 
 
-def _model(bundle: Bundle, precision: Precision, say: Say) -> onnx.ModelProto:
+def _model(bundle: Bundle, precision: Precision, plan: BuildPlan, say: Say) -> onnx.ModelProto:
     from engines.export.onnx.run import onnx_model
 
     say(f"exporting {bundle.manifest.name} in {precision}")
-    return onnx_model(bundle, precision)
+    return onnx_model(bundle, precision, one_image=plan.one_image)
 
 
 def plugin_of(node: onnx.NodeProto) -> bool:
@@ -262,6 +272,8 @@ def plugin_of(node: onnx.NodeProto) -> bool:
 
 
 def _kind(plan: BuildPlan, kind: str = "") -> str:
+    if plan.one_image:
+        return f"{kind}one-image-"
     return f"{kind}dense-" if plan.dense else kind
 
 

@@ -85,7 +85,9 @@ class TensorRtContext:
         self, library: Library, engine: Any, gpu: Gpu, profile: int, names: Sequence[str]
     ) -> None:
         self._library, self._gpu, self._names = library, gpu, names
-        self._context: Any = engine.create_execution_context()
+        # Else every context has memory for the largest of all profiles.
+        strategy = library.module.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        self._context: Any = engine.create_execution_context(strategy)
         if self._context is None:
             self._refused("makes no execution context")
         if not self._context.set_optimization_profile_async(profile, gpu.stream):

@@ -23,7 +23,8 @@ from engines.tensorrt.plans import (
     read_plan_manifest,
 )
 
-# What is taken where several plans fit: what skips before what masks, half precision before single.
+# What is taken where several plans fit: what skips before what masks, what needs no host before
+# branches, half precision before single.
 _LIBRARIES: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
 PRECISIONS = ("fp16", "fp32")
 
@@ -90,7 +91,7 @@ def bundle_of(plan: Plan, ref: str | None = None) -> Bundle:
 
 def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -> list[Path]:
     """The bundle's plans in those folders, the one to prefer first. EngineError for none."""
-    found: list[tuple[tuple[int, int], Path]] = []
+    found: list[tuple[tuple[int, bool, int], Path]] = []
     others = 0
     for path in plans_in(folders):
         manifest = read_plan_manifest(path)
@@ -98,7 +99,11 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
         if not wanted or manifest.dense:
             others += 1
             continue
-        rank = (_LIBRARIES.index(manifest.library), PRECISIONS.index(manifest.precision))
+        rank = (
+            _LIBRARIES.index(manifest.library),
+            manifest.one_image,
+            PRECISIONS.index(manifest.precision),
+        )
         found.append((rank, path))
     if not found:
         what = "" if precision is None else f" in {precision}"

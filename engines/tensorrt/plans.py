@@ -53,7 +53,8 @@ class PlanManifest(FrozenModel):
     library_version: of what compiled it, to the last digit. capabilities: of the devices that it
     was compiled for. device: the one that it was timed on; None where there was none. plugins: our
     operators that are plugins in it; the others compute everything and mask. dense: whether it is
-    of the network without maskers, to compare with. version: of laudserve.
+    of the network without maskers, to compare with. one_image: whether layers are skipped by
+    branches, an image at a time. version: of laudserve.
     """
 
     schema_version: Literal[1] = 1
@@ -69,6 +70,7 @@ class PlanManifest(FrozenModel):
     buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)]
     plugins: tuple[str, ...] = ()
     dense: bool = False
+    one_image: bool = False
     version: str
 
     @model_validator(mode="after")

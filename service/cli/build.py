@@ -46,6 +46,12 @@ def build(
     dense: Annotated[
         bool, typer.Option("--dense", help="Without maskers, for laud verify to compare with.")
     ] = False,
+    one_image: Annotated[
+        bool,
+        typer.Option(
+            "--one-image", help="Of one image a call: layers that are skipped are branches."
+        ),
+    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Compile a bundle's network into a plan for NVIDIA GPUs.
@@ -61,6 +67,11 @@ def build(
 
         laud build zoo:clothing --rtx --sm 86
 
+    With --one-image a network of paradigm `layer` skips by branches, with TensorRT-RTX too, for
+    one image in a call. The host decides at every block.
+
+        laud build layers.laud --rtx --sm 86 --one-image
+
     A plan has the ONNX file that it was made of: laud verify compares the two on your GPU.
     """
     from engines.errors import InvalidInput
@@ -69,10 +80,11 @@ def build(
     plan = BuildPlan(
         precision=precision,
         sizes=tuple(size) if size else None,
-        batches=tuple(batch) if batch else BATCHES,
+        batches=tuple(batch) if batch else (1,) if one_image else BATCHES,
         out=output,
         timing_cache=timing_cache,
         dense=dense,
+        one_image=one_image,
     )
     if rtx:
         for given, option in ((device, "--device"), (timing_cache, "--timing-cache")):

@@ -195,7 +195,13 @@ def _notes(report: DetectionReport) -> list[str]:
     from engines.detection.intervals import RESAMPLES
 
     most = report.results[0].scores.max_detections[-1]
-    fixed: list[str] = []
+    bowl, fixed = [], []
+    if any(each.bowl for each in report.results):
+        bowl.append(
+            "Bowl: the Data Science Bowl 2018's measure of masks, TP / (TP + FP + FN) of a "
+            f"picture, mean over IoU .50 to .95, of answers with a score from {_BOWL_AT:g} on "
+            "(--json: others)."
+        )
     if report.fixed_from is not None:
         fixed.append(
             "fixed mask: the patches most often active at the point above it on "
@@ -209,8 +215,7 @@ def _notes(report: DetectionReport) -> list[str]:
         "included; / full: without it. with area: correlation of a picture's MACs without it with "
         "the area that its objects' boxes cover. padding: share of the network's input that is no "
         "picture.",
-        "Bowl: the Data Science Bowl 2018's measure of masks, TP / (TP + FP + FN) of a picture, "
-        f"mean over IoU .50 to .95, of answers with a score from {_BOWL_AT:g} on (--json: others). "
+        *bowl,
         "unlabelled: answers whose box overlaps no labelled one (IoU below .1), sure: with a score "
         "from .5 on; AP50 without: of boxes, had they not been made.",
         *fixed,

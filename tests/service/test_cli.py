@@ -117,7 +117,7 @@ def test_the_option_config_outranks_the_variable(
         (
             {},
             ["zoo:a", "--precision", "fp8"],
-            "option --precision: there are: fp32, bf16, int8, got 'fp8'",
+            "option --precision: there are: fp32, bf16, int8, fp16, got 'fp8'",
         ),
         ({"LAUD_THREADS": "0"}, ["zoo:a"], "LAUD_THREADS in the environment: "),
     ],

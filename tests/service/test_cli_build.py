@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_ta
 from engines.tensorrt.libraries import Library, Said, library
 from engines.tensorrt.plans import Bucket, sha256, write_plan
 from service.errors import SettingsError
-from service.executor import load_models
+from service.executor import Executor, load_models
 from service.profile import Tables, profile_points
 from service.settings import load_settings
 from tests.engines.int8 import bundle_of, net_of, random_weights
@@ -173,9 +174,16 @@ def test_the_service_loads_a_plan_by_the_name_of_its_engine(plan: Path) -> None:
     settings = load_settings(
         options={"bundles": str(plan.parent), "engine": "tensorrt", "precision": "fp32"}
     )
-    (model,) = load_models(settings)
-    assert (model.engine.name, model.engine.precision) == ("tensorrt", "fp32")
-    model.engine.close()
+    executor = Executor(settings)
+
+    async def start() -> None:
+        await executor.start()
+        (model,) = executor.models.values()
+        assert (model.engine.name, model.engine.precision) == ("tensorrt", "fp32")
+        assert len(executor.profiles[model.name]["full"]) == settings.max_batch
+        await executor.stop()
+
+    asyncio.run(start())
 
 
 @pytest.mark.usefixtures("gpu")

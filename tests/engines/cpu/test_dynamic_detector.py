@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -21,7 +19,7 @@ from engines.detection.architecture import (
     macs_per_object,
     pyramid_sizes,
 )
-from engines.errors import BundleError, InvalidInput
+from engines.errors import InvalidInput
 from engines.reference.deciding import point_decision
 from tests.engines.cpu.cases import FP32_ISAS, pictures, point
 from tests.engines.cpu.comparing import Wish
@@ -283,21 +281,3 @@ def test_points_of_another_network_are_refused() -> None:
         with pytest.raises(InvalidInput, match=says):
             engine.infer(pictures(1, SIZE), [full(SIZE, OWN)])
     assert num_maskers(SKIPPING, DYNAMIC) == MASKERS
-
-
-@pytest.mark.parametrize(
-    ("part", "value", "says"),
-    [("weight", np.nan, "not finite"), ("std", 0.0, "not positive"), ("mean", None, "missing")],
-)
-def test_maskers_that_cannot_decide_are_named(part: str, value: Any, says: str) -> None:
-    weights = random_weights(SKIPPING, DYNAMIC)
-    name = f"dense.level_maskers.2.{part}"
-    if value is None:
-        del weights[name]
-    else:
-        weights[name] = np.full_like(weights[name], value)
-    with (
-        pytest.raises(BundleError, match=rf"{says}: dense\.level_maskers\.2\.{part}"),
-        load(bundle(SKIPPING, DYNAMIC, weights=weights)),
-    ):
-        pass

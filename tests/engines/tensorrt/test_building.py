@@ -74,6 +74,8 @@ def test_where_a_plan_goes_by_itself(small: Bundle) -> None:
     [
         (BuildPlan(precision="int8"), "unknown precision 'int8' of a plan; there are: fp32, fp16"),
         (BuildPlan(batches=(1, 0)), "a batch is 1 to 1024 images, got 0"),
+        (BuildPlan(one_image=True), "a plan for one image has batches of 1"),
+        (BuildPlan(one_image=True, dense=True), "a dense plan skips nothing"),
         (BuildPlan(sizes=(5000,)), "a size is 1 to 4096 pixels, got 5000"),
     ],
 )

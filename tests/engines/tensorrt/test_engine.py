@@ -253,6 +253,23 @@ def test_networks_of_other_paradigms(paradigm: str) -> None:
         assert_same(engine.infer(images, points), native.infer(images, points))
 
 
+def test_layers_that_are_branches_run_image_by_image_and_without_a_graph() -> None:
+    net = net_of("layer", "layer")
+    bundle = bundle_of(net, random_weights(net), None)
+    onnx = onnx_model(bundle, "fp32", one_image=True).SerializeToString()
+    scripted = Scripted(bundle, onnx, sizes=[33], batches=[1], capturable=False)
+    maskers = len(net.maskers)
+    skips = [
+        OperatingPoint(name="skips", image_size=33, thresholds=(None,) * maskers, caps=caps)
+        for caps in ((0, 1, 1, 0), (1, 0, None, 1), (0,) * 4)
+    ]
+    images = noise(3, 33)
+    with CpuEngine(bundle, threads=1, precision="fp32") as native, scripted.engine as engine:
+        for _ in range(2):
+            assert_same(engine.infer(images, skips), native.infer(images, skips))
+    assert len(scripted.network.seen) == 6
+
+
 def test_a_plan_of_another_bundle(demo: Bundle, onnx: bytes) -> None:
     other, gpu = replace(demo, hash="1" * 64), ScriptedGpu()
     network = ScriptedNetwork(gpu, onnx, [])

@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.errors import EngineError, InvalidInput
@@ -48,6 +49,84 @@ def test_a_fault_names_the_call_and_what_cuda_says(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda(SUCCESS, 1))
     with pytest.raises(EngineError, match="device 0: cudaSetDevice: an illegal memory access"):
         CudaGpu()
+
+
+CONSTANTS: dict[str, Any] = {
+    "cudaError_t": SimpleNamespace(cudaSuccess=SUCCESS),
+    "cudaMemcpyKind": SimpleNamespace(cudaMemcpyHostToDevice="in", cudaMemcpyDeviceToHost="out"),
+    "cudaStreamCaptureMode": SimpleNamespace(cudaStreamCaptureModeThreadLocal="mine"),
+    "cudaDeviceAttr": SimpleNamespace(
+        cudaDevAttrComputeCapabilityMajor=8, cudaDevAttrComputeCapabilityMinor=6
+    ),
+    "cudaStreamNonBlocking": 1,
+}
+
+
+class Binding:
+    """The binding of a machine with one GPU: keeps what it is asked; answers are by name."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.memory = np.zeros(8, np.uint8)
+        self.answers: dict[str, Any] = {
+            "cudaGetDeviceCount": 1,
+            "cudaGetDeviceProperties": SimpleNamespace(name=b"RTX 3090"),
+            "cudaStreamCreateWithFlags": 70,
+            "cudaMalloc": 4096,
+            "cudaMallocHost": self.memory.ctypes.data,
+            "cudaStreamEndCapture": 90,
+            "cudaGraphInstantiate": 91,
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CONSTANTS:
+            return CONSTANTS[name]
+
+        def call(*given: Any) -> tuple[Any, ...]:
+            self.asked.append((name, *given))
+            if name == "cudaDeviceGetAttribute":
+                return SUCCESS, given[0]
+            return (SUCCESS, self.answers[name]) if name in self.answers else (SUCCESS,)
+
+        return call
+
+
+def test_every_method_is_the_call_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    binding = Binding()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", binding)
+    gpu = CudaGpu()
+    assert (gpu.name, gpu.capability, gpu.stream) == ("RTX 3090", 86, 70)
+    binding.asked.clear()
+    address, memory = gpu.allocate(8), gpu.host(8)
+    memory[:] = 7
+    assert binding.memory.tolist() == [7] * 8, "it is that memory"
+    gpu.upload(address, memory)
+    gpu.download(memory[4:], address + 4)
+    gpu.wait()
+    gpu.begin_capture()
+    graph = gpu.end_capture()
+    gpu.launch(graph)
+    gpu.free_graph(graph)
+    gpu.free(address)
+    gpu.free_host(memory)
+    gpu.close()
+    here = binding.memory.ctypes.data
+    assert binding.asked == [
+        ("cudaMalloc", 8),
+        ("cudaMallocHost", 8),
+        ("cudaMemcpyAsync", 4096, here, 8, "in", 70),
+        ("cudaMemcpyAsync", here + 4, 4100, 4, "out", 70),
+        ("cudaStreamSynchronize", 70),
+        ("cudaStreamBeginCapture", 70, "mine"),
+        ("cudaStreamEndCapture", 70),
+        ("cudaGraphInstantiate", 90, 0),
+        ("cudaGraphDestroy", 90),
+        ("cudaGraphLaunch", 91, 70),
+        ("cudaGraphExecDestroy", 91),
+        ("cudaFree", 4096),
+        ("cudaFreeHost", here),
+        ("cudaStreamDestroy", 70),
+    ]
 
 
 def test_the_binding_has_every_name_that_is_used() -> None:

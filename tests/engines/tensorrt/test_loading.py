@@ -97,6 +97,7 @@ def test_what_skips_and_half_precision_come_first(bundle: Bundle, write: Write) 
     write("c.plan", dense=True)
     with load_engine(bundle, kind="tensorrt") as engine:
         assert engine.precision == "fp32"
+    write("branches.plan", one_image=True)
     write("d.plan")
     with load_engine(bundle, kind="tensorrt") as engine:
         assert engine.precision == "fp16"

@@ -92,6 +92,17 @@ def test_a_plan_lies_in_its_bundle_and_names_all_devices_and_shapes(built: Built
     assert names == {"manifest.json", "weights.safetensors", built.path.name}
 
 
+def test_layers_that_are_branches_compile_without_a_plugin(tmp_path: Path) -> None:
+    net = net_of("layer")
+    source = bundle_of(net, random_weights(net), None)
+    write_bundle(tmp_path / "layers.laud", source.manifest, source.weights)
+    plan = BuildPlan(sizes=(32,), batches=(1,), one_image=True)
+    built = build_rtx(tmp_path / "layers.laud", plan, [86], quiet)
+    assert built.path.name == "rtx-one-image-fp16-sm86.plan"
+    assert built.manifest.one_image
+    assert b"If" in (built.path / "network.onnx").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("capabilities", "says"),
     [

@@ -34,6 +34,7 @@ USED = {
         *("set_optimization_profile_async", "set_input_shape", "infer_shapes"),
         *("get_tensor_shape", "set_tensor_address", "execute_async_v3", "engine"),
     ),
+    "ExecutionContextAllocationStrategy": ("ON_PROFILE_CHANGE",),
     "TensorIOMode": ("INPUT",),
 }
 
