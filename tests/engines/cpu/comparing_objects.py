@@ -19,6 +19,7 @@ from engines.models.inputs import normalise
 from engines.models.masks import Decide
 from engines.reference.detection import ReferenceDetector
 from engines.reference.weights import load_bundle_weights
+from tests.engines.cpu.comparing import Wish, points_for
 
 PLACE_BOUND = 2e-5
 """How far dense answers may be apart, relative to the largest."""
@@ -40,6 +41,13 @@ def reference_answer(bundle: Bundle, images: UInt8Array, points: list[OperatingP
     """What the reference engine says."""
     with ReferenceDetector.from_bundle(bundle) as engine:
         return engine.infer(images, points)
+
+
+def points_at(
+    source: Bundle, images: UInt8Array, wishes: Sequence[Sequence[Wish]]
+) -> list[OperatingPoint]:
+    """One point per image, whose thresholds lie in gaps between the reference's logits."""
+    return points_for(source, images, wishes, model_of(source).dense)
 
 
 @torch.inference_mode()
