@@ -138,7 +138,7 @@ def engine(
     A detector at its own masks, on annotated pictures, against the static one at the size of
     `full`; up to the dense heads' answers, and up to boxes and masks:
 
-        laud bench engine --arch zoo:nuclei --point skip-384-65 --against-size 512
+        laud bench engine --arch zoo:nuclei --point skip-384-60 --against-size 512
             --images DIR/test --cache CACHE
     """
     from engines.bench.detectors.plan import SHARE, DetectorPlan, check_options, finds_objects
