@@ -150,10 +150,12 @@ class Graph:
         return self.add("Cast", value, out=out, to=kind)
 
     def wide(self, value: str) -> str:
-        """A value of the maps' type in float32: itself where it is that already."""
+        """A value of the maps' type in float32: itself where it is that already. Made once, however
+        many look at it."""
         if self.maps == np.float32:
             return value
-        return self.cast(value, np.float32, f"{value}/wide")
+        name = f"{value}/wide"
+        return name if self.has(name) else self.cast(value, np.float32, name)
 
     def model(self, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """All of it, checked, with the functions of the operators that it has."""
