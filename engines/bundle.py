@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +34,7 @@ from engines.manifest import (
     Quantisation,
     WeightsFile,
 )
+from engines.replacing import replace_folder
 
 __all__ = [
     "Accuracy",
@@ -98,28 +96,12 @@ def write_bundle(path: Path, manifest: Manifest, weights: Weights) -> str:
     """
     check_output(path)
     _check_types(path, manifest, weights)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Not ascontiguousarray, which makes a vector of a scalar.
     blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in weights.items()})
     stamp = manifest.weights.model_copy(update={"sha256": hashlib.sha256(blob).hexdigest()})
     content = manifest.model_copy(update={"weights": stamp}).model_dump(mode="json")
     digest = _manifest_hash(content)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    new, old = scratch / "new", scratch / "old"
-    try:
-        new.mkdir()
-        (new / WEIGHTS).write_bytes(blob)
-        (new / MANIFEST).write_bytes(_spelled(digest, content))
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(new, path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, path)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    replace_folder(path, {WEIGHTS: blob, MANIFEST: _spelled(digest, content)})
     return digest
 
 

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from engines.bundle import explain
 from engines.core import MAX_IMAGE_SIZE, FrozenModel
 from engines.errors import PlanError
+from engines.replacing import replace_folder
 
 PLAN_SCHEMA = 1
 SUFFIX = ".plan"
@@ -148,24 +146,8 @@ def check_plan_output(path: Path) -> None:
 def write_plan(path: Path, manifest: PlanManifest, onnx: bytes, program: bytes) -> None:
     """Write a plan in one step: a kill leaves the old one or none. Raises PlanError, OSError."""
     check_plan_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    new, old = scratch / "new", scratch / "old"
-    try:
-        new.mkdir()
-        (new / ONNX).write_bytes(onnx)
-        (new / PROGRAM).write_bytes(program)
-        (new / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(new, path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, path)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    told = (manifest.model_dump_json(indent=1) + "\n").encode()
+    replace_folder(path, {ONNX: onnx, PROGRAM: program, MANIFEST: told})
 
 
 def read_plan(path: Path) -> Plan:
