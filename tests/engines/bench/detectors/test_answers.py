@@ -54,6 +54,7 @@ def test_answers_are_moved_to_their_pictures_surest_first() -> None:
 
 
 def test_average_precision_is_that_of_boxes_where_there_are_no_masks() -> None:
+    pytest.importorskip("faster_coco_eval")
     names = ("a", "b")
     everything = found((0, 0, 10, 10), (20, 0, 30, 10), labels=[0, 1])
     half = found((0, 0, 10, 10))
