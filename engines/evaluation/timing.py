@@ -37,11 +37,13 @@ class Latency:
 
 @dataclass
 class Timed:
-    """A trial as something to time. pictures: (N, S, S, 3) at its point's size."""
+    """A trial as something to time. pictures: (N, S, S, 3) at its point's size. draws: which of
+    them are shown, in order; None: all."""
 
     engine: Engine
     trial: Trial
     pictures: UInt8Array
+    draws: Sequence[int] | None = None
     _next: UInt8Array = field(init=False)
     _forced: list[BoolArray] | None = field(init=False)
 
@@ -53,7 +55,8 @@ class Timed:
 
     def load(self, draw: int) -> None:
         """Make that picture the next one."""
-        self._next = self.pictures[draw : draw + 1]
+        place = draw if self.draws is None else self.draws[draw]
+        self._next = self.pictures[place : place + 1]
 
     def run(self) -> Output:
         """Answer it."""
@@ -78,7 +81,8 @@ def measure_latency(
     """Time all contenders for about that long in all, A B C A B C, so that drift hits all alike.
 
     At least 20 rounds and at most 1000. Every timed call follows an untimed one of the same
-    contender on another picture. `contenders` must not be empty.
+    contender on another picture. Where time is short some pictures are shown, evenly from all, else
+    all equally often: what is looked at costs what lies in it. `contenders` must not be empty.
     """
     begin = clock()
     for _ in range(_WARM_UP_ROUNDS):
@@ -88,10 +92,15 @@ def measure_latency(
     # The last round of the warm-up tells what one call of each takes; a round has two of each.
     round_s = 2 * max(clock() - first, 1e-9)
     left = seconds - (first - begin)
-    rounds = int(min(max(left / round_s, _FEWEST_ROUNDS), _MOST_ROUNDS))
+    # Two rounds in a row share a picture.
+    pairs = int(min(max(left / round_s, _FEWEST_ROUNDS), _MOST_ROUNDS)) // 2
+    count = min(len(contender.pictures) for contender in contenders.values())
+    some = np.linspace(0, count - 1, min(count, pairs)).astype(int).tolist()
+    rounds = 2 * (pairs + -pairs % len(some))
+    for contender in contenders.values():
+        contender.draws = some
     say(f"timing {len(contenders)} points, {rounds} rounds, about {rounds * round_s:.0f} s")
-    draws = min(len(contender.pictures) for contender in contenders.values())
-    times = interleave(contenders, repeats=rounds, draws=draws, clock=clock)
+    times = interleave(contenders, repeats=rounds, draws=len(some), clock=clock)
     return {name: _latency(of) for name, of in times.items()}
 
 
