@@ -132,14 +132,6 @@ def pyramid_sizes(net: ResNet, image: MapSize) -> tuple[MapSize, ...]:
     return tuple(lasts[stage] for stage in sorted(lasts))
 
 
-def level_units(net: ResNet, detector: Detector, image: MapSize) -> tuple[int, ...]:
-    """How many patches each level's masker decides on; empty where the pyramid skips nothing."""
-    if detector.level_patches is None:
-        return ()
-    sizes = zip(pyramid_sizes(net, image), detector.level_patches, strict=True)
-    return tuple(size.patches(patch).area for size, patch in sizes)
-
-
 def stage_channels(net: ResNet) -> tuple[int, ...]:
     """Channels of the stages' outputs, the finest first."""
     channels = {block.stage: block.out_channels for block in net.blocks}

@@ -34,8 +34,8 @@ def find_coco(root: Path, split: str) -> tuple[Path, Path] | None:
     return None
 
 
-def read_coco(file: Path, pictures: Path) -> SceneSet:
-    """All pictures of a JSON file; labels are its categories by rising number.
+def read_coco(file: Path, pictures: Path, split: str) -> SceneSet:
+    """All pictures of a JSON file, that of a split; labels are its categories by rising number.
 
     Raises ConfigError that names the file and what is wrong. Polygons need faster-coco-eval.
     """
@@ -58,6 +58,7 @@ def read_coco(file: Path, pictures: Path) -> SceneSet:
         pictures,
         labels,
         tuple(_scene(file, pictures, image, objects[int(image["id"])], places) for image in images),
+        split,
     )
 
 

@@ -43,7 +43,8 @@ def read_nuclei(folder: Path, labels: tuple[str, ...] = NAMES) -> SceneSet:
             f"{folder}: {len(missing)} names are in only one of {IMAGES} and {LABELS}, "
             f"such as '{missing[0]}'"
         )
-    return SceneSet(folder, labels, tuple(_scene(path, maps[path.stem]) for path in pictures))
+    scenes = tuple(_scene(path, maps[path.stem]) for path in pictures)
+    return SceneSet(folder, labels, scenes, folder.resolve().name)
 
 
 def instance_masks(numbered: npt.NDArray[np.integer[npt.NBitBase]]) -> list[InstanceMask]:

@@ -26,7 +26,7 @@ def read_scenes(root: Path, split: str) -> SceneSet:
     if is_voc(root):
         return read_voc(root, split)
     if (found := find_coco(root, split)) is not None:
-        return read_coco(*found)
+        return read_coco(*found, split)
     folder = find_split(root, split)
     if is_nuclei(folder):
         return read_nuclei(folder)

@@ -94,11 +94,13 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class SceneSet:
-    """The annotated pictures of one split, sorted by file. labels: names, in order."""
+    """The annotated pictures of one split, sorted by file. labels: names, in order. split: which,
+    such as `train`."""
 
     root: Path
     labels: tuple[str, ...]
     scenes: tuple[Scene, ...]
+    split: str
 
     @property
     def has_masks(self) -> bool:

@@ -1,7 +1,8 @@
 """What was found where nothing is labelled: false alarms, or objects whose label is missing.
 
-Nobody can tell the two apart without looking, but together they bound what missing labels cost: if
-all of them were right, precision would be at least what it is without them.
+Nobody can tell the two apart without looking. If all of them were right, precision would be at
+least what it is without them; that tells of what order the cost of missing labels is, and is no
+bound of it: an object that nobody labelled may overlap one that somebody did.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engines.core import FrozenModel
+from engines.detection.agreement import overlaps
 from engines.detection.scenes import BoolArray, Detections, Scene
 from engines.detection.scores import score
 
@@ -52,10 +54,5 @@ def _apart(scene: Scene, found: Detections) -> BoolArray:
     """Which detections overlap no labelled box, (N,)."""
     if not len(scene.boxes) or not len(found.boxes):
         return np.ones(len(found.boxes), np.bool_)
-    ours, theirs = found.boxes[:, None, :], scene.boxes[None, :, :]
-    corner = np.minimum(ours[..., 2:], theirs[..., 2:]) - np.maximum(ours[..., :2], theirs[..., :2])
-    common = np.maximum(corner, 0.0).prod(axis=2)
-    areas = [(each[..., 2:] - each[..., :2]).prod(axis=2) for each in (ours, theirs)]
-    iou = common / np.maximum(areas[0] + areas[1] - common, 1e-9)
-    out: BoolArray = iou.max(axis=1) < LEAST_IOU
+    out: BoolArray = overlaps(found.boxes, scene.boxes).max(axis=1) < LEAST_IOU
     return out

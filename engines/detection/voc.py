@@ -42,7 +42,7 @@ def read_voc(root: Path, split: str) -> SceneSet:
             raise ConfigError(f"{listed}: there is no {ANNOTATIONS}/{name}.xml")
         size, objects = read[name]
         scenes.append(_scene(_picture(root, name), size, objects, labels))
-    return SceneSet(root, labels, tuple(scenes))
+    return SceneSet(root, labels, tuple(scenes), split)
 
 
 def _scene(

@@ -30,7 +30,7 @@ from engines.detection.scores import DetectionScores, score
 from engines.detection.unlabelled import Unlabelled, unlabelled
 from engines.errors import ConfigError, ImageError
 from engines.evaluation.detection_rivals import DetectionRival, ShuffledMasks, rivals_of
-from engines.evaluation.plan import check_fixed_from, check_seconds
+from engines.evaluation.plan import check_fixed_from, check_seconds, check_seed
 from engines.evaluation.points import BoolArray, Forced, Say, Trial, infer
 from engines.evaluation.report import Kind, Timing
 from engines.evaluation.rivals import before_objects
@@ -116,6 +116,7 @@ class DetectionPlan:
     def __post_init__(self) -> None:
         check_seconds(self.latency_s)
         check_fixed_from(self.fixed_from, self.fixed_masks)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,8 @@ def rivals_of(
     results: Sequence[DetectionResult], cost: Callable[[DetectionResult], float], most: float
 ) -> list[DetectionRival]:
     """Every point that skips beside the best smaller image, or `full`, that costs at most `most`
-    times as much, and beside its own fixed mask where that ran."""
+    times as much, and beside its own fixed mask where that ran. Where no smaller image ran nothing
+    is said of any."""
     sizes = [each for each in results if each.of is None and each.point.skips_nothing]
     fixed = {each.of: each for each in results if each.of is not None}
     found: list[DetectionRival] = []
@@ -64,7 +65,8 @@ def rivals_of(
         limit = most * cost(result)
         fast = [each for each in sizes if cost(each) <= limit]
         best = max(fast, key=lambda each: each.accuracy.value, default=None)
-        found.append(_beside(result, best, SMALLER_IMAGE))
+        if any(each.point.name != "full" for each in sizes):
+            found.append(_beside(result, best, SMALLER_IMAGE))
         if result.name in fixed:
             found.append(_beside(result, fixed[result.name], FIXED_MASK))
     return found

@@ -54,8 +54,7 @@ class EvaluationPlan:
                 raise InvalidInput(f"an image size is 1 to {MAX_IMAGE_SIZE} pixels, got {size}")
         check_seconds(self.latency_s)
         check_fixed_from(self.fixed_from, self.fixed_masks)
-        if self.seed < 0:
-            raise InvalidInput(f"a seed is 0 or more, got {self.seed}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,12 @@ def _dialled_sizes(manifest: Manifest) -> tuple[int, ...]:
 
 def _listed(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes))
+
+
+def check_seed(seed: int) -> None:
+    """Raises InvalidInput for one that no generator takes."""
+    if seed < 0:
+        raise InvalidInput(f"a seed is 0 or more, got {seed}")
 
 
 def check_seconds(latency_s: float | None) -> None:

@@ -91,9 +91,8 @@ def quantised_detector(
     scales = best.manifest.quantisation
     if scales is None:
         raise BundleError(f"'{bundle.path}' lost its scales")
-    split = scenes.root.resolve().name
     found = {
-        "points": detection_records(results, split),
+        "points": detection_records(results, scenes.split),
         "calibration": scales.calibration.model_copy(update={"agreement": alike}),
     }
     return changed(bundle, quantisation=scales.model_copy(update=found))
@@ -121,7 +120,7 @@ def _candidates(bundle: Bundle, calibration: SceneSet, say: Say) -> dict[Method,
     for method in METHODS:
         note = Calibration(
             images=seen.pictures,
-            split=calibration.root.resolve().name,
+            split=calibration.split,
             method=method,
             agreement=(1.0,) * len(points),
         )

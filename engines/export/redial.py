@@ -39,6 +39,8 @@ def redial(
     """
     check_output(out)
     bundle = read_bundle(source)
+    if bundle.manifest.quantisation is not None and calibration is None:
+        say(f"'{bundle.ref}' has int8 scales, the new bundle will not: give --int8 --calibrate DIR")
     if bundle.manifest.detector is not None:
         return _redial_detector(bundle, out, data, calibration, say)
     chosen = None if calibration is None else some_pictures(calibration)

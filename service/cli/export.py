@@ -77,7 +77,7 @@ def export(
 
         laud export zoo:clothing -o mine.laud --dial --int8 --calibrate DIR/train --data DIR
 
-        laud export zoo:nuclei -o mine.laud --dial --data DIR
+        laud export zoo:nuclei -o mine.laud --dial --int8 --calibrate DIR/train --data DIR
 
     With --onnx the source is a bundle, and one file serves all its points, image sizes and batches:
     inputs are the bytes of images and, per image, thresholds and caps. ONNX Runtime runs it as it

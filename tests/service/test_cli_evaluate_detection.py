@@ -135,6 +135,8 @@ def test_options_of_classification_are_refused(laud: Laud, bundle: str, test_spl
     assert "on one split, got 2 folders" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, "--precision", "int8")
     assert "has no scales for int8" in assert_one_line(done)
+    done = laud("evaluate", bundle, test_split, "--seed", "-1")
+    assert "a seed is 0 or more, got -1" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, "--latency-seconds", "0")
     assert "above 0" in assert_one_line(done)
 

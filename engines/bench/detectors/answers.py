@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from engines.detection.agreement import overlaps
 from engines.detection.letterbox import to_picture
 from engines.detection.scenes import Detections, Scene
 from engines.detection.scores import score
@@ -17,6 +18,8 @@ FOUND = ("boxes", "scores", "labels", "masks")
 
 OVERLAP = 0.95
 """From which two boxes count as the same (IoU)."""
+
+_SAME = 1e-2  # pixels
 
 LEAST_AGREEMENT = 0.99
 """Share of each side's objects that the other has found too, of engines that compute the same."""
@@ -85,10 +88,8 @@ def _matched(one: Detections, other: Detections) -> int:
     """How many of one's objects the other has."""
     if not len(one) or not len(other):
         return 0
-    a, b = one.boxes[:, None].astype(np.float64), other.boxes[None].astype(np.float64)
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = [(each[..., 2:] - each[..., :2]).prod(axis=-1) for each in (a, b)]
-    alike = shared >= OVERLAP * (areas[0] + areas[1] - shared)
+    alike = overlaps(one.boxes, other.boxes) >= OVERLAP
+    # Boxes without area overlap nothing, not even themselves.
+    alike |= np.isclose(one.boxes[:, None], other.boxes[None], rtol=0, atol=_SAME).all(axis=2)
     alike &= one.labels[:, None] == other.labels[None]
     return int(alike.any(axis=1).sum())

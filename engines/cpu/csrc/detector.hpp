@@ -42,9 +42,9 @@ struct DetectorBatch {
 // labels (n, most), of which those behind an image's count are left as they were, as are masks,
 // null or (n, most, 2 region, 2 region). places: null, or the dense answers (n, places, labels +
 // 5): class logits, four distances in units, the centre's logit; -infinity and zeros where a place
-// is not active. level_units: active ones of each level's masker (n, maskers); level_decisions: null,
-// or as in DetectorBatch; level_pixels: active places of each level (n, levels). parts_s (blocks + 5): stem, every block, pyramid, heads, choice
-// and masks, of the whole batch.
+// is not active. level_units: active ones of each level's masker (n, maskers); level_decisions:
+// null, or as in DetectorBatch; level_pixels: active places of each level (n, levels). parts_s
+// (blocks + 5): stem, every block, pyramid, heads, choice and masks, of the whole batch.
 struct Objects {
   std::int64_t* counts;
   float* boxes;
@@ -139,7 +139,6 @@ class Detector {
   const DetectorBatch* batch_ = nullptr;
   Objects* objects_ = nullptr;
   const PlaceLists* lists_ = nullptr;
-  std::size_t class_top_ = 0, box_top_ = 0;  // which of a tower's maps is the last
   Chooser chooser_;
   GemmTeam gemms_;
   Backbone backbone_;

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from engines.architecture import MapSize, RegNet, ResNet
 from engines.caps import units_of
 from engines.core import OperatingPoint, UInt8Array, check_batch
-from engines.detection.architecture import Detector, level_units
+from engines.detection.architecture import Detector, level_units_of
 from engines.errors import InvalidInput
 from engines.export.onnx.backbone import IMAGE
 from engines.export.onnx.maskers import CAPS, THRESHOLDS
@@ -30,7 +30,7 @@ def feeds(
     """
     of_levels: tuple[int, ...] = ()
     if isinstance(net, ResNet) and detector is not None:
-        of_levels = level_units(net, detector, MapSize(*images.shape[1:3]))
+        of_levels = level_units_of(net, detector, MapSize(*images.shape[1:3]))
     check_batch(images, points, len(net.maskers) + len(of_levels))
     for point in points:
         if point.glance is not None:

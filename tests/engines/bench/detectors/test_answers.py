@@ -62,3 +62,9 @@ def test_average_precision_is_that_of_boxes_where_there_are_no_masks() -> None:
     assert precision_of([SCENE], [half], names) == pytest.approx((0.5, 0.5))
     loose = found((0, 0, 10, 8), labels=[0])
     assert precision_of([SCENE], [loose], names) == pytest.approx((0.5, 0.35))
+
+
+def test_boxes_without_area_are_alike_where_they_are_the_same() -> None:
+    flat = found((0, 0, 0, 9))
+    assert agreement([flat], [found((0, 0, 0, 9))]) == 1.0
+    assert agreement([flat], [found((50, 50, 60, 50))]) == 0.0
