@@ -91,10 +91,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def on_path() -> dict[str, str]:
+    return environment(PATH=f"{LAUD.parent}{os.pathsep}{os.environ['PATH']}")
+
+
 def run(line: str, place: Path) -> str:
     done = subprocess.run(
-        line, shell=True, check=False, cwd=place,
-        env=environment(PATH=f"{LAUD.parent}{os.pathsep}{os.environ['PATH']}"),
+        line, shell=True, check=False, cwd=place, env=on_path(),
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
@@ -136,7 +139,7 @@ def assert_same_answer(got: dict[str, Any], written: dict[str, Any]) -> None:
 
 
 def make(command: Command, demo: Server, pictures: Path, place: Path) -> None:
-    """Both are run for real by .ci/run; here: the target exists and does what the README says."""
+    """All are run for real by .ci/run; here: the target exists and does what the README says."""
     target = command.line.split()[1]
     recipe = subprocess.run(
         ["make", "--dry-run", "--always-make", target],
@@ -145,9 +148,10 @@ def make(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     expected = {
         "serve": "laud serve zoo:clothing --host 127.0.0.1 --port 8000",
         "test": "pytest",
+        "gpu-checks": "pytest -m wheels",
     }
     assert expected[target] in recipe
-    assert ("reference" in recipe) == (target == "test"), "make serve needs no torch"
+    assert ("reference" in recipe) == (target != "serve"), "make serve needs no torch"
 
 
 def footprint(command: Command, demo: Server, pictures: Path, place: Path) -> None:
@@ -259,11 +263,38 @@ def compile_matrix(command: Command, demo: Server, pictures: Path, place: Path) 
 
 def pip(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     """What is to be installed exists; installing it is what `make test` has done."""
+    if "tensorrt-cu13>=" in command.line:
+        pytest.skip("TensorRT whole comes from NVIDIA's own index and is of use on a GPU only")
     (extra,) = re.findall(r"^pip install -c constraints.txt '\.\[(\w+)\]'$", command.line)
     assert extra in (metadata("laudserve").get_all("Provides-Extra") or [])
 
 
+def on_gpu(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """Without a GPU, or the wheel that would do without one, it says so in one line."""
+    done = subprocess.run(
+        command.line, shell=True, check=False, cwd=place, env=on_path(),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if done.returncode == 0:
+        pytest.skip("this machine has what the command needs: it did what it says")
+    said = [line for line in done.stderr.splitlines() if line.startswith("laud: ")]
+    assert (done.returncode, len(said)) == (2, 1), done.stderr
+    assert re.search("driver|GPU|plan|tensorrt|TensorRT", said[0])
+
+
+def container(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """What it names is there; images are not built here."""
+    for file in re.findall(r"-f (\S+)", command.line):
+        assert (ROOT / file).is_file()
+    for name in re.findall(r"laudserve-gpu (\w+)", command.line):
+        assert "Usage" in run(f"laud {name} --help", place)
+    pytest.skip("containers are linted, not built: no docker and no GPU here")
+
+
 def serve(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    if "--engine tensorrt" in command.line:
+        on_gpu(command, demo, pictures, place)
+        return
     log = place / "serve.log"
     line = command.line.replace("--admin-port 9000", "--admin-port 0")
     arguments = [str(LAUD), *shlex.split(line)[1:], "--port", "0"]
@@ -324,6 +355,10 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     "laud train": train,
     "laud export": export,
     "laud serve": serve,
+    "laud build": on_gpu,
+    "laud verify": on_gpu,
+    "mkdir": lambda command, demo, pictures, place: None,
+    "docker": container,
     "pip install": pip,
 }
 
