@@ -95,8 +95,10 @@ def compile_network(library: Library, order: Order, say: Say) -> Compiled:
             raise EngineError(f"{library.title} refuses the shapes: {library.said.taken()}")
     if order.timing_cache is not None:
         cache = config.create_timing_cache(order.timing_cache)
-        if not config.set_timing_cache(cache, False):
+        if cache is None or not config.set_timing_cache(cache, False):
             say("the timing cache is of another device or version: it is made anew")
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
     config.progress_monitor = monitor = _monitor(trt, Progress(say))
     program = builder.build_serialized_network(network, config)
     del monitor

@@ -75,6 +75,7 @@ def scripted_tensorrt(asked: Asked) -> Any:
 
     class Config:
         progress_monitor: Any = None
+        timing_cache: bytes | None = None
 
         def clear_flag(self, flag: str) -> None:
             asked.cleared.append(flag)
@@ -83,15 +84,20 @@ def scripted_tensorrt(asked: Asked) -> Any:
             asked.profiles.append(profile.shapes)
             return len(asked.profiles) - 1
 
-        def create_timing_cache(self, content: bytes) -> bytes:
+        def create_timing_cache(self, content: bytes) -> bytes | None:
             asked.caches.append(content)
-            return content
+            return None if content.startswith(b"damaged") else content
 
         def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
             assert not ignore_mismatch
-            return not cache.startswith(b"other")
+            if cache.startswith(b"other"):
+                return False
+            self.timing_cache = cache
+            return True
 
         def get_timing_cache(self) -> Any:
+            if self.timing_cache is None:
+                return None
             return SimpleNamespace(serialize=lambda: b"timed")
 
     class Parser:

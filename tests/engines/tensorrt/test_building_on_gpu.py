@@ -105,8 +105,18 @@ def test_a_timing_cache_is_made_read_and_renewed(
     assert asked.caches == [b"", b"timed"]
     assert (tmp_path / "timing.cache").read_bytes() == b"timed"
     assert not [line for line in said if "made anew" in line]
-    (tmp_path / "timing.cache").write_bytes(b"other device")
+
+
+@pytest.mark.parametrize("content", [b"other device", b"damaged"])
+def test_a_timing_cache_that_is_not_taken_is_made_anew(
+    bundle: Path, asked: Asked, tmp_path: Path, content: bytes
+) -> None:
+    said: list[str] = []
+    cached = replace(PLAN, timing_cache=tmp_path / "timing.cache")
+    (tmp_path / "timing.cache").write_bytes(content)
     build_on_gpu(bundle, cached, 0, said.append)
+    assert asked.caches == [content, b""]
+    assert (tmp_path / "timing.cache").read_bytes() == b"timed"
     assert [line for line in said if "the timing cache is of another device" in line]
 
 
