@@ -1,4 +1,4 @@
-"""Folders that are replaced as a whole: bundles and plans."""
+"""Folders and files that are replaced as a whole: bundles, plans, and what was measured."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in the place of what is there, readable for all. Raises OSError.
+
+    In one step: a kill leaves the old file or none, a fault the old one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

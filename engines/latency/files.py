@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +11,7 @@ from pydantic import ValidationError
 from engines.bundle import explain
 from engines.core import FrozenModel
 from engines.errors import LatencyError
+from engines.replacing import replace_file
 
 MAX_BYTES = 64 * 2**20
 _MOST_SAID = 160
@@ -22,16 +21,7 @@ _Model = TypeVar("_Model", bound=FrozenModel)
 
 def write_model(path: Path, value: FrozenModel) -> None:
     """Write in one step: a kill leaves the old file or none. OSError where that cannot be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(value.model_dump_json(indent=1) + "\n")
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    replace_file(path, (value.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_model(path: Path, model: type[_Model], *, newest: int, what: str, command: str) -> _Model:

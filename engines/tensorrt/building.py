@@ -13,6 +13,7 @@ from engines.architecture import only_resnet
 from engines.bundle import ZOO_PREFIX, Bundle, classifier, read_bundle
 from engines.core import MAX_IMAGE_SIZE
 from engines.errors import InvalidInput
+from engines.replacing import replace_file
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.gpu import CudaGpu
 from engines.tensorrt.libraries import Library, library
@@ -114,6 +115,7 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
     bundle = buildable(ref, plan)
     if plan.out is not None:
         check_plan_output(plan.out)
+    timing_cache = _read_cache(plan.timing_cache)
     gpu = CudaGpu(device)
     try:
         trt = library("tensorrt")
@@ -136,17 +138,17 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
             onnx,
             [exactly(model, bucket) for bucket in buckets],
             plugins=len(skipping),
-            timing_cache=_read_cache(plan.timing_cache),
+            timing_cache=timing_cache,
         )
         compiled = compile_network(trt, order, say)
-        if plan.timing_cache is not None and compiled.timing_cache is not None:
-            plan.timing_cache.write_bytes(compiled.timing_cache)
         manifest = plan_manifest(
             bundle, precision, trt, onnx, compiled, (capability,), buckets,
             device=gpu.name, plugins=operators, dense=plan.dense,
             one_image=plan.one_image,
         )  # fmt: skip
         write_plan(out, manifest, onnx, compiled.program)
+        if plan.timing_cache is not None and compiled.timing_cache is not None:
+            replace_file(plan.timing_cache, compiled.timing_cache)
     finally:
         gpu.close()
     return Built(out, manifest, compiled.layers)
@@ -284,9 +286,14 @@ def _register_plugins(capability: int) -> None:
 
 
 def _read_cache(path: Path | None) -> bytes | None:
-    """Of an earlier build; empty before the first, None where none is wanted."""
+    """Of an earlier build; empty before the first, None where none is wanted. Raises InvalidInput
+    where none can be kept."""
     if path is None:
         return None
+    if not path.parent.is_dir():
+        raise InvalidInput(
+            f"a timing cache '{path}' cannot be kept: there is no folder '{path.parent}'"
+        )
     return path.read_bytes() if path.exists() else b""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,9 @@ def check_plan_output(path: Path) -> None:
         raise PlanError(f"a plan's name ends in {SUFFIX}, got '{path.name}'")
     if path.exists() and not (path / MANIFEST).is_file():
         raise PlanError(f"'{path}' exists and is not a plan; choose another name")
+    there = next(each for each in path.absolute().parents if each.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise PlanError(f"'{path}' cannot be written: nothing can be put into '{there}'")
 
 
 def write_plan(path: Path, manifest: PlanManifest, onnx: bytes, program: bytes) -> None:

@@ -120,6 +120,26 @@ def test_a_timing_cache_that_is_not_taken_is_made_anew(
     assert [line for line in said if "the timing cache is of another device" in line]
 
 
+def test_a_timing_cache_is_kept_after_the_plan_and_its_folder_looked_for_before(
+    bundle: Path, gpus: list[ScriptedGpu], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    cached = replace(PLAN, timing_cache=tmp_path / "no" / "timing.cache")
+    with pytest.raises(InvalidInput, match=r"cannot be kept: there is no folder '.*no'"):
+        build_on_gpu(bundle, cached, 0, quiet)
+    assert not gpus
+    monkeypatch.setattr(building, "replace_file", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        build_on_gpu(bundle, replace(cached, timing_cache=tmp_path / "timing.cache"), 0, quiet)
+    assert read_plan(bundle / "fp32-sm86.plan"), "what was compiled is not lost with it"
+    monkeypatch.setattr(building, "write_plan", no_space)
+    monkeypatch.setattr(building, "replace_file", lambda *_given: pytest.fail("before the plan"))
+    with pytest.raises(OSError, match="No space left"):
+        build_on_gpu(bundle, replace(cached, timing_cache=tmp_path / "timing.cache"), 0, quiet)
+
+
 def test_a_dense_plan_needs_no_plugins(bundle: Path, asked: Asked, registered: list[int]) -> None:
     asked.registered.clear()
     built = build_on_gpu(bundle, replace(PLAN, dense=True), 1, quiet)

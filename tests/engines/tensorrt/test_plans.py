@@ -135,6 +135,20 @@ def test_what_is_no_plan_is_not_replaced(tmp_path: Path) -> None:
         check_plan_output(tmp_path / "net.onnx")
 
 
+def test_where_nothing_can_be_put_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    for inside in ("a.plan", "new/a.plan"):
+        with pytest.raises(PlanError, match=r"nothing can be put into '.*file'"):
+            check_plan_output(tmp_path / "file" / inside)
+    check_plan_output(tmp_path / "new" / "a.plan")
+    # Whoever tests may be root, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda where, mode: where != tmp_path)
+    with pytest.raises(PlanError, match=rf"nothing can be put into '{tmp_path}'"):
+        check_plan_output(tmp_path / "new" / "a.plan")
+
+
 def test_plans_of_folders_are_listed_by_name_and_once(path: Path) -> None:
     other = path.with_name("another.plan")
     write_plan(other, plan_manifest(), ONNX, PROGRAM)
