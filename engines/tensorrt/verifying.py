@@ -17,9 +17,10 @@ from engines.architecture import ResNet
 from engines.bundle import Bundle
 from engines.caps import units_of
 from engines.core import Engine, OperatingPoint, UInt8Array, static_point
+from engines.errors import PlanError
 from engines.tensorrt.latency import CallLatency
 from engines.tensorrt.oracle import OnnxRuntime
-from engines.tensorrt.plans import Bucket, Precision
+from engines.tensorrt.plans import Bucket, Plan, Precision
 
 Say = Callable[[str], None]
 PicturesAt = Callable[[int], UInt8Array]
@@ -94,6 +95,43 @@ def trials(bundle: Bundle, net: ResNet, buckets: Sequence[Bucket], seed: int) ->
             drawn = rng.integers(0, units + 1, (count, len(units)))
             points = tuple(_capped("random", size, caps) for caps in drawn)
             yield Trial(f"random masks {i + 1}", bucket, points)
+
+
+def check_verifiable(bundle: Bundle, plan: Plan) -> None:
+    """Raise PlanError where no point of the bundle runs in the plan's buckets."""
+    buckets = plan.manifest.buckets
+    if not _timeable(bundle, buckets):
+        sizes = ", ".join(str(size) for size in sorted({each.image_size for each in buckets}))
+        raise PlanError(
+            f"the plan '{plan.path}' takes images of {sizes} px, at which no operating point of "
+            f"{bundle.manifest.name} runs whole: build it again, without --size"
+        )
+
+
+def check_beside(plan: Plan, dense: Plan) -> None:
+    """Raise PlanError where calls of a dense plan say nothing about those of a plan."""
+    again = "build it again with --dense, as the plan was built"
+    if not dense.manifest.dense:
+        raise PlanError(
+            f"'{dense.path}' is no dense plan; make one with: laud build BUNDLE --dense"
+        )
+    for what, of_plan, of_dense in (
+        ("bundle", plan.manifest.bundle[:12], dense.manifest.bundle[:12]),
+        ("library", plan.manifest.library, dense.manifest.library),
+        ("precision", plan.manifest.precision, dense.manifest.precision),
+    ):
+        if of_plan != of_dense:
+            raise PlanError(
+                f"the dense plan '{dense.path}' is of another {what}, {of_dense}, than the plan, "
+                f"{of_plan}: {again}"
+            )
+    there = {(each.image_size, each.images) for each in dense.manifest.buckets}
+    for each in plan.manifest.buckets:
+        if (each.image_size, each.images) not in there:
+            raise PlanError(
+                f"the dense plan '{dense.path}' has no bucket for {each.images} images of "
+                f"{each.image_size} px: {again}"
+            )
 
 
 def compare(engine: Engine, oracle: OnnxRuntime, trial: Trial, pictures: PicturesAt) -> Agreement:
@@ -175,17 +213,11 @@ def measured(
     turn by turn with it."""
     found = []
     progress = _Often(say)
-    points = [record.point for record in bundle.manifest.points]
-    for bucket in buckets:
-        for point in points:
-            if point.image_size != bucket.image_size or not _has_glance(point, bucket, buckets):
-                continue
-            progress(f"  timing {point.name}, images: {bucket.images}")
-            ways = [point] if point.glance is None else [point.looking_once, point.looking_twice]
-            seconds, dense_s = _timed(engine, dense, ways, bucket, pictures, calls, clock)
-            found.append(
-                CallLatency.of(point.name, bucket, seconds[0], seconds[1:], dense_s, _LEVELS)
-            )
+    for bucket, point in _timeable(bundle, buckets):
+        progress(f"  timing {point.name}, images: {bucket.images}")
+        ways = [point] if point.glance is None else [point.looking_once, point.looking_twice]
+        seconds, dense_s = _timed(engine, dense, ways, bucket, pictures, calls, clock)
+        found.append(CallLatency.of(point.name, bucket, seconds[0], seconds[1:], dense_s, _LEVELS))
     return tuple(found)
 
 
@@ -214,12 +246,17 @@ def _timed(
     return taken[: len(ways)], taken[len(ways)] if dense is not None else []
 
 
-def _has_glance(point: OperatingPoint, bucket: Bucket, buckets: Sequence[Bucket]) -> bool:
-    """Whether its first look can run in as large a bucket."""
-    if point.glance is None:
-        return True
-    size = point.glance.image_size
-    return any(each.image_size == size for each in buckets)
+def _timeable(bundle: Bundle, buckets: Sequence[Bucket]) -> list[tuple[Bucket, OperatingPoint]]:
+    """Every point in every bucket of its size, where its first look has a bucket too."""
+    sizes = {bucket.image_size for bucket in buckets}
+    points = [record.point for record in bundle.manifest.points]
+    return [
+        (bucket, point)
+        for bucket in buckets
+        for point in points
+        if point.image_size == bucket.image_size
+        and (point.glance is None or point.glance.image_size in sizes)
+    ]
 
 
 def _capped(name: str, size: int, caps: npt.NDArray[np.int64]) -> OperatingPoint:

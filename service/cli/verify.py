@@ -50,6 +50,7 @@ def verify(
 
         laud verify clothing.laud/fp16-sm86.plan --dense clothing.laud/dense-fp16-sm86.plan
     """
+    from contextlib import ExitStack
     from importlib.metadata import version
 
     from engines.bench.pictures import FolderPictures, MadeUpPictures
@@ -58,7 +59,7 @@ def verify(
     from engines.tensorrt.loading import bundle_of, load_plan
     from engines.tensorrt.oracle import OnnxRuntime
     from engines.tensorrt.plans import read_plan
-    from engines.tensorrt.verifying import measured
+    from engines.tensorrt.verifying import check_beside, check_verifiable, measured
     from engines.tensorrt.verifying import verify as compare
 
     if calls < 1:
@@ -66,27 +67,27 @@ def verify(
     found, other = read_plan(plan), None if dense is None else read_plan(dense)
     if found.manifest.dense:
         raise PlanError(f"'{plan}' is a dense plan: name it with --dense, beside one that skips")
-    if other is not None and not other.manifest.dense:
-        raise PlanError(f"'{dense}' is no dense plan; make one with: laud build BUNDLE --dense")
+    if other is not None:
+        check_beside(found, other)
     source = bundle_of(found, bundle)
+    check_verifiable(source, found)
     manifest = found.manifest
     crop_ratio = source.manifest.preprocessing.crop_ratio
     pictures = MadeUpPictures(seed) if images is None else FolderPictures(images, crop_ratio, 1)
     at = cache(pictures.at)
-    with load_plan(source, found, device) as engine:
+    with ExitStack() as held:
+        engine = held.enter_context(load_plan(source, found, device))
+        beside = None if other is None else held.enter_context(load_plan(source, other, device))
         say(f"comparing on {engine.device} with {pictures.source}")
         oracle = OnnxRuntime(found.onnx, source.manifest.architecture)
         verdict = compare(
             source, engine, oracle, manifest.buckets, at, say,
             seed=seed, precision=manifest.precision,
         )  # fmt: skip
+        if not as_json:
+            _print_verdict(verdict)
         say("timing")
-        beside = None if other is None else load_plan(source, other, device)
-        try:
-            timed = measured(source, engine, manifest.buckets, at, say, calls=calls, dense=beside)
-        finally:
-            if beside is not None:
-                beside.close()
+        timed = measured(source, engine, manifest.buckets, at, say, calls=calls, dense=beside)
         table = PlanTable(
             bundle=manifest.bundle,
             program=manifest.program,
@@ -98,12 +99,13 @@ def verify(
             version=version("laudserve"),
             calls=timed,
         )
-    path = output or plan / plan_table_name(table.device)
-    write_plan_table(path, table)
+    # Before it is written, which may fail.
     if as_json:
         typer.echo(_json(verdict, table))
     else:
-        _print(verdict, table)
+        _print_latency(table)
+    path = output or plan / plan_table_name(table.device)
+    write_plan_table(path, table)
     say(f"wrote {path}")
     if not verdict.agrees:
         say("the plan does not answer what its ONNX file means: do not serve it")
@@ -117,7 +119,7 @@ def _json(verdict: Verdict, table: PlanTable) -> str:
     return json.dumps({"verdict": asdict(verdict), "latency": table.model_dump(mode="json")})
 
 
-def _print(verdict: Verdict, table: PlanTable) -> None:
+def _print_verdict(verdict: Verdict) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -131,6 +133,17 @@ def _print(verdict: Verdict, table: PlanTable) -> None:
             f"{each.worst_error:.1e}",
             f"{each.differing:.2%}",
         )
+    Console().print(shown)
+    typer.echo(
+        f"max error {verdict.max_error:.1e}, decisions that differ {verdict.differing:.2%}: "
+        f"{'agrees' if verdict.agrees else 'does not agree'}"
+    )
+
+
+def _print_latency(table: PlanTable) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     timed = Table("point", "px", "images", "median, ms", "95 %", "looked at again", "dense, ms")
     for call in table.calls:
         middle, high = (call.seconds[round(q * (len(call.seconds) - 1))] for q in (0.5, 0.95))
@@ -144,10 +157,4 @@ def _print(verdict: Verdict, table: PlanTable) -> None:
             again,
             "-" if call.dense_s is None else f"{call.dense_s * 1e3:.3f}",
         )
-    console = Console()
-    console.print(shown)
-    console.print(timed)
-    typer.echo(
-        f"max error {verdict.max_error:.1e}, decisions that differ {verdict.differing:.2%}: "
-        f"{'agrees' if verdict.agrees else 'does not agree'}"
-    )
+    Console().print(timed)

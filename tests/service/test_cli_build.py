@@ -17,6 +17,7 @@ from engines.bundle import read_bundle, write_bundle
 from engines.export.onnx.run import onnx_model
 from engines.tensorrt import building, loading
 from engines.tensorrt.building import BuildPlan, Built
+from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
 from engines.tensorrt.libraries import Library, Said, library
 from engines.tensorrt.plans import Bucket, sha256, write_plan
@@ -94,18 +95,29 @@ def plan(tmp_path: Path) -> Path:
     net = net_of("spatial")
     source = bundle_of(net, random_weights(net), None)
     write_bundle(tmp_path / "small.laud", source.manifest, source.weights)
-    bundle = read_bundle(tmp_path / "small.laud")
-    content = onnx_model(bundle, "fp32").SerializeToString()
-    manifest = plan_manifest(
-        bundle=bundle.hash,
-        onnx=sha256(content),
-        program=sha256(content),
-        library_version=VERSION,
-        precision="fp32",
-        buckets=tuple(Bucket(image_size=32, images=i + 1, profile=i) for i in range(2)),
-    )
-    write_plan(bundle.path / "fp32.plan", manifest, content, content)
-    return bundle.path / "fp32.plan"
+    return written(tmp_path / "small.laud" / "fp32.plan")
+
+
+def buckets(image_size: int, most: int = 2) -> tuple[Bucket, ...]:
+    return tuple(Bucket(image_size=image_size, images=i + 1, profile=i) for i in range(most))
+
+
+def written(path: Path, **changes: Any) -> Path:
+    """A plan of the bundle that it lies in."""
+    bundle = read_bundle(path.parent)
+    of = dense_bundle(bundle) if changes.get("dense") else bundle
+    content = onnx_model(of, "fp32").SerializeToString()
+    fields: dict[str, Any] = {
+        "bundle": bundle.hash,
+        "onnx": sha256(content),
+        "program": sha256(content),
+        "library_version": VERSION,
+        "precision": "fp32",
+        "buckets": buckets(32),
+        **changes,
+    }
+    write_plan(path, plan_manifest(**fields), content, content)
+    return path
 
 
 @pytest.mark.usefixtures("no_driver")
@@ -123,6 +135,33 @@ def test_what_cannot_be_verified(laud: Laud, plan: Path, tmp_path: Path) -> None
         ([str(plan), "--dense", str(plan)], "is no dense plan"),
     ):
         assert says in assert_one_line(laud("verify", *options))
+
+
+@pytest.mark.usefixtures("no_driver")
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"bundle": "ab" * 32}, "is of another bundle, abababababab, than the plan"),
+        ({"library": "tensorrt_rtx"}, "is of another library, tensorrt_rtx, than the plan"),
+        ({"precision": "fp16"}, "is of another precision, fp16, than the plan, fp32"),
+        ({"buckets": buckets(32, 1)}, "has no bucket for 2 images of 32 px"),
+        ({"buckets": buckets(40)}, "has no bucket for 1 images of 32 px"),
+    ],
+)
+def test_a_dense_plan_that_says_nothing_about_the_plan(
+    laud: Laud, plan: Path, changes: dict[str, Any], says: str
+) -> None:
+    dense = written(plan.with_name("dense.plan"), dense=True, **changes)
+    said = assert_one_line(laud("verify", str(plan), "--dense", str(dense)))
+    assert says in said
+    assert said.endswith("build it again with --dense, as the plan was built")
+
+
+@pytest.mark.usefixtures("no_driver")
+def test_a_plan_at_sizes_of_no_point(laud: Laud, plan: Path) -> None:
+    other = written(plan.with_name("other.plan"), buckets=(*buckets(40), *buckets(24, 1)))
+    said = assert_one_line(laud("verify", str(other)))
+    assert "takes images of 24, 40 px, at which no operating point of int8 runs whole" in said
 
 
 @pytest.fixture
@@ -154,6 +193,36 @@ def test_a_plan_that_agrees_gets_its_latency_table(laud: Laud, plan: Path) -> No
     as_json = json.loads(laud("verify", str(plan), "--calls", "1", "--json").out)
     assert as_json["verdict"]["agrees"] is True
     assert as_json["latency"]["device"] == "RTX 3090"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_dense_plan_is_timed_beside_it_and_loaded_before_anything_is_compared(
+    laud: Laud, plan: Path
+) -> None:
+    dense = written(plan.with_name("dense.plan"), dense=True, buckets=buckets(32, 3))
+    command = ["verify", str(plan), "--dense", str(dense), "--calls", "1"]
+    assert laud(*command).status == 0
+    table = read_plan_table(plan / "latency-rtx-3090.json")
+    assert all(call.dense_s is not None for call in table.calls)
+    written(dense, dense=True, capabilities=(120,))
+    said = assert_one_line(laud(*command))
+    assert said.startswith(f"the plan '{dense}' was compiled for compute capability 12.0")
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("shape", [[], ["--json"]], ids=str)
+def test_what_was_measured_is_told_though_its_table_cannot_be_written(
+    laud: Laud, plan: Path, tmp_path: Path, shape: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    output = str(tmp_path / "file" / "table.json")
+    done = laud("verify", str(plan), "--calls", "1", "-o", output, *shape)
+    assert done.status != 0
+    if shape:
+        assert json.loads(done.out)["latency"]["calls"]
+    else:
+        assert "agrees" in done.out
+        assert "median, ms" in done.out
 
 
 @pytest.mark.usefixtures("gpu")
