@@ -31,6 +31,14 @@ IMAGE, THRESHOLDS, CAPS = "image", "thresholds", "caps"
 PROBABILITIES, DECISIONS = "probabilities", "decisions"
 
 
+def runnable(bundle: Bundle) -> ResNet:
+    """Its network, where the engine runs such. Raises BundleError."""
+    return only_resnet(
+        classifier(bundle, "the tensorrt engine").manifest.architecture,
+        f"'{bundle.path}': the tensorrt engine",
+    )
+
+
 class TensorRtEngine(Closing):
     """Runs a plan in its buckets. Calls from several threads run one after another; outputs are
     fresh. A bucket takes its memory at its first call and keeps it.
@@ -44,10 +52,7 @@ class TensorRtEngine(Closing):
     def __init__(self, bundle: Bundle, manifest: PlanManifest, gpu: Gpu, network: Network) -> None:
         """Takes `gpu` and `network` over. Raises PlanError where the plan is of another bundle,
         BundleError where the bundle is nothing that plans are made of."""
-        net = only_resnet(
-            classifier(bundle, "the tensorrt engine").manifest.architecture,
-            f"'{bundle.path}': the tensorrt engine",
-        )
+        net = runnable(bundle)
         if manifest.bundle != bundle.hash:
             raise PlanError(
                 f"the plan is of bundle {manifest.name} ({manifest.bundle[:12]}), not of "

@@ -8,7 +8,7 @@ from pathlib import Path
 from engines.bundle import ZOO_PREFIX, Bundle, read_bundle
 from engines.errors import BundleError, EngineError, InvalidInput, PlanError
 from engines.tensorrt.dense import dense_bundle
-from engines.tensorrt.engine import TensorRtEngine
+from engines.tensorrt.engine import TensorRtEngine, runnable
 from engines.tensorrt.gpu import CudaGpu, Gpu
 from engines.tensorrt.libraries import Library, library
 from engines.tensorrt.loaded import Network, TensorRtNetwork
@@ -35,9 +35,10 @@ def load_bundle(bundle: Bundle, precision: str | None = None) -> TensorRtEngine:
     """The engine of the best plan of a bundle that fits this machine.
 
     Plans lie in the bundle's folder; those of bundles that ship in the package in the current one.
-    Raises InvalidInput for a precision that no plan has, EngineError where there is no plan or no
-    GPU, PlanError that says why none fits.
+    Raises BundleError for a bundle that plans are not made of, InvalidInput for a precision that no
+    plan has, EngineError where there is no plan or no GPU, PlanError that says why none fits.
     """
+    runnable(bundle)
     if precision not in (None, *PRECISIONS):
         raise InvalidInput(
             f"the tensorrt engine computes in {' or '.join(PRECISIONS)}, got precision "
@@ -90,11 +91,17 @@ def bundle_of(plan: Plan, ref: str | None = None) -> Bundle:
 
 
 def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -> list[Path]:
-    """The bundle's plans in those folders, the one to prefer first. EngineError for none."""
+    """The bundle's plans in those folders, the one to prefer first. Raises EngineError for none,
+    PlanError for none but one that cannot be read."""
     found: list[tuple[tuple[int, bool, int], Path]] = []
     others = 0
+    unread: PlanError | None = None
     for path in plans_in(folders):
-        manifest = read_plan_manifest(path)
+        try:
+            manifest = read_plan_manifest(path)
+        except PlanError as error:
+            unread = unread or error
+            continue
         wanted = manifest.bundle == bundle.hash and precision in (None, manifest.precision)
         if not wanted or manifest.dense:
             others += 1
@@ -106,6 +113,8 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
         )
         found.append((rank, path))
     if not found:
+        if unread is not None:
+            raise unread
         what = "" if precision is None else f" in {precision}"
         where = " or ".join(f"'{folder}'" for folder in folders)
         besides = f" (plans of another bundle or precision, or dense: {others})" if others else ""
@@ -119,15 +128,18 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
 def open_first(
     bundle: Bundle, plans: Sequence[Path], gpu: Gpu, open_network: OpenNetwork
 ) -> TensorRtEngine:
-    """The first of them that fits; else what is wrong with the first."""
+    """The first of them that fits; else what is wrong with the first. Takes `gpu` over."""
     first: EngineError | PlanError | None = None
-    for path in plans:
-        try:
-            return open_plan(bundle, read_plan(path), gpu, open_network)
-        except (EngineError, PlanError) as error:
-            first = first or error
-    gpu.close()
-    raise first or EngineError("there is no plan")
+    try:
+        for path in plans:
+            try:
+                return open_plan(bundle, read_plan(path), gpu, open_network)
+            except (EngineError, PlanError) as error:
+                first = first or error
+        raise first or EngineError("there is no plan")
+    except BaseException:
+        gpu.close()
+        raise
 
 
 def open_plan(bundle: Bundle, plan: Plan, gpu: Gpu, open_network: OpenNetwork) -> TensorRtEngine:

@@ -112,6 +112,39 @@ def test_a_plan_that_does_not_fit_gives_way(bundle: Bundle, write: Write) -> Non
         assert engine.precision == "fp32"
 
 
+def test_a_neighbour_that_cannot_be_read_hinders_no_other(
+    bundle: Bundle, write: Write, gpus: list[ScriptedGpu]
+) -> None:
+    (write("a.plan") / "manifest.json").write_text("{")
+    with pytest.raises(PlanError, match=r"a\.plan/manifest\.json' is not JSON"):
+        load_engine(bundle, kind="tensorrt")
+    assert not gpus
+    write("b.plan", precision="fp32")
+    with load_engine(bundle, kind="tensorrt") as engine:
+        assert engine.precision == "fp32"
+
+
+def test_what_no_plan_is_made_of_is_told_no_command_that_refuses_it(
+    gpus: list[ScriptedGpu],
+) -> None:
+    with pytest.raises(BundleError, match="the tensorrt engine takes bundles that label images"):
+        load_engine(read_bundle("zoo:nuclei"), kind="tensorrt")
+    assert not gpus
+
+
+@pytest.mark.parametrize("error", [BundleError("no"), OSError("gone"), KeyboardInterrupt()])
+def test_any_fault_gives_the_device_back(
+    bundle: Bundle, write: Write, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def failing(*_given: Any) -> ScriptedNetwork:
+        raise error
+
+    write("fp16.plan")
+    monkeypatch.setattr(loading, "TensorRtNetwork", failing)
+    with pytest.raises(type(error)):
+        load_engine(bundle, kind="tensorrt")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
