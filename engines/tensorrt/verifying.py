@@ -32,6 +32,10 @@ MOST_ERROR: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 MOST_DIFFERING: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
 """Share of decisions: logits next to a threshold, that rounding moves to its other side."""
 
+MOST_ERROR_ANYWHERE = 0.5
+"""Of a probability in any image. A decision on its other side moves an answer, rightly so and more
+than rounding does, but not from one class to another; what is no number is more than this too."""
+
 _RANDOM = 4
 _WARM_UP = 5
 _EVERY_S = 2.0
@@ -62,10 +66,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All trials of a plan, and whether they keep the limits of its precision."""
+    """All trials of a plan, and whether they keep the limits of its precision. Errors are the
+    largest of an `Agreement`."""
 
     agreements: tuple[Agreement, ...]
     max_error: float
+    worst_error: float
     differing: float
     agrees: bool
 
@@ -162,12 +168,16 @@ def verdict(agreements: Sequence[Agreement], precision: Precision) -> Verdict:
     """Whether a plan of that precision may be served."""
     errors = [each.max_error for each in agreements if each.max_error is not None]
     max_error = max(errors, default=float("inf"))
+    worst_error = max(each.worst_error for each in agreements)
     differing = statistics.fmean(each.differing for each in agreements)
     return Verdict(
         tuple(agreements),
         max_error,
+        worst_error,
         differing,
-        max_error <= MOST_ERROR[precision] and differing <= MOST_DIFFERING[precision],
+        max_error <= MOST_ERROR[precision]
+        and worst_error <= MOST_ERROR_ANYWHERE
+        and differing <= MOST_DIFFERING[precision],
     )
 
 

@@ -41,7 +41,8 @@ def verify(
     Every operating point in every bucket, nothing and everything active, and random masks. Reported
     is the largest error of a probability, of images whose decisions are all equal, and the share of
     decisions that are not: logits next to a threshold, which rounding moves across. Exit status 1:
-    more than the plan's precision may have (fp32: 1e-4 and 0.1 %, fp16: 2e-2 and 2 %).
+    more than the plan's precision may have (fp32: 1e-4 and 0.1 %, fp16: 2e-2 and 2 %), or in any
+    image an error of more than 0.5 or what is no number.
 
     Then calls of every point and bucket are timed, beside those of a dense plan where there is one,
     and the table is written that predictions are made of.
@@ -135,7 +136,8 @@ def _print_verdict(verdict: Verdict) -> None:
         )
     Console().print(shown)
     typer.echo(
-        f"max error {verdict.max_error:.1e}, decisions that differ {verdict.differing:.2%}: "
+        f"max error {verdict.max_error:.1e}, of all images {verdict.worst_error:.1e}, "
+        f"decisions that differ {verdict.differing:.2%}: "
         f"{'agrees' if verdict.agrees else 'does not agree'}"
     )
 

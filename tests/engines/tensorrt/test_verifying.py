@@ -82,15 +82,19 @@ def oracle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> OnnxRunt
 class Wrong:
     """An engine that answers a little beside."""
 
-    def __init__(self, engine: TensorRtEngine, error: float = 0.0, flipped: int = 0) -> None:
+    def __init__(
+        self, engine: TensorRtEngine, error: float = 0.0, flipped: int = 0, begin: int = 0
+    ) -> None:
+        """begin: the first image of a call that is wrong."""
         self._engine, self._error, self._flipped = engine, error, flipped
+        self._wrong = slice(begin, None)
 
     def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
         output = self._engine.infer(images, points)
         probabilities = np.asarray(output.arrays["probabilities"], np.float32)
-        probabilities[:, 0] += self._error
+        probabilities[self._wrong, 0] += self._error
         decisions = np.asarray(output.arrays["decisions"], np.bool_)
-        decisions[:, : self._flipped] ^= True
+        decisions[self._wrong, : self._flipped] ^= True
         arrays = {"probabilities": probabilities, "decisions": decisions}
         return replace(output, arrays=arrays)
 
@@ -146,6 +150,18 @@ def test_decisions_that_are_wrong_are_found_though_no_image_can_be_compared(
     assert not found.agrees
     assert all(each.max_error is None for each in found.agreements)
     assert found.differing > 0.02
+
+
+@pytest.mark.parametrize(("error", "agrees"), [(0.3, True), (0.6, False), (np.nan, False)])
+def test_an_image_with_another_decision_may_answer_otherwise_but_not_anything(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime, error: float, agrees: bool
+) -> None:
+    wrong = Wrong(engine, error, flipped=1, begin=1)
+    found = verify(bundle, wrong, oracle, BUCKETS[2:], at, print, precision="fp16")  # type: ignore[arg-type]
+    assert found.agrees == agrees
+    assert found.max_error == 0.0
+    assert 0.0 < found.differing <= 0.02
+    assert found.worst_error == pytest.approx(error, rel=1e-3) or np.isinf(found.worst_error)
 
 
 def test_calls_are_timed_beside_a_dense_plan_that_answers_the_same(
