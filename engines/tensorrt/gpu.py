@@ -18,6 +18,8 @@ from engines.errors import EngineError, InvalidInput
 Bytes = npt.NDArray[np.uint8]
 
 _INSTALL = "pip install -c constraints.txt '.[gpu]'"
+_CUDA = 13000
+"""What drivers have to be for, as CUDA writes 13.0: that of the binding in constraints.txt."""
 
 
 class Gpu(Protocol):
@@ -174,11 +176,22 @@ class CudaGpu:
     def _count(self) -> int:
         status, count = self._cuda.cudaGetDeviceCount()
         if status != self._cuda.cudaError_t.cudaSuccess:
+            self._check_driver()
             raise EngineError(
                 f"there is no CUDA driver with a GPU on this machine ({self._said(status)}); plans "
                 "run, and those without --rtx are built, where there is one"
             )
         return int(count)
+
+    def _check_driver(self) -> None:
+        """Raise EngineError for a driver that is older than the binding. One that is missing has
+        version 0, and the same status as an old one."""
+        status, version = self._cuda.cudaDriverGetVersion()
+        if status == self._cuda.cudaError_t.cudaSuccess and 0 < version < _CUDA:
+            raise EngineError(
+                f"the driver of this machine is for CUDA {version // 1000}.{version % 1000 // 10}, "
+                f"too old for CUDA {_CUDA // 1000}: install driver 580 or newer"
+            )
 
     def _call(self, name: str, *given: Any) -> Any:
         """What a function of CUDA returns besides its status."""

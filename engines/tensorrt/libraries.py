@@ -15,7 +15,7 @@ from engines.errors import EngineError
 from engines.tensorrt.plans import TITLES, LibraryName
 
 _BRINGS: dict[LibraryName, str] = {
-    "tensorrt": "pip install 'tensorrt-cu13>=10.13,<12' (-cu12 for drivers older than 580)",
+    "tensorrt": "pip install 'tensorrt-cu13>=10.13,<12' (driver 580 or newer)",
     "tensorrt_rtx": "pip install -c constraints.txt '.[rtx]'",
 }
 _MOST_SAID = 3

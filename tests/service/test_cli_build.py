@@ -38,6 +38,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     binding = SimpleNamespace(
         cudaError_t=SimpleNamespace(cudaSuccess=0),
         cudaGetDeviceCount=lambda: (35, None),
+        cudaDriverGetVersion=lambda: (0, 0),
         cudaGetErrorString=lambda _status: (0, b"no driver"),
     )
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", binding)

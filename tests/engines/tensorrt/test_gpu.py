@@ -15,12 +15,13 @@ from engines.tensorrt.gpu import CudaGpu
 SUCCESS, MISSING, FAULT = 0, 35, 700
 
 
-def cuda(status: int, count: int) -> Any:
-    """The binding's module as far as a device is opened with it."""
+def cuda(status: int, count: int, driver: int = 0) -> Any:
+    """The binding's module as far as a device is opened with it. driver: the CUDA it is for."""
     said = {MISSING: b"driver version is insufficient", FAULT: b"an illegal memory access"}
     return SimpleNamespace(
         cudaError_t=SimpleNamespace(cudaSuccess=SUCCESS),
         cudaGetDeviceCount=lambda: (status, count),
+        cudaDriverGetVersion=lambda: (SUCCESS, driver),
         cudaGetErrorString=lambda which: (SUCCESS, said[which]),
         cudaSetDevice=lambda device: (FAULT,),
     )
@@ -35,6 +36,15 @@ def test_without_a_binding(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda(MISSING, 0))
     with pytest.raises(EngineError, match=r"there is no CUDA driver .*version is insufficient"):
+        CudaGpu()
+
+
+def test_a_driver_that_is_too_old_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda(MISSING, 0, driver=12040))
+    with pytest.raises(EngineError, match=r"is for CUDA 12\.4, too old for CUDA 13: .* 580 or"):
+        CudaGpu()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda(FAULT, 0, driver=13000))
+    with pytest.raises(EngineError, match=r"there is no CUDA driver .*illegal memory"):
         CudaGpu()
 
 
@@ -132,7 +142,13 @@ def test_every_method_is_the_call_that_it_says(monkeypatch: pytest.MonkeyPatch) 
 def test_the_binding_has_every_name_that_is_used() -> None:
     binding = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
     for name in (
-        *("cudaGetDeviceCount", "cudaSetDevice", "cudaDeviceGetAttribute", "cudaGetErrorString"),
+        *(
+            "cudaGetDeviceCount",
+            "cudaDriverGetVersion",
+            "cudaSetDevice",
+            "cudaDeviceGetAttribute",
+            "cudaGetErrorString",
+        ),
         *("cudaGetDeviceProperties", "cudaStreamCreateWithFlags", "cudaStreamNonBlocking"),
         *("cudaMalloc", "cudaFree", "cudaMallocHost", "cudaFreeHost", "cudaMemcpyAsync"),
         *("cudaStreamSynchronize", "cudaStreamBeginCapture", "cudaStreamEndCapture"),
