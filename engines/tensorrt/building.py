@@ -51,7 +51,7 @@ class BuildPlan:
     """What to build. sizes: pixels on a side; None: those of the bundle's points. batches: images
     of a bucket. out: None for `default_output`. timing_cache: a file, read and written. dense: the
     network without maskers, to compare with. one_image: that many in a call, and layers that it
-    skips are branches, without plugins."""
+    skips are branches; of plugins that leaves `partition`, and none with TensorRT-RTX."""
 
     precision: str = "fp16"
     sizes: tuple[int, ...] | None = None

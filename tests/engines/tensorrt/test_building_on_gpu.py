@@ -149,6 +149,17 @@ def test_a_dense_plan_needs_no_plugins(bundle: Path, asked: Asked, registered: l
     assert [set(shapes) for shapes in asked.profiles] == [{"image"}] * 4
 
 
+def test_layers_that_are_branches_need_one_plugin(bundle: Path, asked: Asked) -> None:
+    net = net_of("layer")
+    source = bundle_of(net, random_weights(net), None)
+    write_bundle(bundle.with_name("layers.laud"), source.manifest, source.weights)
+    asked.registered = {"partition"}
+    plan = replace(PLAN, batches=(1,), one_image=True)
+    built = build_on_gpu(bundle.with_name("layers.laud"), plan, 0, quiet)
+    assert built.path.name == "one-image-fp32-sm86.plan"
+    assert built.manifest.plugins == ("partition",)
+
+
 def refused(
     bundle: Path, gpus: list[ScriptedGpu], says: str, kind: type[Exception] = EngineError
 ) -> None:
