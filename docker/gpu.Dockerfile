@@ -1,5 +1,6 @@
 # Builds, verifies and serves plans on an NVIDIA GPU. From the checkout:
 #   docker build -f docker/gpu.Dockerfile -t laudserve-gpu .
+#   mkdir -p plans
 #   docker run --rm --gpus all --user "$(id -u)" -v "$PWD/plans:/plans" laudserve-gpu build zoo:clothing
 # Python and TensorRT (10.16.0) are those of the base: a plan fits the version that built it.
 FROM nvcr.io/nvidia/tensorrt:26.03-py3 AS base
