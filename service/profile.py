@@ -24,7 +24,6 @@ from engines.latency.identity import this_device
 from engines.latency.predictor import MeasuredPredictor
 from engines.latency.tables import LatencyTable, read_table, table_name
 from engines.tensorrt.latency import (
-    ENGINE,
     PlanPredictor,
     PlanTable,
     check_plan_table,
@@ -32,6 +31,7 @@ from engines.tensorrt.latency import (
     plan_tables_in,
     read_plan_table,
 )
+from engines.tensorrt.plans import ENGINE
 from service.errors import SettingsError
 from service.profile_calls import Call, calls_of, forcing, rounds
 

@@ -23,9 +23,7 @@ from engines.tensorrt.counting import PixelCounter
 from engines.tensorrt.gpu import Gpu
 from engines.tensorrt.lanes import Lane, zeros
 from engines.tensorrt.loaded import Network
-from engines.tensorrt.plans import Bucket, PlanManifest
-
-ENGINE = "tensorrt"
+from engines.tensorrt.plans import ENGINE, Bucket, PlanManifest
 
 IMAGE, THRESHOLDS, CAPS = "image", "thresholds", "caps"
 PROBABILITIES, DECISIONS = "probabilities", "decisions"
@@ -96,7 +94,8 @@ class TensorRtEngine(Closing):
 
     def captured(self) -> tuple[Bucket, ...]:
         """Buckets whose calls are CUDA graphs by now."""
-        return tuple(bucket for bucket, lane in self._lanes.items() if lane.captured)
+        with self._lock:
+            return tuple(bucket for bucket, lane in self._lanes.items() if lane.captured)
 
     def close(self) -> None:
         with self._lock:

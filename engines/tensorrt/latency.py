@@ -20,10 +20,9 @@ from pydantic import Field, model_validator
 from engines.core import Engine, FrozenModel
 from engines.errors import InvalidInput, LatencyError
 from engines.latency.files import read_model, write_model
-from engines.tensorrt.plans import Bucket, LibraryName, Precision, Sha256, plans_in
+from engines.tensorrt.plans import ENGINE, Bucket, LibraryName, Precision, Sha256, plans_in
 
 PLAN_TABLE_SCHEMA = 1
-ENGINE = "tensorrt"
 
 Seconds = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Quantiles = Annotated[tuple[Seconds, ...], Field(min_length=2)]

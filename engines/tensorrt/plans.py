@@ -21,6 +21,9 @@ from engines.core import MAX_IMAGE_SIZE, FrozenModel
 from engines.errors import PlanError
 from engines.replacing import replace_folder
 
+ENGINE = "tensorrt"
+"""The name of the engine that runs plans."""
+
 PLAN_SCHEMA = 1
 SUFFIX = ".plan"
 MANIFEST, ONNX, PROGRAM = "manifest.json", "network.onnx", "network.engine"

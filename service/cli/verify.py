@@ -29,7 +29,7 @@ def verify(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures [made-up ones].")] = None,
     calls: Annotated[int, typer.Option(help="Timed calls of everything.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of masks and made-up pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of masks and made-up pictures.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Latency table to write [in the plan's folder]."),

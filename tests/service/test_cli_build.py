@@ -138,6 +138,12 @@ def test_what_cannot_be_verified(laud: Laud, plan: Path, tmp_path: Path) -> None
         assert says in assert_one_line(laud("verify", *options))
 
 
+def test_a_seed_that_is_none(laud: Laud, plan: Path) -> None:
+    done = laud("verify", str(plan), "--seed", "-1")
+    assert (done.status, done.out) == (2, "")
+    assert "'--seed'" in done.err
+
+
 @pytest.mark.usefixtures("no_driver")
 @pytest.mark.parametrize(
     ("changes", "says"),
