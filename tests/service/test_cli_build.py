@@ -165,8 +165,13 @@ def test_a_dense_plan_that_says_nothing_about_the_plan(
 
 
 @pytest.mark.usefixtures("no_driver")
-def test_a_plan_at_sizes_of_no_point(laud: Laud, plan: Path) -> None:
-    other = written(plan.with_name("other.plan"), buckets=(*buckets(40), *buckets(24, 1)))
+@pytest.mark.parametrize("paradigm", ["spatial", "static"])
+def test_a_plan_at_sizes_of_no_point(laud: Laud, tmp_path: Path, paradigm: str) -> None:
+    net = net_of(paradigm)
+    source = bundle_of(net, random_weights(net), None)
+    write_bundle(tmp_path / "other.laud", source.manifest, source.weights)
+    sizes = (*buckets(40), *buckets(24, 1))
+    other = written(tmp_path / "other.laud" / "other.plan", buckets=sizes)
     said = assert_one_line(laud("verify", str(other)))
     assert "takes images of 24, 40 px, at which no operating point of int8 runs whole" in said
 
