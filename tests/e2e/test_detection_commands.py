@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.server import LAUD, ROOT, environment, wait_for_url
-from tests.e2e.test_readme import Command, commands, is_about_objects
+from tests.e2e.texts import Command, commands, is_about_objects
 from tests.engines.detection.tiny import discs, shown, voc_object, write_nuclei
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]

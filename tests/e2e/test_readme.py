@@ -8,8 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
@@ -19,43 +18,13 @@ import pytest
 from PIL import Image
 
 from tests.e2e.server import LAUD, ROOT, Server, environment, wait_for_url
+from tests.e2e.texts import TEXTS, Command, commands, is_about_objects, on_path, run
 
 pytestmark = pytest.mark.e2e
 
-# The tutorial's commands build on each other: tests/e2e/test_tutorial.py runs them. So do those
-# about models that find objects, in whichever text: tests/e2e/test_detection_commands.py.
-TEXTS = [
-    ROOT / "README.md",
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "tutorial.md"),
-]
 VOLATILE = {"milliseconds", "request_id", "slack_ms", "predicted", "measured"}
 TRIES = 3
 """A busy moment may have an answer come from a faster point; not three of them."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A line after `$ ` and what is printed below it."""
-
-    file: str
-    line: str
-    printed: str
-
-
-def commands(texts: Sequence[Path] = TEXTS) -> list[Command]:
-    """All commands in the console blocks of the texts."""
-    found: list[Command] = []
-    for path in texts:
-        for block in re.findall(r"^```console\n(.*?)^```", path.read_text("utf-8"), re.M | re.S):
-            for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
-                line, _, printed = part.partition("\n")
-                found.append(Command(path.name, line, printed.strip()))
-    return found
-
-
-def is_about_objects(line: str) -> bool:
-    """Whether a command trains, serves or asks a model that finds objects."""
-    return bool(re.search("nuclei|bccd|/v1/(detect|segment)", line))
 
 
 def readme_blocks(language: str) -> list[str]:
@@ -89,19 +58,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("configs", "service"):
         (place / name).symlink_to(ROOT / name)
     return place
-
-
-def on_path() -> dict[str, str]:
-    return environment(PATH=f"{LAUD.parent}{os.pathsep}{os.environ['PATH']}")
-
-
-def run(line: str, place: Path) -> str:
-    done = subprocess.run(
-        line, shell=True, check=False, cwd=place, env=on_path(),
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def curl(command: Command, demo: Server, pictures: Path, place: Path) -> None:

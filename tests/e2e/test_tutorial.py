@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.e2e.server import LAUD, ROOT, environment, wait_for_url
-from tests.e2e.test_readme import Command, commands
+from tests.e2e.texts import Command, commands
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 
