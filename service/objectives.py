@@ -140,8 +140,10 @@ def _our_headers(headers: Mapping[str, str]) -> dict[str, str | float]:
             continue
         if name in found:
             raise BadRequest(f"header '{name}' is there twice; send it once")
-        is_number = name in _NUMBERS and _DECIMAL.fullmatch(value.strip())
-        found[name] = float(value) if is_number else value
+        # Blanks and tabs are HTTP's only white space; Python strips more.
+        number = value.strip(" \t")
+        is_number = name in _NUMBERS and _DECIMAL.fullmatch(number)
+        found[name] = float(number) if is_number else value
     return found
 
 

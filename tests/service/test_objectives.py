@@ -177,6 +177,7 @@ def test_a_parameter_that_is_wrong_is_refused(parameters: dict[str, Any], messag
         ),
         ({"x-slo-class": "custom"}, "got 'custom'; there are: fast, slow, standard"),
         ({"x-slo-class": ""}, "got ''"),
+        ({"x-min-accuracy": "0\x1f"}, "'x-min-accuracy' must be a number from 0 to 1"),
         ({"x-min-accuracy": "high"}, "'x-min-accuracy' must be a number from 0 to 1, got 'high'"),
         ({"x-min-accuracy": "1.01"}, "got 1.01"),
         ({"x-on-infeasible": "Reject"}, "must be 'degrade' or 'reject', got 'Reject'"),
