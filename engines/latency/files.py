@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from engines.bundle import explain
 from engines.core import FrozenModel
-from engines.errors import LatencyError
+from engines.errors import LatencyError, LaudError
 from engines.replacing import replace_file
 
 MAX_BYTES = 64 * 2**20
@@ -24,25 +24,34 @@ def write_model(path: Path, value: FrozenModel) -> None:
     replace_file(path, (value.model_dump_json(indent=1) + "\n").encode())
 
 
-def read_model(path: Path, model: type[_Model], *, newest: int, what: str, command: str) -> _Model:
+def read_model(
+    path: Path,
+    model: type[_Model],
+    *,
+    newest: int,
+    what: str,
+    command: str,
+    verb: str = "measure",
+    fault: type[LaudError] = LatencyError,
+) -> _Model:
     """Read a value that has a `schema_version`, at most `newest`.
 
-    what: what the file should be, such as `a latency table`; command: what makes a new one. Raises
-    LatencyError that says what is wrong and what to do.
+    what: what the file should be, such as `a latency table`; command: what makes a new one, by
+    which verb. Raises a `fault` that says what is wrong and what to do.
     """
-    again = f"measure again with: {command}"
+    again = f"{verb} again with: {command}"
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise LatencyError(f"'{path}' is larger than {MAX_BYTES} bytes, it is not {what}")
+            raise fault(f"'{path}' is larger than {MAX_BYTES} bytes, it is not {what}")
         text = path.read_text("utf-8")
         content = json.loads(text)
     except OSError as error:
-        raise LatencyError(f"cannot read '{path}', {what}: {error.strerror}; {again}") from None
+        raise fault(f"cannot read '{path}', {what}: {error.strerror}; {again}") from None
     except (ValueError, RecursionError) as error:
-        raise LatencyError(f"'{path}' is not JSON: {error}; {again}") from None
+        raise fault(f"'{path}' is not JSON: {error}; {again}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > newest:
-        raise LatencyError(
+        raise fault(
             f"'{path}' has schema version {version}, this laudserve reads up to {newest}; "
             "install a newer laudserve"
         )
@@ -52,4 +61,4 @@ def read_model(path: Path, model: type[_Model], *, newest: int, what: str, comma
         said = explain(error)
         if len(said) > _MOST_SAID:
             said = f"{said[:_MOST_SAID]}..."
-        raise LatencyError(f"'{path}' is not {what}: {said}; {again}") from None
+        raise fault(f"'{path}' is not {what}: {said}; {again}") from None

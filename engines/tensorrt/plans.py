@@ -7,18 +7,17 @@ pure function of its manifest and of what is here. Loads neither TensorRT nor CU
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from engines.bundle import explain
 from engines.core import MAX_IMAGE_SIZE, FrozenModel
 from engines.errors import PlanError
+from engines.latency.files import read_model
 from engines.replacing import replace_folder
 
 ENGINE = "tensorrt"
@@ -35,8 +34,6 @@ Capability = Annotated[int, Field(ge=10, le=999)]
 """A device's compute capability: 86 for 8.6."""
 
 TITLES: Mapping[LibraryName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-
-_MOST_BYTES = 2**20
 
 
 class Bucket(FrozenModel):
@@ -180,25 +177,15 @@ def read_plan_manifest(path: Path) -> PlanManifest:
         raise PlanError(
             f"'{path}' is not a plan (a folder NAME{SUFFIX}); make one with: laud build BUNDLE"
         )
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise PlanError(f"'{file}' is larger than {_MOST_BYTES} bytes")
-        text = file.read_text("utf-8")
-        content = json.loads(text)
-    except OSError as error:
-        raise PlanError(f"cannot read '{file}': {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"'{file}' is not JSON: {error}") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > PLAN_SCHEMA:
-        raise PlanError(
-            f"'{path}' has schema version {version}, this laudserve reads up to {PLAN_SCHEMA}; "
-            "install a newer laudserve"
-        )
-    try:
-        return PlanManifest.model_validate_json(text)
-    except ValidationError as error:
-        raise PlanError(f"'{file}' is not a plan's manifest: {explain(error)}") from None
+    return read_model(
+        file,
+        PlanManifest,
+        newest=PLAN_SCHEMA,
+        what="a plan's manifest",
+        command="laud build BUNDLE",
+        verb="build",
+        fault=PlanError,
+    )
 
 
 def plans_in(folders: Sequence[Path]) -> list[Path]:

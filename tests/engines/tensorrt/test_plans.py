@@ -78,7 +78,7 @@ def test_a_flipped_byte_is_seen(path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["network.onnx", "network.engine", "manifest.json"])
 def test_a_file_that_is_missing(path: Path, name: str) -> None:
     (path / name).unlink()
-    with pytest.raises(PlanError, match=f"cannot read '.*{name}': No such file"):
+    with pytest.raises(PlanError, match=f"cannot read '.*{name}'.*: No such file"):
         read_plan(path)
 
 
@@ -89,9 +89,8 @@ def test_a_file_that_is_missing(path: Path, name: str) -> None:
         ("[" * 100_000, "is not JSON"),
         ("[]", "is not a plan's manifest"),
         (json.dumps({"schema_version": 2}), "has schema version 2, .* install a newer laudserve"),
-        (" " * (2**20 + 1), "is larger than 1048576 bytes"),
     ],
-    ids=["cut", "deep", "list", "newer", "large"],
+    ids=["cut", "deep", "list", "newer"],
 )
 def test_manifests_that_are_none(path: Path, text: str, says: str) -> None:
     (path / "manifest.json").write_text(text)
