@@ -54,6 +54,7 @@ __all__ = [
     "check_output",
     "classifier",
     "explain",
+    "finds_objects",
     "read_bundle",
     "write_bundle",
     "zoo_names",
@@ -86,6 +87,14 @@ class Bundle:
     def ref(self) -> str:
         """What names it on a command line: its path, or `zoo:NAME`."""
         return f"{ZOO_PREFIX}{self.path.stem}" if self.path.parent == _ZOO else str(self.path)
+
+
+def finds_objects(ref: str) -> bool:
+    """Whether `ref` names the bundle of a detector; False also for what cannot be read."""
+    try:
+        return read_bundle(ref).manifest.detector is not None
+    except BundleError:
+        return False
 
 
 def write_bundle(path: Path, manifest: Manifest, weights: Weights) -> str:

@@ -141,8 +141,9 @@ def engine(
         laud bench engine --arch zoo:nuclei --point skip-384-60 --against-size 512
             --images DIR/test --cache CACHE
     """
-    from engines.bench.detectors.plan import SHARE, DetectorPlan, check_options, finds_objects
+    from engines.bench.detectors.plan import SHARE, DetectorPlan, check_options
     from engines.bench.plan import Plan, patch_sizes
+    from engines.bundle import finds_objects
     from engines.errors import InvalidInput
 
     if finds_objects(arch):

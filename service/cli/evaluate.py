@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.evaluate_detection import evaluate_detection, finds_objects
+from service.cli.evaluate_detection import evaluate_detection
 from service.cli.output import JSON, check_drawable, say
 
 # Of less nothing would be left after five halvings.
@@ -100,6 +100,7 @@ def evaluate(
 
         laud evaluate nuclei.laud DIR/test --fixed-masks --fixed-from DIR/validation
     """
+    from engines.bundle import finds_objects
     from engines.errors import InvalidInput
     from engines.evaluation.detection import DetectionPlan
     from engines.evaluation.plan import EvaluationPlan

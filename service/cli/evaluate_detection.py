@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from engines.evaluation.detection_rivals import DetectionRival
 
 
-def finds_objects(ref: str) -> bool:
-    """Whether `ref` names the bundle of a detector; one that cannot be read is told elsewhere."""
-    from engines.bundle import read_bundle
-    from engines.errors import BundleError
-
-    try:
-        return read_bundle(ref).manifest.detector is not None
-    except BundleError:
-        return False
-
-
 def evaluate_detection(
     bundle: str,
     folders: Sequence[Path],

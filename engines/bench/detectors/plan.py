@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.architecture import ResNet, only_resnet
-from engines.bench.plan import is_reference
 from engines.bench.timing import FEWEST_REPEATS
 from engines.bundle import Bundle, read_bundle
 from engines.core import MAX_IMAGE_SIZE, OperatingPoint
@@ -75,16 +74,6 @@ class Subjects:
     point: OperatingPoint
     static: Bundle
     static_size: int
-
-
-def finds_objects(ref: str) -> bool:
-    """Whether that is a bundle of a detector; False also for what cannot be read."""
-    if not is_reference(ref):
-        return False
-    try:
-        return read_bundle(ref).manifest.detector is not None
-    except BundleError:
-        return False
 
 
 def check_options(arch: str, given: Mapping[str, object]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engines.bench.detectors.plan import DetectorPlan, check_options, finds_objects, subjects
-from engines.bundle import write_bundle
+from engines.bench.detectors.plan import DetectorPlan, check_options, subjects
+from engines.bundle import finds_objects, write_bundle
 from engines.errors import BundleError, InvalidInput
 from tests.engines.bundles import manifest, weights
 from tests.engines.cpu.detectors import MASKED, SMALL, bundle
