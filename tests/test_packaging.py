@@ -44,6 +44,11 @@ def test_the_contributors_loop_asks_for_no_torch() -> None:
     assert "torch" not in {each.name for each in requirements("test")}
 
 
+@pytest.mark.parametrize("extra", ["evaluate", "onnx", "gpu", "rtx"])
+def test_judging_detectors_writing_onnx_and_gpus_need_no_torch(extra: str) -> None:
+    assert "torch" not in {each.name for each in requirements(extra)}
+
+
 def test_training_exporting_and_comparing_need_torch() -> None:
     for extra in ("reference", "train", "export", "bench"):
         assert "torch" in {each.name for each in requirements(extra)}

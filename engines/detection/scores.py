@@ -45,6 +45,11 @@ class DetectionScores(FrozenModel):
     mask_ap_large: Share | None = None
 
 
+def check_scoring() -> None:
+    """Raise ModuleNotFoundError where what scores is missing: before the work, not behind it."""
+    import faster_coco_eval  # noqa: F401
+
+
 def score(
     scenes: Sequence[Scene], found: Sequence[Detections], labels: Sequence[str]
 ) -> DetectionScores:

@@ -13,6 +13,7 @@ from engines.core import Engine, OperatingPoint, static_point
 from engines.detection.architecture import macs_per_object
 from engines.detection.read import read_folder
 from engines.detection.scenes import Scene
+from engines.detection.scores import check_scoring
 from engines.errors import BundleError
 from engines.evaluation.detection import (
     DetectionPlan,
@@ -49,6 +50,7 @@ def evaluate_detector(
     Raises BundleError, ConfigError or InvalidInput with the reason.
     """
     plan = plan or DetectionPlan()
+    check_scoring()
     bundle = read_bundle(ref)
     manifest = bundle.manifest
     if manifest.detector is None:

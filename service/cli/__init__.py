@@ -51,7 +51,13 @@ app.add_typer(keys.app, name="keys")
 
 
 # Which extra of pyproject.toml brings what the base install lacks.
-_EXTRAS = {"torch": "train", "torchvision": "train", "matplotlib": "train", "onnx": "export"}
+_EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "faster_coco_eval": "evaluate",
+    "matplotlib": "evaluate",
+    "onnx": "onnx",
+}
 
 
 def main() -> None:

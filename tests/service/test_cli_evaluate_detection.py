@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,16 @@ def test_the_reference_says_the_same(laud: Laud, bundle: str, test_split: str) -
     for one, other in zip(own, slow, strict=True):
         assert one["box_ap"] == pytest.approx(other["box_ap"], abs=1e-3)
         assert one["mask_ap"] == pytest.approx(other["mask_ap"], abs=1e-3)
+
+
+def test_without_what_scores_it_says_so_before_the_work(
+    laud: Laud, bundle: str, test_split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    monkeypatch.setattr(evaluation, "judge", None)
+    line = assert_one_line(laud("evaluate", bundle, test_split))
+    assert "this command needs faster_coco_eval" in line
+    assert "pip install -c constraints.txt '.[evaluate]'" in line
 
 
 def test_options_of_classification_are_refused(laud: Laud, bundle: str, test_split: str) -> None:

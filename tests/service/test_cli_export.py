@@ -230,4 +230,4 @@ def test_without_onnx_it_says_how_to_install_it(
     done = laud("export", "zoo:clothing", "--onnx", "-o", "new.onnx")
     line = assert_one_line(done)
     assert "this command needs onnx" in line
-    assert "pip install -c constraints.txt '.[export]'" in line
+    assert "pip install -c constraints.txt '.[onnx]'" in line
