@@ -18,8 +18,8 @@ from engines.bundle import read_bundle
 from engines.errors import EngineError
 from engines.export.onnx.run import onnx_model
 from engines.tensorrt import compiling
-from engines.tensorrt.compile_matrix import MOST_SHARED_BYTES
 from engines.tensorrt.compiling import PTX_VERSIONS, Compiled, compile_kernel
+from engines.tensorrt.limits import MOST_SHARED_BYTES
 from engines.tensorrt.plugins import register
 from engines.tensorrt.plugins.operators import NAMESPACE, OPERATORS
 from engines.tensorrt.spec import KernelSpec, PartitionSpec
