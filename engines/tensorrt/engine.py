@@ -17,13 +17,14 @@ from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.cpu.counting import Counter, wishes_of_batch
 from engines.errors import EngineError, PlanError
-from engines.glance import run_glances
+from engines.glance import Infer, run_glances
 from engines.tensorrt.buckets import portions
 from engines.tensorrt.counting import PixelCounter
+from engines.tensorrt.forms import Forms
 from engines.tensorrt.gpu import Gpu
 from engines.tensorrt.lanes import Lane, zeros
 from engines.tensorrt.loaded import Network
-from engines.tensorrt.plans import ENGINE, Bucket, PlanManifest
+from engines.tensorrt.plans import ENGINE, Bucket, Form, PlanManifest
 
 IMAGE, THRESHOLDS, CAPS = "image", "thresholds", "caps"
 PROBABILITIES, DECISIONS = "probabilities", "decisions"
@@ -42,14 +43,24 @@ class TensorRtEngine(Closing):
     fresh. A bucket takes its memory at its first call and keeps it.
 
     Within one bucket an image's answer does not depend on its mates or its place. Another bucket
-    may have other kernels, which add in another order.
+    may have other kernels, which add in another order. An image that is alone in its call takes
+    the form that `forms` names for its point, the same for as long as the engine lives.
     """
 
     name = ENGINE
 
-    def __init__(self, bundle: Bundle, manifest: PlanManifest, gpu: Gpu, network: Network) -> None:
-        """Takes `gpu` and `network` over. Raises PlanError where the plan is of another bundle,
-        BundleError where the bundle is nothing that plans are made of."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        manifest: PlanManifest,
+        gpu: Gpu,
+        network: Network,
+        branches: Network | None = None,
+        forms: Forms | None = None,
+    ) -> None:
+        """Takes `gpu` and the networks over. branches: that of the manifest's `branches`; without
+        it all calls take block kernels. forms: None for those. Raises PlanError where the plan is
+        of another bundle, BundleError where the bundle is nothing that plans are made of."""
         net = runnable(bundle)
         if manifest.bundle != bundle.hash:
             raise PlanError(
@@ -58,17 +69,24 @@ class TensorRtEngine(Closing):
                 f"laud build {bundle.ref}"
             )
         wanted = {IMAGE, THRESHOLDS, CAPS} if net.maskers else {IMAGE}
-        if set(network.inputs) != wanted:
-            raise PlanError(
-                f"the plan's inputs are {', '.join(sorted(network.inputs))} instead of "
-                f"{', '.join(sorted(wanted))}: build it again"
-            )
+        networks: dict[Form, Network] = {"blocks": network}
+        self._alone: dict[int, Bucket] = {}
+        if branches is not None and manifest.branches is not None:
+            networks["branches"] = branches
+            self._alone = {each.image_size: each for each in manifest.branches.buckets}
+        for each in networks.values():
+            if set(each.inputs) != wanted:
+                raise PlanError(
+                    f"the plan's inputs are {', '.join(sorted(each.inputs))} instead of "
+                    f"{', '.join(sorted(wanted))}: build it again"
+                )
         self.precision = manifest.precision
         # By which a latency table knows its plan.
-        self.program = manifest.program
+        self.programs = manifest.programs
         self.buckets = manifest.buckets
-        self._net, self._gpu, self._network = net, gpu, network
-        self._lanes: dict[Bucket, Lane] = {}
+        self.forms = forms or Forms()
+        self._net, self._gpu, self._networks = net, gpu, networks
+        self._lanes: dict[tuple[Form, Bucket], Lane] = {}
         self._lock = threading.RLock()
         self._closed = False
         # Of a size, all that counting needs.
@@ -77,6 +95,17 @@ class TensorRtEngine(Closing):
     def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
         """See `engines.core.Engine`. Raises InvalidInput, also for a size without buckets, and
         EngineError once closed or where the device fails."""
+        return self._infer(images, points, self.forms)
+
+    def in_form(self, form: Form) -> Infer:
+        """`infer` with that form for every image that is alone in its call, for whoever compares
+        the two. Raises EngineError for branches where none were loaded."""
+        if form not in self._networks:
+            raise EngineError("the engine has no branches: they were not built, or not loaded")
+        forms = Forms(otherwise=form)
+        return lambda images, points: self._infer(images, points, forms)
+
+    def _infer(self, images: UInt8Array, points: Sequence[OperatingPoint], forms: Forms) -> Output:
         with self._lock:
             if self._closed:
                 raise EngineError("the engine has been closed")
@@ -84,8 +113,13 @@ class TensorRtEngine(Closing):
             size = images.shape[1]
             counters: _Counters = self._counters(size)
             if any(point.glance is not None for point in points):
-                return run_glances(self.infer, images, points, counters.num_units)
-            return self._answer(images, points, counters)
+                return run_glances(
+                    lambda some, looks: self._infer(some, looks, forms),
+                    images,
+                    points,
+                    counters.num_units,
+                )
+            return self._answer(images, points, counters, forms)
 
     @property
     def device(self) -> str:
@@ -93,9 +127,10 @@ class TensorRtEngine(Closing):
         return self._gpu.name
 
     def captured(self) -> tuple[Bucket, ...]:
-        """Buckets whose calls are CUDA graphs by now."""
+        """Buckets whose calls are CUDA graphs by now. Branches never are: their conditions are read
+        on the host."""
         with self._lock:
-            return tuple(bucket for bucket, lane in self._lanes.items() if lane.captured)
+            return tuple(bucket for (_, bucket), lane in self._lanes.items() if lane.captured)
 
     def close(self) -> None:
         with self._lock:
@@ -106,11 +141,16 @@ class TensorRtEngine(Closing):
             for lane in self._lanes.values():
                 lane.close()
             self._lanes.clear()
-            self._network.close()
+            for network in self._networks.values():
+                network.close()
             self._gpu.close()
 
     def _answer(
-        self, images: UInt8Array, points: Sequence[OperatingPoint], counters: _Counters
+        self,
+        images: UInt8Array,
+        points: Sequence[OperatingPoint],
+        counters: _Counters,
+        forms: Forms,
     ) -> Output:
         begin_s = time.perf_counter()
         wishes = wishes_of_batch(tuple(points))
@@ -122,7 +162,7 @@ class TensorRtEngine(Closing):
         decisions = np.ones((len(images), counters.num_units), np.bool_)
         for portion in portions(len(images), images.shape[1], self.buckets):
             begin_s = time.perf_counter()
-            lane = self._lane(portion.bucket)
+            lane = self._lane(portion.bucket, forms(points[portion.begin].name))
             here, there = slice(portion.begin, portion.end), slice(portion.end - portion.begin)
             lane.inputs[IMAGE][there] = images[here]
             if self._net.maskers:
@@ -146,8 +186,12 @@ class TensorRtEngine(Closing):
             pixels=pixels,
         )
 
-    def _lane(self, bucket: Bucket) -> Lane:
-        lane = self._lanes.get(bucket)
+    def _lane(self, bucket: Bucket, alone: Form) -> Lane:
+        """alone: the form that the bucket runs in where it takes one image."""
+        form: Form = "blocks"
+        if bucket.images == 1 and alone == "branches" and bucket.image_size in self._alone:
+            form, bucket = alone, self._alone[bucket.image_size]
+        lane = self._lanes.get((form, bucket))
         if lane is None:
             maskers = len(self._net.maskers)
             shapes: dict[str, tuple[int, ...]] = {
@@ -155,7 +199,9 @@ class TensorRtEngine(Closing):
             }
             if maskers:
                 shapes[THRESHOLDS] = shapes[CAPS] = (bucket.images, maskers)
-            lane = self._lanes[bucket] = Lane(self._gpu, self._network, bucket, shapes)
+            lane = self._lanes[form, bucket] = Lane(
+                self._gpu, self._networks[form], bucket, shapes, captures=form == "blocks"
+            )
         return lane
 
 

@@ -20,7 +20,7 @@ from engines.tensorrt.building import BuildPlan, Built
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
 from engines.tensorrt.libraries import Library, Said, library
-from engines.tensorrt.plans import Bucket, sha256, write_plan
+from engines.tensorrt.plans import Branches, Bucket, sha256, write_plan
 from service.errors import SettingsError
 from service.executor import Executor, load_models
 from service.profile import Tables, profile_points
@@ -206,6 +206,82 @@ def test_a_plan_that_agrees_gets_its_latency_table(laud: Laud, plan: Path) -> No
     as_json = json.loads(laud("verify", str(plan), "--calls", "1", "--json").out)
     assert as_json["verdict"]["agrees"] is True
     assert as_json["latency"]["device"] == "RTX 3090"
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    """A plan with both forms of calls of one image, in its bundle."""
+    net = net_of("layer")
+    source = bundle_of(net, random_weights(net), None)
+    folder = tmp_path / "layers.laud"
+    write_bundle(folder, source.manifest, source.weights)
+    content, alone = (
+        onnx_model(read_bundle(folder), "fp32", one_image=branches).SerializeToString()
+        for branches in (False, True)
+    )
+    manifest = plan_manifest(
+        bundle=read_bundle(folder).hash,
+        onnx=sha256(content),
+        program=sha256(content),
+        library_version=VERSION,
+        precision="fp32",
+        buckets=buckets(32),
+        branches=Branches(onnx=sha256(alone), program=sha256(alone), buckets=buckets(32, 1)),
+    )
+    write_plan(folder / "fp32.plan", manifest, content, content, (alone, alone))
+    return folder / "fp32.plan"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_both_forms_are_verified_and_timed_and_the_faster_one_predicted_and_served(
+    laud: Laud, layers: Path
+) -> None:
+    done = laud("verify", str(layers), "--calls", "1")
+    assert done.status == 0, done.err
+    assert "branches" in done.out
+    path = layers / "latency-rtx-3090.json"
+    table = read_plan_table(path)
+    assert [(call.images, call.form) for call in table.calls] == [
+        *((1, "blocks"), (1, "branches"), (2, "blocks"))
+    ]
+    for faster in ("blocks", "branches"):
+        calls = tuple(
+            CallLatency.of(
+                "full", buckets(32)[call.images - 1],
+                [0.25 if call.form == faster else 0.5] * 2, [], [], 3, call.form,
+            )
+            for call in table.calls
+        )  # fmt: skip
+        write_plan_table(path, table.model_copy(update={"calls": calls}))
+        settings = load_settings(options={"bundles": str(layers.parent), "engine": "tensorrt"})
+        (model,) = load_models(settings)
+        with model.engine as engine:
+            assert engine.forms("full") == faster  # type: ignore[attr-defined]
+            profile = profile_points(model, 1, tables=Tables.of(settings))
+            assert (profile.source, profile["full"]) == (str(path), (0.25,))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_table_without_the_plans_branches_is_of_another_plan(laud: Laud, layers: Path) -> None:
+    assert laud("verify", str(layers), "--calls", "1").status == 0
+    path = layers / "latency-rtx-3090.json"
+    write_plan_table(path, read_plan_table(path).model_copy(update={"branches": "0" * 64}))
+    options = {"bundles": str(layers.parent), "engine": "tensorrt", "latency_tables": str(path)}
+    (model,) = load_models(load_settings(options=options))
+    with model.engine, pytest.raises(SettingsError, match="it is of another plan"):
+        profile_points(model, 1, tables=Tables.of(load_settings(options=options)))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_branches_that_answer_something_else_are_found(laud: Laud, layers: Path) -> None:
+    net = net_of("layer")
+    other = bundle_of(net, random_weights(net, seed=1), None)
+    content = onnx_model(other, "fp32", one_image=True).SerializeToString()
+    manifest = json.loads((layers / "manifest.json").read_text())
+    manifest["branches"]["program"] = sha256(content)
+    (layers / "branches.engine").write_bytes(content)
+    (layers / "manifest.json").write_text(json.dumps(manifest))
+    assert laud("verify", str(layers), "--calls", "1").status == 1
 
 
 @pytest.mark.usefixtures("gpu")

@@ -48,6 +48,7 @@ class ScriptedGpu:
         self.closed = False
         self.allocations = 0
         self.launches = 0
+        self.captures_begun = 0
         self._memory: dict[int, Bytes] = {}
         self._host: dict[int, Bytes] = {}
         self._queue: list[Callable[[], None]] = []
@@ -123,6 +124,7 @@ class ScriptedGpu:
     def begin_capture(self) -> None:
         assert not self._queue, "captures with work on the stream"
         self._captured = []
+        self.captures_begun += 1
 
     def end_capture(self) -> int:
         assert self._captured is not None

@@ -18,12 +18,14 @@ from engines.export.onnx.operators import OPERATORS, plugin
 @dataclass
 class Asked:
     """All that a build asked for. registered: operators that have a plugin. taken: how many nodes
-    become one; None: all that may. said: faults to report; fails: nothing is compiled."""
+    become one; None: all that may. fails: what is said, and nothing is compiled;
+    fails_with_branches: the same, of networks with branches alone."""
 
     version: str = "10.16.1.11"
     registered: set[str] = field(default_factory=lambda: {n for n in OPERATORS if plugin(n)})
     taken: int | None = None
     fails: str | None = None
+    fails_with_branches: str | None = None
     starts: bool = True
     flags: int = 0
     cleared: list[str] = field(default_factory=list)
@@ -68,8 +70,11 @@ def scripted_tensorrt(asked: Asked) -> Any:
             config.progress_monitor.phase_start("Timing", None, 2)
             assert config.progress_monitor.step_complete("Timing", 1)
             config.progress_monitor.phase_finish("Timing")
-            if asked.fails is not None:
-                self.logger.log("error", asked.fails)
+            fails = asked.fails
+            if any(node.op_type == "If" for node in onnx.load_from_string(network.onnx).graph.node):
+                fails = fails or asked.fails_with_branches
+            if fails is not None:
+                self.logger.log("error", fails)
                 return None
             return bytes(network.onnx)
 

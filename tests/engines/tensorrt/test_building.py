@@ -14,6 +14,7 @@ from engines.errors import EngineError, InvalidInput
 from engines.export.onnx.run import onnx_model
 from engines.tensorrt.building import (
     BuildPlan,
+    buckets_alone,
     buckets_of,
     build_rtx,
     default_output,
@@ -46,6 +47,11 @@ def test_every_size_with_every_batch_is_a_bucket(small: Bundle) -> None:
         (40, 4, 3),
     ]
     assert {each.profile for each in buckets_of(small, plan, profile_each=False)} == {0}
+    alone = buckets_alone(found, profile_each=True)
+    assert [(each.image_size, each.images, each.profile) for each in alone] == [
+        *((32, 1, 0), (40, 1, 1))
+    ]
+    assert {each.profile for each in buckets_alone(found, profile_each=False)} == {0}
 
 
 def test_profiles_have_the_shapes_of_all_inputs(small: Bundle) -> None:
@@ -74,8 +80,6 @@ def test_where_a_plan_goes_by_itself(small: Bundle) -> None:
     [
         (BuildPlan(precision="int8"), "unknown precision 'int8' of a plan; there are: fp32, fp16"),
         (BuildPlan(batches=(1, 0)), "a batch is 1 to 1024 images, got 0"),
-        (BuildPlan(one_image=True), "a plan for one image has batches of 1"),
-        (BuildPlan(one_image=True, dense=True), "a dense plan skips nothing"),
         (BuildPlan(sizes=(5000,)), "a size is 1 to 4096 pixels, got 5000"),
     ],
 )

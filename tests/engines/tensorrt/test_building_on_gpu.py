@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from engines.bundle import read_bundle, write_bundle
@@ -149,15 +149,65 @@ def test_a_dense_plan_needs_no_plugins(bundle: Path, asked: Asked, registered: l
     assert [set(shapes) for shapes in asked.profiles] == [{"image"}] * 4
 
 
-def test_layers_that_are_branches_need_one_plugin(bundle: Path, asked: Asked) -> None:
-    net = net_of("layer")
+@pytest.fixture
+def layers(bundle: Path) -> Path:
+    """A bundle whose layers are skipped as a whole."""
+    net = net_of("layer", "spatial")
     source = bundle_of(net, random_weights(net), None)
     write_bundle(bundle.with_name("layers.laud"), source.manifest, source.weights)
-    asked.registered = {"partition"}
-    plan = replace(PLAN, batches=(1,), one_image=True)
-    built = build_on_gpu(bundle.with_name("layers.laud"), plan, 0, quiet)
-    assert built.path.name == "one-image-fp32-sm86.plan"
-    assert built.manifest.plugins == ("partition",)
+    return bundle.with_name("layers.laud")
+
+
+def test_calls_of_one_image_get_both_forms_where_layers_are_skipped(
+    layers: Path, asked: Asked, tmp_path: Path
+) -> None:
+    cache = tmp_path / "timing.cache"
+    built = build_on_gpu(layers, replace(PLAN, timing_cache=cache), 0, quiet)
+    plan, branches = read_plan(built.path), built.manifest.branches
+    assert branches is not None
+    assert plan.branches_program() == plan.branches_onnx.read_bytes()
+    shapes = [(each.image_size, each.images, each.profile) for each in branches.buckets]
+    assert shapes == [(32, 1, 0), (40, 1, 1)]
+    assert [shapes["image"][1] for shapes in asked.profiles] == [
+        *((1, 32, 32, 3), (2, 32, 32, 3), (1, 40, 40, 3), (2, 40, 40, 3)),
+        *((1, 32, 32, 3), (1, 40, 40, 3)),
+    ]
+    whole, alone = (
+        [node.op_type for node in onnx.load(path).graph.node]
+        for path in (plan.onnx, plan.branches_onnx)
+    )
+    assert ("If" in whole, alone.count("If")) == (False, 2)
+    assert set(branches.plugins) == set(alone) & set(built.manifest.plugins)
+    assert asked.caches == [b"", b"timed"], "the second build knows what the first one timed"
+
+
+@pytest.mark.parametrize(
+    "plan", [replace(PLAN, batches=(2, 4)), replace(PLAN, dense=True)], ids=["pairs", "dense"]
+)
+def test_there_is_no_second_form_without_a_call_of_one_image_or_without_maskers(
+    layers: Path, plan: BuildPlan
+) -> None:
+    built = build_on_gpu(layers, plan, 0, quiet)
+    assert built.manifest.branches is None
+    assert not read_plan(built.path).branches_onnx.exists()
+
+
+def test_a_network_that_skips_no_layer_has_one_form(bundle: Path) -> None:
+    assert build_on_gpu(bundle, PLAN, 0, quiet).manifest.branches is None
+
+
+def test_branches_that_the_library_refuses_are_told_and_leave_a_plan_without(
+    layers: Path, asked: Asked
+) -> None:
+    said: list[str] = []
+    asked.fails_with_branches = "IIfConditional is not supported"
+    built = build_on_gpu(layers, PLAN, 0, said.append)
+    assert built.manifest.branches is None
+    assert read_plan(built.path).manifest == built.manifest
+    assert [line for line in said if line.startswith("the plan gets no branches: ")] == [
+        "the plan gets no branches: TensorRT 10.16.1.11 cannot compile the network: "
+        "IIfConditional is not supported"
+    ]
 
 
 def refused(

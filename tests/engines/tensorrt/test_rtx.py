@@ -93,15 +93,22 @@ def test_a_plan_lies_in_its_bundle_and_names_all_devices_and_shapes(built: Built
     assert names == {"manifest.json", "weights.safetensors", built.path.name}
 
 
-def test_layers_that_are_branches_compile_without_a_plugin(tmp_path: Path) -> None:
+def test_layers_are_branches_too_in_calls_of_one_image(built: Built, tmp_path: Path) -> None:
+    """Without a plugin, hence what skips here at all; beside what batches run."""
+    branches = built.manifest.branches
+    assert branches is not None
+    assert branches.plugins == ()
+    shapes = [(each.image_size, each.images, each.profile) for each in branches.buckets]
+    assert shapes == [(32, 1, 0), (40, 1, 0)]
+    plan = read_plan(built.path)
+    assert b"If" in plan.branches_onnx.read_bytes()
+    assert b"If" not in plan.onnx.read_bytes()
+    assert sha256(plan.branches_program()) == branches.program
     net = net_of("layer")
     source = bundle_of(net, random_weights(net), None)
     write_bundle(tmp_path / "layers.laud", source.manifest, source.weights)
-    plan = BuildPlan(sizes=(32,), batches=(1,), one_image=True)
-    built = build_rtx(tmp_path / "layers.laud", plan, [86], quiet)
-    assert built.path.name == "rtx-one-image-fp16-sm86.plan"
-    assert built.manifest.one_image
-    assert b"If" in (built.path / "network.onnx").read_bytes()
+    pairs = build_rtx(tmp_path / "layers.laud", BuildPlan(sizes=(32,), batches=(2,)), [86], quiet)
+    assert pairs.manifest.branches is None, "no call is of one image"
 
 
 @pytest.mark.parametrize(
