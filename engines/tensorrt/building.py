@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.architecture import only_resnet
 from engines.bundle import ZOO_PREFIX, Bundle, classifier, read_bundle
 from engines.core import MAX_IMAGE_SIZE
 from engines.errors import EngineError, InvalidInput
@@ -181,7 +180,6 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
 def buildable(ref: str | Path, plan: BuildPlan) -> Bundle:
     """The bundle, where plans are made of such. Raises BundleError."""
     bundle = classifier(read_bundle(ref), "laud build")
-    only_resnet(bundle.manifest.architecture, f"'{bundle.path}': laud build")
     return dense_bundle(bundle) if plan.dense else bundle
 
 

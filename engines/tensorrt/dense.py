@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engines.architecture import only_resnet
 from engines.bundle import Bundle
 from engines.core import Paradigm, static_point
 from engines.manifest import PointRecord
@@ -18,10 +17,10 @@ _MASKER = ".masker_"
 def dense_bundle(bundle: Bundle) -> Bundle:
     """The same weights in a static network, at every image size of its points; never on disk.
 
-    Its hash stays that of the bundle. Raises BundleError for what is no ResNet.
+    Its hash stays that of the bundle.
     """
     manifest = bundle.manifest
-    net = only_resnet(manifest.architecture, f"'{bundle.path}': a dense plan")
+    net = manifest.architecture
     stages = tuple(
         stage.model_copy(
             update={

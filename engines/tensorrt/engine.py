@@ -6,20 +6,18 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from engines.architecture import MapSize, ResNet, only_resnet
+from engines.architecture import RegNet, ResNet
 from engines.bundle import Bundle, classifier
 from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
-from engines.cpu.counting import Counter, wishes_of_batch
+from engines.cpu.counting import wishes_of_batch
 from engines.errors import EngineError, PlanError
 from engines.glance import Infer, run_glances
 from engines.tensorrt.buckets import portions
-from engines.tensorrt.counting import PixelCounter
+from engines.tensorrt.counting import DecisionCounter
 from engines.tensorrt.forms import Forms
 from engines.tensorrt.gpu import Gpu
 from engines.tensorrt.lanes import Lane, zeros
@@ -30,12 +28,9 @@ IMAGE, THRESHOLDS, CAPS = "image", "thresholds", "caps"
 PROBABILITIES, DECISIONS = "probabilities", "decisions"
 
 
-def runnable(bundle: Bundle) -> ResNet:
+def runnable(bundle: Bundle) -> ResNet | RegNet:
     """Its network, where the engine runs such. Raises BundleError."""
-    return only_resnet(
-        classifier(bundle, "the tensorrt engine").manifest.architecture,
-        f"'{bundle.path}': the tensorrt engine",
-    )
+    return classifier(bundle, "the tensorrt engine").manifest.architecture
 
 
 class TensorRtEngine(Closing):
@@ -90,7 +85,7 @@ class TensorRtEngine(Closing):
         self._lock = threading.RLock()
         self._closed = False
         # Of a size, all that counting needs.
-        self._counters = cache(lambda size: _Counters(net, size))
+        self._counters = cache(lambda size: DecisionCounter(net, size))
 
     def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
         """See `engines.core.Engine`. Raises InvalidInput, also for a size without buckets, and
@@ -111,7 +106,7 @@ class TensorRtEngine(Closing):
                 raise EngineError("the engine has been closed")
             check_batch(images, points, len(self._net.maskers))
             size = images.shape[1]
-            counters: _Counters = self._counters(size)
+            counters: DecisionCounter = self._counters(size)
             if any(point.glance is not None for point in points):
                 return run_glances(
                     lambda some, looks: self._infer(some, looks, forms),
@@ -149,7 +144,7 @@ class TensorRtEngine(Closing):
         self,
         images: UInt8Array,
         points: Sequence[OperatingPoint],
-        counters: _Counters,
+        counters: DecisionCounter,
         forms: Forms,
     ) -> Output:
         begin_s = time.perf_counter()
@@ -203,22 +198,3 @@ class TensorRtEngine(Closing):
                 self._gpu, self._networks[form], bucket, shapes, captures=form == "blocks"
             )
         return lane
-
-
-class _Counters:
-    """What was computed at one size, from decisions."""
-
-    def __init__(self, net: ResNet, image_size: int) -> None:
-        size = MapSize(image_size, image_size)
-        self._macs, self._pixels = Counter(net, size), PixelCounter(net, size)
-        self.units, self.num_units = self._macs.units, self._macs.num_units
-
-    def counted(
-        self, decisions: npt.NDArray[np.bool_], asked: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Activation (N, maskers), multiply-accumulates (N,) and pixels (N, blocks, 2)."""
-        rates = self._pixels.active(decisions) / self.units
-        pixels = self._pixels.pixels(decisions)
-        macs: npt.NDArray[Any] = self._macs.macs(rates, pixels, asked)
-        macs[~asked.any(axis=1)] = self._macs.static
-        return rates.astype(np.float32), macs, pixels

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import ResNet
 from engines.bundle import Bundle
 from engines.caps import units_of
 from engines.core import OperatingPoint, UInt8Array, static_point
@@ -88,9 +87,10 @@ class Verdict:
     agrees: bool
 
 
-def trials(bundle: Bundle, net: ResNet, buckets: Sequence[Bucket], seed: int) -> Iterator[Trial]:
+def trials(bundle: Bundle, buckets: Sequence[Bucket], seed: int) -> Iterator[Trial]:
     """Every point in every bucket of its size, both looks of those that glance; then nothing, all,
     and random numbers of units, mixed in one batch."""
+    net = bundle.manifest.architecture
     rng = np.random.default_rng(seed)
     looks: dict[str, OperatingPoint] = {}
     for record in bundle.manifest.points:
@@ -204,10 +204,7 @@ def verify(
     precision: Precision,
 ) -> Verdict:
     """Compare everything. Raises EngineError where one of the two fails."""
-    net = bundle.manifest.architecture
-    if not isinstance(net, ResNet):
-        raise TypeError("the engine takes ResNets only")
-    every = [(way, each) for way in ways for each in trials(bundle, net, way.buckets, seed)]
+    every = [(way, each) for way in ways for each in trials(bundle, way.buckets, seed)]
     progress = _Often(say)
     found = []
     for i, (way, trial) in enumerate(every):

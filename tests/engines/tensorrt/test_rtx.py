@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.engines.tensorrt.rtx_wheels import require_tensorrt_rtx
 onnx = pytest.importorskip("onnx")
 require_tensorrt_rtx()
 
-from engines.architecture import ResNet, Stage
+from engines.architecture import RegNet, RegNetStage, ResNet, Stage
 from engines.bundle import read_bundle, write_bundle
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.export.onnx.operators import OPERATORS, plugin
@@ -73,6 +74,31 @@ def test_resnet_50_compiles() -> None:
     compiled = compile_network(library("tensorrt_rtx"), order, quiet)
     weights = sum(array.size for array in bundle.weights.values())
     assert len(compiled.program) > 2 * weights, "all weights are in it, in half precision"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_regnet_compiles(tmp_path: Path, precision: str) -> None:
+    """Groups in its 3x3, squeeze-and-excitation, and masks behind them."""
+    grains: tuple[dict[str, Any], ...] = (
+        {"paradigm": "layer"},
+        {"paradigm": "spatial+channel", "spatial_granularity": 2, "channel_granularity": 4},
+    )
+    stages = tuple(RegNetStage(depth=1, width=8, group_width=4, **each) for each in grains)
+    net = RegNet(stem_width=8, stages=stages, num_classes=3, folded=True)
+    bundle = bundle_of(net, random_weights(net), None)
+    write_bundle(tmp_path / "regnet.laud", bundle.manifest, bundle.weights)
+    plan = BuildPlan(precision=precision, sizes=(32,), batches=(1, 2))
+    built = build_rtx(tmp_path / "regnet.laud", plan, [86], quiet)
+    assert built.manifest.branches is not None
+    assert operators(built.path / "network.onnx") == {
+        *("partition", "block_conv_add", "block_conv_from_groups_add", "channel_mask"),
+        "pixel_mask",
+    }
+
+
+def operators(path: Path) -> set[str]:
+    """Of our own, in a file."""
+    return {node.op_type for node in onnx.load(path).graph.node if node.domain}
 
 
 @pytest.fixture(scope="module")
