@@ -9,18 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.bundle import ZOO_PREFIX, Bundle, classifier, read_bundle
+from engines.bundle import ZOO_PREFIX, Bundle, read_bundle
 from engines.core import MAX_IMAGE_SIZE
-from engines.errors import EngineError, InvalidInput
+from engines.detection.architecture import STRIDE
+from engines.errors import BundleError, EngineError, InvalidInput
 from engines.replacing import replace_file
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.gpu import CudaGpu
-from engines.tensorrt.libraries import Library, library
+from engines.tensorrt.libraries import Library, library, start_own_plugins
 from engines.tensorrt.network import (
     Compiled,
     Order,
     Say,
-    Shapes,
     check_capabilities,
     check_registered,
     compile_network,
@@ -30,11 +30,20 @@ from engines.tensorrt.plans import (
     SUFFIX,
     Branches,
     Bucket,
+    MaskHead,
     PlanManifest,
     Precision,
     check_plan_output,
     sha256,
     write_plan,
+)
+from engines.tensorrt.shapes import (
+    OBJECTS,
+    buckets_alone,
+    buckets_of,
+    exactly,
+    sizes_of,
+    spanning,
 )
 
 if TYPE_CHECKING:
@@ -100,10 +109,15 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
         )
     check_capabilities(rtx, capabilities)
     bundle = buildable(ref, plan)
+    if bundle.manifest.detector is not None:
+        raise BundleError(
+            f"'{bundle.path.name}' finds objects: {rtx.title} has no RoiAlign and does not compile "
+            "such networks whole; build it on a GPU, without --rtx"
+        )
     wanted = tuple(sorted(set(capabilities)))
     out = plan.out or default_output(bundle, precision, wanted, _kind(plan, "rtx-"))
     check_plan_output(out)
-    buckets = buckets_of(bundle, plan, profile_each=False)
+    buckets = buckets_of(plan.sizes or sizes_of(bundle), plan.batches, profile_each=False)
     model = _model(bundle, precision, say)
     say(f"compiling for {', '.join(f'sm_{each}' for each in wanted)} with {rtx.title}")
 
@@ -140,7 +154,7 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
         out = plan.out or default_output(bundle, precision, (capability,), _kind(plan))
         check_plan_output(out)
         model = _model(bundle, precision, say)
-        buckets = buckets_of(bundle, plan, profile_each=True)
+        buckets = buckets_of(plan.sizes or sizes_of(bundle), plan.batches, profile_each=True)
         say(
             f"compiling for {gpu.name} (sm_{capability}) with {trt.title} {trt.version}: "
             f"{len(buckets)} buckets, {len(plugins_of(model))} plugins; this takes minutes"
@@ -165,11 +179,19 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
         main = made(model, buckets)
         alone = buckets_alone(buckets, profile_each=True)
         branches = _branches(bundle, precision, alone, made, say)
+        masks: tuple[MaskHead, Part] | None = None
+        head = _mask_head(bundle, precision)
+        if head is not None:
+            start_own_plugins(trt)
+            masks = mask_part(made(head, buckets))
         manifest = plan_manifest(
             bundle, precision, trt, main, (capability,), buckets,
-            device=gpu.name, dense=plan.dense, branches=branches,
+            device=gpu.name, dense=plan.dense, branches=branches, masks=masks,
         )  # fmt: skip
-        write_plan(out, manifest, *main.files, branches and branches[1].files)
+        write_plan(
+            out, manifest, *main.files,
+            branches and branches[1].files, masks and masks[1].files,
+        )  # fmt: skip
         if plan.timing_cache is not None and timing_cache is not None:
             replace_file(plan.timing_cache, timing_cache)
     finally:
@@ -178,8 +200,13 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
 
 
 def buildable(ref: str | Path, plan: BuildPlan) -> Bundle:
-    """The bundle, where plans are made of such. Raises BundleError."""
-    bundle = classifier(read_bundle(ref), "laud build")
+    """The bundle, where plans are made of such. Raises BundleError; InvalidInput for sizes that a
+    detector does not take."""
+    bundle = read_bundle(ref)
+    if bundle.manifest.detector is not None:
+        for size in plan.sizes or ():
+            if size % STRIDE:
+                raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
     return dense_bundle(bundle) if plan.dense else bundle
 
 
@@ -211,50 +238,6 @@ def default_output(
     return bundle.path / name
 
 
-def sizes_of(bundle: Bundle) -> tuple[int, ...]:
-    """Sizes at which its points run, glances included, ascending."""
-    points = [record.point for record in bundle.manifest.points]
-    glances = [point.glance.image_size for point in points if point.glance is not None]
-    return tuple(sorted({*(point.image_size for point in points), *glances}))
-
-
-def buckets_of(bundle: Bundle, plan: BuildPlan, *, profile_each: bool) -> tuple[Bucket, ...]:
-    """Every size with every batch, ascending; each a profile of its own, or all one."""
-    sizes = sorted(set(plan.sizes)) if plan.sizes else sizes_of(bundle)
-    shapes = [(size, batch) for size in sizes for batch in sorted(set(plan.batches))]
-    return tuple(
-        Bucket(image_size=size, images=batch, profile=i if profile_each else 0)
-        for i, (size, batch) in enumerate(shapes)
-    )
-
-
-def buckets_alone(buckets: Sequence[Bucket], *, profile_each: bool) -> tuple[Bucket, ...]:
-    """Those of one image, with profiles of their own program; see `buckets_of`."""
-    alone = [each for each in buckets if each.images == 1]
-    return tuple(
-        each.model_copy(update={"profile": i if profile_each else 0})
-        for i, each in enumerate(alone)
-    )
-
-
-def exactly(model: onnx.ModelProto, bucket: Bucket) -> Shapes:
-    """The profile of one shape."""
-    shape = (bucket.images, bucket.image_size)
-    return _shapes(model, shape, shape, shape)
-
-
-def spanning(model: onnx.ModelProto, buckets: Sequence[Bucket]) -> Shapes:
-    """The profile of all shapes from the least to the most; the best is the largest image alone."""
-    batches = [bucket.images for bucket in buckets]
-    sizes = [bucket.image_size for bucket in buckets]
-    return _shapes(
-        model,
-        (min(batches), min(sizes)),
-        (min(batches), max(sizes)),
-        (max(batches), max(sizes)),
-    )
-
-
 def plan_manifest(
     bundle: Bundle,
     precision: Precision,
@@ -266,6 +249,7 @@ def plan_manifest(
     device: str | None = None,
     dense: bool = False,
     branches: tuple[Branches, Part] | None = None,
+    masks: tuple[MaskHead, Part] | None = None,
 ) -> PlanManifest:
     """The record of a plan that was just compiled."""
     return PlanManifest(
@@ -282,6 +266,7 @@ def plan_manifest(
         plugins=main.plugins,
         dense=dense,
         branches=branches and branches[0],
+        masks=masks and masks[0],
         version=version("laudserve"),
     )
 
@@ -302,7 +287,20 @@ def _model(
 
     form = " once more, with branches" if one_image else ""
     say(f"exporting {bundle.manifest.name} in {precision}{form}")
-    return onnx_model(bundle, precision, one_image=one_image)
+    # What a detector selects has no fixed size: the engine does that.
+    return onnx_model(bundle, precision, one_image=one_image, select=False)
+
+
+def _mask_head(bundle: Bundle, precision: Precision) -> onnx.ModelProto | None:
+    from engines.export.onnx.run import onnx_masks
+
+    return onnx_masks(bundle, precision)
+
+
+def mask_part(part: Part) -> tuple[MaskHead, Part]:
+    """The record of a mask head that was compiled."""
+    found = MaskHead(onnx=sha256(part.onnx), program=sha256(part.compiled.program), objects=OBJECTS)
+    return found, part
 
 
 def _branches(
@@ -354,22 +352,3 @@ def _read_cache(path: Path | None) -> bytes | None:
             f"a timing cache '{path}' cannot be kept: there is no folder '{path.parent}'"
         )
     return path.read_bytes() if path.exists() else b""
-
-
-def _shapes(
-    model: onnx.ModelProto, least: tuple[int, int], best: tuple[int, int], most: tuple[int, int]
-) -> Shapes:
-    """(images, size) each: shapes of the graph's inputs."""
-    found: Shapes = {}
-    for each in model.graph.input:
-        dims = each.type.tensor_type.shape.dim
-        least_shape, best_shape, most_shape = (
-            tuple(_dimension(dim.dim_param, dim.dim_value, *of) for dim in dims)
-            for of in (least, best, most)
-        )
-        found[each.name] = (least_shape, best_shape, most_shape)
-    return found
-
-
-def _dimension(name: str, value: int, images: int, size: int) -> int:
-    return {"N": images, "H": size, "W": size}.get(name, value)

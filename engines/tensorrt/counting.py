@@ -10,6 +10,13 @@ import numpy.typing as npt
 
 from engines.architecture import MapSize, RegNet, ResNet
 from engines.cpu.counting import Counter
+from engines.detection.architecture import (
+    Detector,
+    LevelRates,
+    executed_dense_macs,
+    level_units_of,
+    pyramid_sizes,
+)
 from engines.macs import BlockRates, executed_macs, masker_units, static_macs
 
 Float32Array = npt.NDArray[np.float32]
@@ -164,6 +171,39 @@ class DecisionCounter:
                 )
             )
         return found
+
+
+class DetectorCounter:
+    """The same for a detector, whose levels may have maskers too: their decisions come last."""
+
+    def __init__(self, net: ResNet, detector: Detector, image_size: int) -> None:
+        self._net, self._detector = net, detector
+        self._size = MapSize(image_size, image_size)
+        self._own = DecisionCounter(net, image_size)
+        self._grids = level_units_of(net, detector, self._size)
+        self._sizes = pyramid_sizes(net, self._size)
+        self.units = np.array([*self._own.units.tolist(), *self._grids], np.int64)
+
+    def counted(self, decisions: npt.NDArray[np.bool_], asked: npt.NDArray[np.float64]) -> Counts:
+        """See `DecisionCounter.counted`; the mask head is not counted."""
+        own = len(self._own.units)
+        split = self._own.num_units
+        found = self._own.counted(decisions[:, :split], asked[:, :own])
+        activation, levels = [found.activation], []
+        begin = split
+        for i, size in enumerate(self._sizes):
+            if not self._grids or self._detector.level_patches is None:
+                levels.append(LevelRates())
+                continue
+            patch = self._detector.level_patches[i]
+            rows, columns = _lengths(size.height, patch), _lengths(size.width, patch)
+            patches = decisions[:, begin : begin + self._grids[i]].astype(np.float32)
+            begin += self._grids[i]
+            pixels = rows @ patches.reshape(-1, len(rows), len(columns)) @ columns
+            levels.append(LevelRates(pixels.astype(np.float64) / size.area, asked[:, own + i]))
+            activation.append(patches.mean(axis=1, keepdims=True))
+        macs = executed_dense_macs(self._net, self._detector, self._size, found.macs, levels)
+        return Counts(np.concatenate(activation, axis=1), macs, found.pixels)
 
 
 def _lengths(pixels: int, patch: int | None) -> Float32Array:

@@ -9,10 +9,11 @@ from pathlib import Path
 from engines.bundle import ZOO_PREFIX, Bundle, read_bundle
 from engines.errors import BundleError, EngineError, InvalidInput, PlanError
 from engines.tensorrt.dense import dense_bundle
-from engines.tensorrt.engine import TensorRtEngine, runnable
+from engines.tensorrt.detector import TensorRtDetector
+from engines.tensorrt.engine import TensorRtEngine
 from engines.tensorrt.forms import chosen_forms, timed_of
 from engines.tensorrt.gpu import CudaGpu, Gpu
-from engines.tensorrt.libraries import Library, library
+from engines.tensorrt.libraries import Library, library, start_own_plugins
 from engines.tensorrt.loaded import Network, TensorRtNetwork
 from engines.tensorrt.plans import (
     Here,
@@ -24,6 +25,7 @@ from engines.tensorrt.plans import (
     read_plan,
     read_plan_manifest,
 )
+from engines.tensorrt.running import PlanEngine
 
 # What is taken where several plans fit: what skips before what masks, half precision before single.
 _LIBRARIES: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
@@ -32,14 +34,13 @@ PRECISIONS = ("fp16", "fp32")
 OpenNetwork = Callable[[Library, bytes, Gpu], Network]
 
 
-def load_bundle(bundle: Bundle, precision: str | None = None) -> TensorRtEngine:
+def load_bundle(bundle: Bundle, precision: str | None = None) -> PlanEngine:
     """The engine of the best plan of a bundle that fits this machine.
 
     Plans lie in the bundle's folder; those of bundles that ship in the package in the current one.
-    Raises BundleError for a bundle that plans are not made of, InvalidInput for a precision that no
-    plan has, EngineError where there is no plan or no GPU, PlanError that says why none fits.
+    Raises InvalidInput for a precision that no plan has, EngineError where there is no plan or no
+    GPU, PlanError that says why none fits.
     """
-    runnable(bundle)
     if precision not in (None, *PRECISIONS):
         raise InvalidInput(
             f"the tensorrt engine computes in {' or '.join(PRECISIONS)}, got precision "
@@ -54,7 +55,7 @@ def load_bundle(bundle: Bundle, precision: str | None = None) -> TensorRtEngine:
 
 def load_plan(
     bundle: Bundle, plan: Plan, device: int = 0, *, every_form: bool = False
-) -> TensorRtEngine:
+) -> PlanEngine:
     """The engine of one plan on a GPU of this machine. every_form: with its branches, whether or
     not a call takes them by itself. Raises what `load_bundle` raises."""
     if plan.manifest.dense:
@@ -127,7 +128,7 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
 
 def open_first(
     bundle: Bundle, plans: Sequence[Path], gpu: Gpu, open_network: OpenNetwork
-) -> TensorRtEngine:
+) -> PlanEngine:
     """The first of them that fits; else what is wrong with the first. Takes `gpu` over."""
     first: EngineError | PlanError | None = None
     try:
@@ -144,7 +145,7 @@ def open_first(
 
 def open_plan(
     bundle: Bundle, plan: Plan, gpu: Gpu, open_network: OpenNetwork, *, every_form: bool = False
-) -> TensorRtEngine:
+) -> PlanEngine:
     """Load a plan that fits, in the forms that its latency table of this device chooses, or in
     every form. Raises PlanError with the reason, EngineError without its library."""
     found, manifest = library(plan.manifest.library), plan.manifest
@@ -158,7 +159,16 @@ def open_plan(
         if manifest.branches is not None and (every_form or forms.branch):
             branches = open_network(found, plan.branches_program(), gpu)
             opened.callback(branches.close)
-        engine = TensorRtEngine(bundle, manifest, gpu, network, branches, forms)
+        engine: PlanEngine
+        if bundle.manifest.detector is None:
+            engine = TensorRtEngine(bundle, manifest, gpu, network, branches, forms)
+        else:
+            masks = None
+            if manifest.masks is not None:
+                start_own_plugins(found)
+                masks = open_network(found, plan.masks_program(), gpu)
+                opened.callback(masks.close)
+            engine = TensorRtDetector(bundle, manifest, gpu, network, branches, forms, masks)
         opened.pop_all()
     return engine
 

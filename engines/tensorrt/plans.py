@@ -27,6 +27,7 @@ PLAN_SCHEMA = 1
 SUFFIX = ".plan"
 MANIFEST, ONNX, PROGRAM = "manifest.json", "network.onnx", "network.engine"
 BRANCHES_ONNX, BRANCHES_PROGRAM = "branches.onnx", "branches.engine"
+MASKS_ONNX, MASKS_PROGRAM = "masks.onnx", "masks.engine"
 
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 Precision = Literal["fp32", "fp16"]
@@ -62,6 +63,18 @@ class Branches(FrozenModel):
     plugins: tuple[str, ...] = ()
 
 
+class MaskHead(FrozenModel):
+    """The head that makes masks of a detector's objects.
+
+    onnx, program: sha256 of its two files. Its profiles are those of the plan's buckets. objects:
+    how many a call takes.
+    """
+
+    onnx: Sha256
+    program: Sha256
+    objects: Annotated[int, Field(ge=1, le=4096)]
+
+
 class PlanManifest(FrozenModel):
     """What makes a plan usable.
 
@@ -87,6 +100,7 @@ class PlanManifest(FrozenModel):
     plugins: tuple[str, ...] = ()
     dense: bool = False
     branches: Branches | None = None
+    masks: MaskHead | None = None
     version: str
 
     @property
@@ -136,6 +150,15 @@ class Plan:
     def branches_program(self) -> bytes:
         """What TensorRT compiled of that."""
         return (self.path / BRANCHES_PROGRAM).read_bytes()
+
+    @property
+    def masks_onnx(self) -> Path:
+        """The ONNX file of its mask head, where it has one."""
+        return self.path / MASKS_ONNX
+
+    def masks_program(self) -> bytes:
+        """What TensorRT compiled of that."""
+        return (self.path / MASKS_PROGRAM).read_bytes()
 
 
 @dataclass(frozen=True)
@@ -194,15 +217,18 @@ def write_plan(
     onnx: bytes,
     program: bytes,
     branches: tuple[bytes, bytes] | None = None,
+    masks: tuple[bytes, bytes] | None = None,
 ) -> None:
     """Write a plan in one step: a kill leaves the old one or none. Raises PlanError, OSError.
 
-    branches: file and program of the manifest's `branches`, where it has them.
+    branches, masks: file and program of what the manifest calls so, where it has it.
     """
     check_plan_output(path)
     files = {ONNX: onnx, PROGRAM: program}
     if branches is not None:
         files[BRANCHES_ONNX], files[BRANCHES_PROGRAM] = branches
+    if masks is not None:
+        files[MASKS_ONNX], files[MASKS_PROGRAM] = masks
     told = (manifest.model_dump_json(indent=1) + "\n").encode()
     replace_folder(path, {**files, MANIFEST: told})
 
@@ -214,6 +240,8 @@ def read_plan(path: Path) -> Plan:
     if manifest.branches is not None:
         files[BRANCHES_ONNX] = manifest.branches.onnx
         files[BRANCHES_PROGRAM] = manifest.branches.program
+    if manifest.masks is not None:
+        files[MASKS_ONNX], files[MASKS_PROGRAM] = manifest.masks.onnx, manifest.masks.program
     for name, wanted in files.items():
         try:
             found = sha256((path / name).read_bytes())

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle
 from engines.caps import units_of
 from engines.core import OperatingPoint, UInt8Array, static_point
+from engines.detection.architecture import level_units_of
 from engines.errors import PlanError
 from engines.glance import Infer
 from engines.tensorrt.latency import CallLatency
-from engines.tensorrt.oracle import OnnxRuntime
 from engines.tensorrt.plans import Bucket, Form, Plan, Precision
+from engines.tensorrt.ways import Way
 
 Say = Callable[[str], None]
 PicturesAt = Callable[[int], UInt8Array]
@@ -43,16 +45,6 @@ _LEVELS = 41
 
 
 @dataclass(frozen=True)
-class Way:
-    """One form of a plan: how it answers, what its file means, and the buckets that it has."""
-
-    form: Form
-    infer: Infer
-    oracle: OnnxRuntime
-    buckets: Sequence[Bucket]
-
-
-@dataclass(frozen=True)
 class Trial:
     """Points for the images of a bucket, one each. name: what is tried, for people."""
 
@@ -63,8 +55,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a trial of a form ended. max_error: of a probability, over images whose decisions are all
-    equal; None without such. worst_error: over all images. differing: share of decisions."""
+    """How a trial of a form ended. max_error: of a probability (of detectors, see
+    `ways.ObjectsWay`), over images whose decisions are all equal; None without such. worst_error:
+    over all images. differing: share of decisions."""
 
     trial: str
     form: Form
@@ -90,7 +83,7 @@ class Verdict:
 def trials(bundle: Bundle, buckets: Sequence[Bucket], seed: int) -> Iterator[Trial]:
     """Every point in every bucket of its size, both looks of those that glance; then nothing, all,
     and random numbers of units, mixed in one batch."""
-    net = bundle.manifest.architecture
+    net, detector = bundle.manifest.architecture, bundle.manifest.detector
     rng = np.random.default_rng(seed)
     looks: dict[str, OperatingPoint] = {}
     for record in bundle.manifest.points:
@@ -104,9 +97,12 @@ def trials(bundle: Bundle, buckets: Sequence[Bucket], seed: int) -> Iterator[Tri
         for name, point in looks.items():
             if point.image_size == size:
                 yield Trial(name, bucket, (point,) * count)
-        if not net.maskers:
+        if not bundle.manifest.full.point.thresholds:
             continue
         units = units_of(net, size)
+        if detector is not None and isinstance(net, ResNet):
+            levels = level_units_of(net, detector, MapSize(size, size))
+            units = np.concatenate([units, np.array(levels, np.int64)])
         for name, caps in (("nothing active", units * 0), ("all active", units)):
             yield Trial(name, bucket, (_capped(name, size, caps),) * count)
         for i in range(_RANDOM):
@@ -158,22 +154,15 @@ def compare(way: Way, trial: Trial, pictures: PicturesAt) -> Agreement:
         pictures(trial.bucket.image_size),
         (len(trial.points), trial.bucket.image_size, trial.bucket.image_size, 3),
     )
-    wanted, wanted_decisions = way.oracle.answer(images, trial.points)
-    output = way.infer(images, trial.points)
-    found = np.asarray(output.arrays["probabilities"], np.float32)
-    errors = np.abs(found - wanted).max(axis=1)
-    # Of NaN nothing is nearer than anything.
-    errors = np.where(np.isfinite(errors), errors, np.inf)
-    differs = output.arrays["decisions"] != wanted_decisions
-    equal = ~differs.any(axis=1)
+    found = way.differences(images, trial.points)
     return Agreement(
         trial=trial.name,
         form=way.form,
         image_size=trial.bucket.image_size,
         images=trial.bucket.images,
-        max_error=float(errors[equal].max()) if equal.any() else None,
-        worst_error=float(errors.max()),
-        differing=float(differs.mean()) if differs.size else 0.0,
+        max_error=float(found.errors[found.equal].max()) if found.equal.any() else None,
+        worst_error=float(np.where(found.equal, found.errors, found.rough).max()),
+        differing=found.differing,
     )
 
 

@@ -60,10 +60,10 @@ def verify(
     from engines.errors import InvalidInput, PlanError
     from engines.tensorrt.latency import PlanTable, plan_table_name, write_plan_table
     from engines.tensorrt.loading import bundle_of, load_plan
-    from engines.tensorrt.oracle import OnnxRuntime
     from engines.tensorrt.plans import read_plan
-    from engines.tensorrt.verifying import Way, check_beside, check_verifiable, measured
+    from engines.tensorrt.verifying import check_beside, check_verifiable, measured
     from engines.tensorrt.verifying import verify as compare
+    from engines.tensorrt.ways import ways_of
 
     if calls < 1:
         raise InvalidInput(f"--calls must be at least 1, got {calls}")
@@ -82,14 +82,7 @@ def verify(
         engine = held.enter_context(load_plan(source, found, device, every_form=True))
         beside = None if other is None else held.enter_context(load_plan(source, other, device))
         say(f"comparing on {engine.device} with {pictures.source}")
-        net = source.manifest.architecture
-        ways = [
-            Way("blocks", engine.in_form("blocks"), OnnxRuntime(found.onnx, net), manifest.buckets)
-        ]
-        if manifest.branches is not None:
-            oracle = OnnxRuntime(found.branches_onnx, net)
-            infer = engine.in_form("branches")
-            ways.append(Way("branches", infer, oracle, manifest.branches.buckets))
+        ways = ways_of(source, found, engine)
         verdict = compare(source, ways, at, say, seed=seed, precision=manifest.precision)
         if not as_json:
             _print_verdict(verdict)

@@ -25,7 +25,8 @@ from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.engine import TensorRtEngine
 from engines.tensorrt.oracle import OnnxRuntime
 from engines.tensorrt.plans import Bucket
-from engines.tensorrt.verifying import Way, measured, verify
+from engines.tensorrt.verifying import measured, verify
+from engines.tensorrt.ways import LabelsWay
 from tests.engines.cpu.cases import pictures, varied_points
 from tests.engines.cpu.comparing import reference_answer
 from tests.engines.regnets import SIZE, bundle, regnet
@@ -105,7 +106,7 @@ def test_a_plan_is_verified_and_timed_beside_a_dense_one(tmp_path: Path) -> None
     plain = dense_bundle(source)
     assert not plain.manifest.architecture.maskers
     with engine_of(source) as engine, engine_of(replace(plain, hash=source.hash)) as dense:
-        ways = [Way("blocks", engine.infer, oracle, BUCKETS)]
+        ways = [LabelsWay("blocks", engine.infer, BUCKETS, oracle)]
         assert verify(source, ways, at, print, precision="fp32").agrees
         timed = measured(source, ways, at, print, calls=1, dense=dense.infer)
     assert [(each.point, each.images) for each in timed] == [("full", 1), ("full", 4)]

@@ -25,7 +25,8 @@ from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.engine import TensorRtEngine
 from engines.tensorrt.oracle import OnnxRuntime
 from engines.tensorrt.plans import Bucket
-from engines.tensorrt.verifying import Way, measured, trials, verify
+from engines.tensorrt.verifying import measured, trials, verify
+from engines.tensorrt.ways import LabelsWay, Way
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
 from tests.engines.tensorrt.scripted import ScriptedGpu, ScriptedNetwork
@@ -102,7 +103,7 @@ class Wrong:
 
 @pytest.fixture(scope="module")
 def ways(engine: TensorRtEngine, oracle: OnnxRuntime) -> tuple[Way, ...]:
-    return (Way("blocks", engine.infer, oracle, BUCKETS),)
+    return (LabelsWay("blocks", engine.infer, BUCKETS, oracle),)
 
 
 def beside(
@@ -113,7 +114,7 @@ def beside(
     **which: int,
 ) -> tuple[Way, ...]:
     """A way that answers a little beside."""
-    return (Way("blocks", Wrong(engine, error, **which).infer, oracle, buckets),)
+    return (LabelsWay("blocks", Wrong(engine, error, **which).infer, buckets, oracle),)
 
 
 def test_everything_is_tried_in_every_bucket(bundle: Bundle) -> None:
@@ -219,7 +220,7 @@ def test_both_forms_of_calls_of_one_image_are_compared_and_timed(
 ) -> None:
     """Each with its own file's meaning; the forms of one bucket turn by turn."""
     alone = [bucket for bucket in BUCKETS if bucket.images == 1]
-    wrong = Way("branches", Wrong(engine, 1e-3).infer, oracle, alone)
+    wrong = LabelsWay("branches", Wrong(engine, 1e-3).infer, alone, oracle)
     found = verify(bundle, [*ways, wrong], at, print, precision="fp32")
     assert not found.agrees
     by_form = {
