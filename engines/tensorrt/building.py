@@ -101,6 +101,12 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
     the network.
     """
     precision = checked_precision(plan)
+    bundle = buildable(ref, plan)
+    if bundle.manifest.detector is not None:
+        raise BundleError(
+            f"'{bundle.path.name}' finds objects: TensorRT-RTX has no RoiAlign for their masks and "
+            "does not compile such networks; build it on a GPU, without --rtx"
+        )
     rtx = library("tensorrt_rtx")
     if not capabilities:
         raise InvalidInput(
@@ -108,12 +114,6 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
             f"3090); there are: {', '.join(map(str, known_capabilities(rtx)))}"
         )
     check_capabilities(rtx, capabilities)
-    bundle = buildable(ref, plan)
-    if bundle.manifest.detector is not None:
-        raise BundleError(
-            f"'{bundle.path.name}' finds objects: {rtx.title} has no RoiAlign and does not compile "
-            "such networks whole; build it on a GPU, without --rtx"
-        )
     wanted = tuple(sorted(set(capabilities)))
     out = plan.out or default_output(bundle, precision, wanted, _kind(plan, "rtx-"))
     check_plan_output(out)

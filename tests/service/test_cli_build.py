@@ -14,17 +14,18 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from engines.bundle import read_bundle, write_bundle
-from engines.export.onnx.run import onnx_model
+from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.tensorrt import building, loading
 from engines.tensorrt.building import BuildPlan, Built
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
 from engines.tensorrt.libraries import Library, Said, library
-from engines.tensorrt.plans import Branches, Bucket, sha256, write_plan
+from engines.tensorrt.plans import Branches, Bucket, MaskHead, sha256, write_plan
 from service.errors import SettingsError
 from service.executor import Executor, load_models
 from service.profile import Tables, profile_points
 from service.settings import load_settings
+from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
 from tests.service.commands import Laud, assert_one_line
@@ -69,9 +70,14 @@ def test_without_tensorrt_rtx(laud: Laud, monkeypatch: pytest.MonkeyPatch) -> No
     library.cache_clear()
 
 
+@pytest.mark.usefixtures("no_driver")
 def test_what_finds_objects(laud: Laud) -> None:
     said = assert_one_line(laud("build", "zoo:nuclei"))
-    assert said.startswith("laud build takes bundles that label images")
+    assert said.startswith("there is no CUDA driver with a GPU on this machine")
+    said = assert_one_line(laud("build", "zoo:nuclei", "--rtx", "--sm", "86"))
+    assert said.startswith("'nuclei.laud' finds objects: TensorRT-RTX has no RoiAlign")
+    said = assert_one_line(laud("build", "zoo:nuclei", "--size", "100"))
+    assert said == "a detector's images are multiples of 32, got 100"
 
 
 def test_what_was_built_is_told(laud: Laud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +197,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         loading,
         "library",
-        lambda name: Library(name, SimpleNamespace(__version__=VERSION), None, Said()),
+        lambda name: Library(
+            name,
+            SimpleNamespace(__version__=VERSION, init_libnvinfer_plugins=lambda *_given: True),
+            None,
+            Said(),
+        ),
     )
 
 
@@ -270,6 +281,57 @@ def test_a_table_without_the_plans_branches_is_of_another_plan(laud: Laud, layer
     (model,) = load_models(load_settings(options=options))
     with model.engine, pytest.raises(SettingsError, match="it is of another plan"):
         profile_points(model, 1, tables=Tables.of(load_settings(options=options)))
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Path:
+    """A detector's plan with a mask head, in its bundle."""
+    folder = tmp_path / "things.laud"
+    source = detectors.bundle(detectors.SKIPPING, detectors.RAGGED, sizes=(32,))
+    write_bundle(folder, source.manifest, source.weights)
+    bundle = read_bundle(folder)
+    content = onnx_model(bundle, "fp32", select=False).SerializeToString()
+    head = onnx_masks(bundle, "fp32")
+    assert head is not None
+    masks = head.SerializeToString()
+    manifest = plan_manifest(
+        bundle=bundle.hash,
+        onnx=sha256(content),
+        program=sha256(content),
+        library_version=VERSION,
+        precision="fp32",
+        buckets=buckets(32),
+        masks=MaskHead(onnx=sha256(masks), program=sha256(masks), objects=8),
+    )
+    write_plan(folder / "fp32.plan", manifest, content, content, masks=(masks, masks))
+    return folder / "fp32.plan"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_detectors_plan_is_verified_timed_and_served(laud: Laud, things: Path) -> None:
+    done = laud("verify", str(things), "--calls", "1")
+    assert done.status == 0, done.err
+    assert "decisions that differ 0.00%: agrees" in done.out
+    table = read_plan_table(things / "latency-rtx-3090.json")
+    assert [(call.point, call.images) for call in table.calls] == [("full", 1), ("full", 2)]
+    settings = load_settings(options={"bundles": str(things.parent), "engine": "tensorrt"})
+    (model,) = load_models(settings)
+    with model.engine:
+        profile = profile_points(model, 2, tables=Tables.of(settings))
+    assert profile.source.endswith("latency-rtx-3090.json")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_masks_that_are_wrong_are_found(laud: Laud, things: Path) -> None:
+    other = detectors.bundle(detectors.SKIPPING, detectors.RAGGED, sizes=(32,), seed=1)
+    head = onnx_masks(other, "fp32")
+    assert head is not None
+    content = head.SerializeToString()
+    manifest = json.loads((things / "manifest.json").read_text())
+    manifest["masks"]["program"] = sha256(content)
+    (things / "masks.engine").write_bytes(content)
+    (things / "manifest.json").write_text(json.dumps(manifest))
+    assert laud("verify", str(things), "--calls", "1").status == 1
 
 
 @pytest.mark.usefixtures("gpu")

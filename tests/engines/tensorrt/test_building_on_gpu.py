@@ -20,6 +20,8 @@ from engines.tensorrt import building
 from engines.tensorrt.building import BuildPlan, build_on_gpu
 from engines.tensorrt.libraries import library
 from engines.tensorrt.plans import read_plan
+from engines.tensorrt.shapes import OBJECTS
+from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.scripted import ScriptedGpu
 from tests.engines.tensorrt.scripted_builder import Asked, scripted_tensorrt
@@ -194,6 +196,52 @@ def test_there_is_no_second_form_without_a_call_of_one_image_or_without_maskers(
 
 def test_a_network_that_skips_no_layer_has_one_form(bundle: Path) -> None:
     assert build_on_gpu(bundle, PLAN, 0, quiet).manifest.branches is None
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Path:
+    """A bundle that finds objects, with masks and levels that skip."""
+    source = detectors.bundle(detectors.SKIPPING, detectors.RAGGED)
+    write_bundle(tmp_path / "things.laud", source.manifest, source.weights)
+    return tmp_path / "things.laud"
+
+
+def test_a_detector_is_two_programs_in_the_same_buckets(
+    things: Path, asked: Asked, tmp_path: Path
+) -> None:
+    cache = tmp_path / "timing.cache"
+    plan = replace(PLAN, sizes=(64, 96), timing_cache=cache)
+    built = build_on_gpu(things, plan, 0, quiet)
+    found, masks = read_plan(built.path), built.manifest.masks
+    assert masks is not None
+    assert masks.objects == OBJECTS
+    assert found.masks_program() == found.masks_onnx.read_bytes()
+    outputs = [each.name for each in onnx.load(found.onnx).graph.output]
+    assert outputs == ["decisions", "boxes", "scores", *(f"features_{i}" for i in range(4))]
+    assert set(built.manifest.plugins) >= {"block_conv_linear_add", "dilate", "partition"}
+    whole, heads = asked.profiles[:4], asked.profiles[4:]
+    images, sizes = (1, 2, 1, 2), (64, 64, 96, 96)
+    assert [each["image"][1] for each in whole] == [
+        (count, size, size, 3) for count, size in zip(images, sizes, strict=True)
+    ]
+    assert [each["features_3"][1] for each in heads] == [
+        (count, 24, size // 32, size // 32) for count, size in zip(images, sizes, strict=True)
+    ]
+    assert {each["boxes"] for each in heads} == {((OBJECTS, 4),) * 3}
+    assert asked.own_plugins == [""]
+    assert asked.caches == [b"", b"timed"]
+
+
+def test_a_dense_detector_has_its_mask_head_too(things: Path, asked: Asked) -> None:
+    built = build_on_gpu(things, replace(PLAN, sizes=(64,), dense=True), 0, quiet)
+    assert (built.manifest.dense, built.manifest.plugins) == (True, ())
+    assert built.manifest.masks is not None
+
+
+def test_sizes_that_a_detector_does_not_take(things: Path, gpus: list[ScriptedGpu]) -> None:
+    with pytest.raises(InvalidInput, match="images are multiples of 32, got 40"):
+        build_on_gpu(things, PLAN, 0, quiet)
+    assert not gpus
 
 
 def test_branches_that_the_library_refuses_are_told_and_leave_a_plan_without(

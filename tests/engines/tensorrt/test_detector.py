@@ -134,6 +134,15 @@ def test_it_answers_what_the_native_engine_answers(case: str) -> None:
     assert scripted.masks is None or scripted.masks.closed
 
 
+def test_the_nuclei_are_found_as_the_native_engine_finds_them() -> None:
+    bundle = read_bundle("zoo:nuclei")
+    full = bundle.manifest.full.point
+    images = noise(1, full.image_size)
+    scripted = Scripted(bundle, sizes=[full.image_size], batches=[1])
+    with CpuDetector(bundle, threads=1, precision="fp32") as native, scripted.engine as engine:
+        assert_same(engine.infer(images, [full]), native.infer(images, [full]))
+
+
 def test_two_programs_are_graphs_and_share_nothing() -> None:
     bundle = detectors.bundle()
     scripted = Scripted(bundle)

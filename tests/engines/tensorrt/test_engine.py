@@ -386,5 +386,5 @@ def test_a_plan_with_other_inputs(demo: Bundle) -> None:
 
 
 def test_what_finds_objects_has_no_such_engine(onnx: bytes) -> None:
-    with pytest.raises(BundleError, match="the tensorrt engine takes bundles that label images"):
+    with pytest.raises(BundleError, match="TensorRtEngine takes bundles that label images"):
         Scripted(read_bundle("zoo:nuclei"), onnx)

@@ -14,13 +14,14 @@ pytest.importorskip("onnxruntime")
 
 from engines.bundle import Bundle, read_bundle, write_bundle
 from engines.errors import BundleError, EngineError, InvalidInput, PlanError
-from engines.export.onnx.run import onnx_model
+from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.registry import load_engine
 from engines.tensorrt import loading
 from engines.tensorrt.latency import CallLatency, PlanTable, plan_table_name, write_plan_table
 from engines.tensorrt.libraries import Library, Said
 from engines.tensorrt.loading import bundle_of, load_plan
-from engines.tensorrt.plans import Branches, Bucket, Plan, read_plan, sha256, write_plan
+from engines.tensorrt.plans import Branches, Bucket, MaskHead, Plan, read_plan, sha256, write_plan
+from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of as unwritten
 from tests.engines.int8 import net_of, noise, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
@@ -244,12 +245,47 @@ def test_a_neighbour_that_cannot_be_read_hinders_no_other(
         assert engine.precision == "fp32"
 
 
-def test_what_no_plan_is_made_of_is_told_no_command_that_refuses_it(
-    gpus: list[ScriptedGpu],
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_detector_brings_its_mask_head_which_needs_the_librarys_own_plugins(
+    tmp_path: Path,
+    opened: list[ScriptedNetwork],
+    monkeypatch: pytest.MonkeyPatch,
+    starts: bool,
 ) -> None:
-    with pytest.raises(BundleError, match="the tensorrt engine takes bundles that label images"):
-        load_engine(read_bundle("zoo:nuclei"), kind="tensorrt")
-    assert not gpus
+    source = detectors.bundle(sizes=(32,))
+    write_bundle(tmp_path / "things.laud", source.manifest, source.weights)
+    bundle = read_bundle(tmp_path / "things.laud")
+    head = onnx_masks(bundle, "fp32")
+    assert head is not None
+    network = onnx_model(bundle, "fp32", select=False).SerializeToString()
+    masks = head.SerializeToString()
+    manifest = plan_manifest(
+        bundle=bundle.hash,
+        onnx=sha256(network),
+        program=sha256(network),
+        library_version=VERSION,
+        buckets=tuple(Bucket(image_size=32, images=i + 1, profile=i) for i in range(2)),
+        masks=MaskHead(onnx=sha256(masks), program=sha256(masks), objects=8),
+    )
+    write_plan(bundle.path / "a.plan", manifest, network, network, masks=(masks, masks))
+    asked: list[tuple[Any, str]] = []
+
+    def start(logger: Any, namespace: str) -> bool:
+        assert len(opened) == 1, "the mask head is not loaded yet"
+        asked.append((logger, namespace))
+        return starts
+
+    module = SimpleNamespace(__version__=VERSION, init_libnvinfer_plugins=start)
+    monkeypatch.setattr(loading, "library", lambda name: Library(name, module, "logger", Said()))
+    if starts:
+        with load_engine(bundle, kind="tensorrt") as engine:
+            found = engine.infer(noise(2, 32), [bundle.manifest.full.point] * 2)
+        assert found.arrays["masks"].shape[2:] == (28, 28)
+    else:
+        with pytest.raises(EngineError, match="TensorRT does not start its own plugins"):
+            load_engine(bundle, kind="tensorrt")
+    assert asked == [("logger", "")]
+    assert all(network.closed for network in opened)
 
 
 @pytest.mark.parametrize("error", [BundleError("no"), OSError("gone"), KeyboardInterrupt()])

@@ -150,7 +150,7 @@ def test_capabilities_that_there_are_not(capabilities: list[int], says: str) -> 
 
 
 def test_what_finds_objects_is_refused() -> None:
-    with pytest.raises(BundleError, match="laud build takes bundles that label images"):
+    with pytest.raises(BundleError, match="finds objects: TensorRT-RTX has no RoiAlign"):
         build_rtx("zoo:nuclei", SMALL, [86], quiet)
 
 

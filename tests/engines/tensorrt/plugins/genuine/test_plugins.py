@@ -108,6 +108,15 @@ def test_every_node_of_the_demo_gets_a_kernel(recorder: Recorder) -> None:
         checked(each, recorder)
 
 
+def test_every_node_of_a_detector_gets_a_kernel(recorder: Recorder) -> None:
+    """Of the nuclei, whose backbone and levels skip."""
+    asked = questions(onnx_model(read_bundle("zoo:nuclei"), "fp16", select=False), "fp16")
+    seen = [each for each in asked if each.operator != "partition"]
+    assert {each.operator for each in seen} >= {"block_conv_add", "block_conv_linear_add"}
+    for each in seen:
+        checked(each, recorder)
+
+
 @pytest.mark.parametrize("paradigm", [Paradigm.LAYER, Paradigm.SPATIAL_CHANNEL])
 def test_every_node_of_a_regnet_gets_a_kernel(recorder: Recorder, paradigm: Paradigm) -> None:
     """Of usual widths, which are multiples of 8 and of nothing more."""
