@@ -102,10 +102,11 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
     """
     precision = checked_precision(plan)
     bundle = buildable(ref, plan)
-    if bundle.manifest.detector is not None:
+    detector = bundle.manifest.detector
+    if detector is not None and detector.masks:
         raise BundleError(
-            f"'{bundle.path.name}' finds objects: TensorRT-RTX has no RoiAlign for their masks and "
-            "does not compile such networks; build it on a GPU, without --rtx"
+            f"'{bundle.path.name}' finds objects with masks: TensorRT-RTX has no RoiAlign; build "
+            "it on a GPU, without --rtx"
         )
     rtx = library("tensorrt_rtx")
     if not capabilities:

@@ -172,11 +172,12 @@ class TensorRtDetector(PlanEngine):
 
     def _masked(self, bucket: Bucket, dense: Lane, objects: Objects) -> Array:
         """Masks of a bucket's objects, so many at a time; places without one get no box."""
+        # Memory is taken with the bucket's, not when the first object turns up.
+        lane = self._mask_lane(bucket)
         total = len(objects.images)
         masks = np.empty((total, MASK_SIZE, MASK_SIZE), np.float32)
         if not total:
             return masks
-        lane = self._mask_lane(bucket)
         for name in FEATURES:
             lane.inputs[name][...] = dense.outputs[name]
         given = {name: lane.inputs[name] for name in (BOXES, IMAGES)}

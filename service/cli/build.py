@@ -66,7 +66,10 @@ def build(
     engine takes the faster one, point by point; before, TensorRT takes block kernels and
     TensorRT-RTX, which has none, branches.
 
-    A plan has the ONNX file that it was made of: laud verify compares the two on your GPU.
+    A detector whose objects have masks gets a second program that makes them; TensorRT-RTX has no
+    RoiAlign for it.
+
+    A plan has the ONNX files that it was made of: laud verify compares them on your GPU.
     """
     from engines.errors import InvalidInput
     from engines.tensorrt.building import BATCHES, BuildPlan, build_on_gpu, build_rtx
@@ -108,6 +111,8 @@ def _print(built: Built) -> None:
     )
     typer.echo(f"  bundle {manifest.bundle[:12]}, ONNX {manifest.onnx[:12]}")
     typer.echo(f"  layers: {built.layers}; plugins: {', '.join(manifest.plugins) or 'none'}")
+    if manifest.masks is not None:
+        typer.echo(f"  masks: a second program, {manifest.masks.objects} objects a call")
     if manifest.branches is not None:
         typer.echo("  one image alone: in both forms; laud verify says which is faster")
     typer.echo(

@@ -42,7 +42,8 @@ def verify(
     is the largest error of a probability, of images whose decisions are all equal, and the share of
     decisions that are not: logits next to a threshold, which rounding moves across. Exit status 1:
     more than the plan's precision may have (fp32: 1e-4 and 0.1 %, fp16: 2e-2 and 2 %), or in any
-    image an error of more than 0.5 or what is no number.
+    image an error of more than 0.5 or what is no number. Of detectors these are errors of scores,
+    of boxes in widths of the image and of masks, where both sides see a candidate.
 
     Then calls of every point and bucket are timed, beside those of a dense plan where there is one,
     and the table is written that predictions are made of. Where layers are skipped as a whole, all

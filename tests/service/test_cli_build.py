@@ -75,16 +75,21 @@ def test_what_finds_objects(laud: Laud) -> None:
     said = assert_one_line(laud("build", "zoo:nuclei"))
     assert said.startswith("there is no CUDA driver with a GPU on this machine")
     said = assert_one_line(laud("build", "zoo:nuclei", "--rtx", "--sm", "86"))
-    assert said.startswith("'nuclei.laud' finds objects: TensorRT-RTX has no RoiAlign")
+    assert "finds objects with masks: TensorRT-RTX has no RoiAlign" in said
     said = assert_one_line(laud("build", "zoo:nuclei", "--size", "100"))
     assert said == "a detector's images are multiples of 32, got 100"
 
 
 def test_what_was_built_is_told(laud: Laud, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = plan_manifest(
+        masks=MaskHead(onnx="0" * 64, program="0" * 64, objects=8),
+        branches=Branches(onnx="0" * 64, program="0" * 64, buckets=buckets(32, 1)),
+    )
+
     def build(ref: str, plan: BuildPlan, device: int, say: Any) -> Built:
         assert (ref, plan, device) == ("a.laud", BuildPlan(batches=(1, 4), dense=True), 1)
         say("compiling")
-        return Built(Path("a.laud/fp16.plan"), plan_manifest(), 12)
+        return Built(Path("a.laud/fp16.plan"), manifest, 12)
 
     monkeypatch.setattr(building, "build_on_gpu", build)
     command = ["build", "a.laud", "--device", "1", "--batch", "1", "--batch", "4", "--dense"]
@@ -92,8 +97,10 @@ def test_what_was_built_is_told(laud: Laud, monkeypatch: pytest.MonkeyPatch) -> 
     assert (done.status, done.err) == (0, "compiling\nwrote a.laud/fp16.plan\n")
     assert "fp16, TensorRT 10.16.1.11, for compute capability 8.6" in done.out
     assert "plugins: partition" in done.out
+    assert "masks: a second program, 8 objects a call" in done.out
+    assert "one image alone: in both forms" in done.out
     as_json = json.loads(laud(*command, "--json").out)
-    assert as_json == plan_manifest().model_dump(mode="json")
+    assert as_json == manifest.model_dump(mode="json")
 
 
 @pytest.fixture

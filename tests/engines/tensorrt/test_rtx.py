@@ -20,7 +20,7 @@ from engines.architecture import RegNet, RegNetStage, ResNet, Stage
 from engines.bundle import read_bundle, write_bundle
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.export.onnx.operators import OPERATORS, plugin
-from engines.export.onnx.run import onnx_model
+from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.tensorrt.building import BuildPlan, Built, build_rtx
 from engines.tensorrt.libraries import library
 from engines.tensorrt.network import Order, Shapes, check_registered, compile_network
@@ -149,9 +149,26 @@ def test_capabilities_that_there_are_not(capabilities: list[int], says: str) -> 
         build_rtx("zoo:clothing", SMALL, capabilities, quiet)
 
 
-def test_what_finds_objects_is_refused() -> None:
-    with pytest.raises(BundleError, match="finds objects: TensorRT-RTX has no RoiAlign"):
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_detector_whose_levels_skip_compiles(tmp_path: Path, precision: str) -> None:
+    """To its answers for all places, at any size and batch of its buckets."""
+    detector = detectors.RAGGED.model_copy(update={"masks": False})
+    source = detectors.bundle(detectors.SKIPPING, detector)
+    write_bundle(tmp_path / "things.laud", source.manifest, source.weights)
+    plan = BuildPlan(precision=precision, sizes=(64, 96), batches=(1, 2))
+    built = build_rtx(tmp_path / "things.laud", plan, [86], quiet)
+    assert built.manifest.masks is None
+    assert {"block_conv_linear_add", "pixel_mask"} <= operators(built.path / "network.onnx")
+
+
+def test_objects_with_masks_are_refused_since_it_has_no_regions_of_them() -> None:
+    with pytest.raises(BundleError, match="finds objects with masks: TensorRT-RTX has no RoiAlign"):
         build_rtx("zoo:nuclei", SMALL, [86], quiet)
+    model = onnx_masks(read_bundle("zoo:nuclei"), "fp16")
+    assert model is not None
+    order = Order(model.SerializeToString(), [], [86])
+    with pytest.raises(EngineError, match="ROIAlign plugin was not found in the plugin registry"):
+        compile_network(library("tensorrt_rtx"), order, quiet)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
