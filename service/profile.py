@@ -180,7 +180,8 @@ def _read_named(path: Path) -> LatencyTable | PlanTable:
 
 def _of_plan(table: PlanTable, path: Path, model: Model, max_batch: int) -> Profile:
     check_plan_table(table, model.engine)
-    predictor = PlanPredictor(table)
+    # It has them: the check has said that it is the engine of this table.
+    predictor = PlanPredictor(table, getattr(model.engine, "forms", None))
     seconds: dict[str, tuple[float, ...]] = {}
     worst: dict[str, float] = {}
     for record in model.manifest.points:

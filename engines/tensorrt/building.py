@@ -3,25 +3,24 @@ is not here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.architecture import only_resnet
-from engines.bundle import ZOO_PREFIX, Bundle, classifier, read_bundle
+from engines.bundle import ZOO_PREFIX, Bundle, read_bundle
 from engines.core import MAX_IMAGE_SIZE
-from engines.errors import InvalidInput
+from engines.detection.architecture import STRIDE
+from engines.errors import BundleError, EngineError, InvalidInput
 from engines.replacing import replace_file
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.gpu import CudaGpu
-from engines.tensorrt.libraries import Library, library
+from engines.tensorrt.libraries import Library, library, start_own_plugins
 from engines.tensorrt.network import (
     Compiled,
     Order,
     Say,
-    Shapes,
     check_capabilities,
     check_registered,
     compile_network,
@@ -29,12 +28,22 @@ from engines.tensorrt.network import (
 )
 from engines.tensorrt.plans import (
     SUFFIX,
+    Branches,
     Bucket,
+    MaskHead,
     PlanManifest,
     Precision,
     check_plan_output,
     sha256,
     write_plan,
+)
+from engines.tensorrt.shapes import (
+    OBJECTS,
+    buckets_alone,
+    buckets_of,
+    exactly,
+    sizes_of,
+    spanning,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +59,7 @@ _MOST_IMAGES = 1024
 class BuildPlan:
     """What to build. sizes: pixels on a side; None: those of the bundle's points. batches: images
     of a bucket. out: None for `default_output`. timing_cache: a file, read and written. dense: the
-    network without maskers, to compare with. one_image: that many in a call, and layers that it
-    skips are branches; of plugins that leaves `partition`, and none with TensorRT-RTX."""
+    network without maskers, to compare with."""
 
     precision: str = "fp16"
     sizes: tuple[int, ...] | None = None
@@ -59,7 +67,20 @@ class BuildPlan:
     out: Path | None = None
     timing_cache: Path | None = None
     dense: bool = False
-    one_image: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """A program of a plan: the ONNX file, what was compiled of it, operators that are plugins."""
+
+    onnx: bytes
+    compiled: Compiled
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[bytes, bytes]:
+        """ONNX and program."""
+        return self.onnx, self.compiled.program
 
 
 @dataclass(frozen=True)
@@ -75,10 +96,18 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
     """Compile with TensorRT-RTX for devices that need not be here.
 
     One profile spans all buckets: this library specialises kernels where they run. It has no
-    plugins, so everything is computed and then masked. Raises BundleError, PlanError, InvalidInput,
-    and EngineError where the library is missing or refuses the network.
+    plugins, so everything is computed and then masked, but for layers that are branches. Raises
+    BundleError, PlanError, InvalidInput, and EngineError where the library is missing or refuses
+    the network.
     """
     precision = checked_precision(plan)
+    bundle = buildable(ref, plan)
+    detector = bundle.manifest.detector
+    if detector is not None and detector.masks:
+        raise BundleError(
+            f"'{bundle.path.name}' finds objects with masks: TensorRT-RTX has no RoiAlign; build "
+            "it on a GPU, without --rtx"
+        )
     rtx = library("tensorrt_rtx")
     if not capabilities:
         raise InvalidInput(
@@ -86,22 +115,25 @@ def build_rtx(ref: str | Path, plan: BuildPlan, capabilities: Sequence[int], say
             f"3090); there are: {', '.join(map(str, known_capabilities(rtx)))}"
         )
     check_capabilities(rtx, capabilities)
-    bundle = buildable(ref, plan)
     wanted = tuple(sorted(set(capabilities)))
     out = plan.out or default_output(bundle, precision, wanted, _kind(plan, "rtx-"))
     check_plan_output(out)
-    buckets = buckets_of(bundle, plan, profile_each=False)
-    model = _model(bundle, precision, plan, say)
-    onnx = model.SerializeToString(deterministic=True)
+    buckets = buckets_of(plan.sizes or sizes_of(bundle), plan.batches, profile_each=False)
+    model = _model(bundle, precision, say)
     say(f"compiling for {', '.join(f'sm_{each}' for each in wanted)} with {rtx.title}")
-    order = Order(onnx, [spanning(model, buckets)], wanted)
-    compiled = compile_network(rtx, order, say)
+
+    def made(model: onnx.ModelProto, buckets: Sequence[Bucket]) -> Part:
+        content = model.SerializeToString(deterministic=True)
+        order = Order(content, [spanning(model, buckets)], wanted)
+        return Part(content, compile_network(rtx, order, say))
+
+    main = made(model, buckets)
+    branches = _branches(bundle, precision, buckets_alone(buckets, profile_each=False), made, say)
     manifest = plan_manifest(
-        bundle, precision, rtx, onnx, compiled, wanted, buckets,
-        dense=plan.dense, one_image=plan.one_image,
-    )  # fmt: skip
-    write_plan(out, manifest, onnx, compiled.program)
-    return Built(out, manifest, compiled.layers)
+        bundle, precision, rtx, main, wanted, buckets, dense=plan.dense, branches=branches
+    )
+    write_plan(out, manifest, *main.files, branches and branches[1].files)
+    return Built(out, manifest, main.compiled.layers)
 
 
 def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Built:
@@ -122,52 +154,66 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
         capability = gpu.capability
         out = plan.out or default_output(bundle, precision, (capability,), _kind(plan))
         check_plan_output(out)
-        model = _model(bundle, precision, plan, say)
-        skipping = [node.op_type for node in model.graph.node if plugin_of(node)]
-        operators = tuple(sorted(set(skipping)))
-        if operators:
-            _register_plugins(capability)
-            check_registered(trt, operators)
-        buckets = buckets_of(bundle, plan, profile_each=True)
-        onnx = model.SerializeToString(deterministic=True)
+        model = _model(bundle, precision, say)
+        buckets = buckets_of(plan.sizes or sizes_of(bundle), plan.batches, profile_each=True)
         say(
             f"compiling for {gpu.name} (sm_{capability}) with {trt.title} {trt.version}: "
-            f"{len(buckets)} buckets, {len(skipping)} plugins; this takes minutes"
+            f"{len(buckets)} buckets, {len(plugins_of(model))} plugins; this takes minutes"
         )
-        order = Order(
-            onnx,
-            [exactly(model, bucket) for bucket in buckets],
-            plugins=len(skipping),
-            timing_cache=timing_cache,
-        )
-        compiled = compile_network(trt, order, say)
+
+        def made(model: onnx.ModelProto, buckets: Sequence[Bucket]) -> Part:
+            nonlocal timing_cache
+            plugins = plugins_of(model)
+            if plugins:
+                _register_plugins(capability)
+                check_registered(trt, set(plugins))
+            order = Order(
+                model.SerializeToString(deterministic=True),
+                [exactly(model, bucket) for bucket in buckets],
+                plugins=len(plugins),
+                timing_cache=timing_cache,
+            )
+            compiled = compile_network(trt, order, say)
+            timing_cache = compiled.timing_cache
+            return Part(order.onnx, compiled, tuple(sorted(set(plugins))))
+
+        main = made(model, buckets)
+        alone = buckets_alone(buckets, profile_each=True)
+        branches = _branches(bundle, precision, alone, made, say)
+        masks: tuple[MaskHead, Part] | None = None
+        head = _mask_head(bundle, precision)
+        if head is not None:
+            start_own_plugins(trt)
+            masks = mask_part(made(head, buckets))
         manifest = plan_manifest(
-            bundle, precision, trt, onnx, compiled, (capability,), buckets,
-            device=gpu.name, plugins=operators, dense=plan.dense,
-            one_image=plan.one_image,
+            bundle, precision, trt, main, (capability,), buckets,
+            device=gpu.name, dense=plan.dense, branches=branches, masks=masks,
         )  # fmt: skip
-        write_plan(out, manifest, onnx, compiled.program)
-        if plan.timing_cache is not None and compiled.timing_cache is not None:
-            replace_file(plan.timing_cache, compiled.timing_cache)
+        write_plan(
+            out, manifest, *main.files,
+            branches and branches[1].files, masks and masks[1].files,
+        )  # fmt: skip
+        if plan.timing_cache is not None and timing_cache is not None:
+            replace_file(plan.timing_cache, timing_cache)
     finally:
         gpu.close()
-    return Built(out, manifest, compiled.layers)
+    return Built(out, manifest, main.compiled.layers)
 
 
 def buildable(ref: str | Path, plan: BuildPlan) -> Bundle:
-    """The bundle, where plans are made of such. Raises BundleError."""
-    bundle = classifier(read_bundle(ref), "laud build")
-    only_resnet(bundle.manifest.architecture, f"'{bundle.path}': laud build")
+    """The bundle, where plans are made of such. Raises BundleError; InvalidInput for sizes that a
+    detector does not take."""
+    bundle = read_bundle(ref)
+    if bundle.manifest.detector is not None:
+        for size in plan.sizes or ():
+            if size % STRIDE:
+                raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
     return dense_bundle(bundle) if plan.dense else bundle
 
 
 def checked_precision(plan: BuildPlan) -> Precision:
-    """The precision that was asked for. InvalidInput for another, and for batches, sizes and
-    kinds that cannot be."""
-    if plan.one_image and plan.dense:
-        raise InvalidInput("a dense plan skips nothing: it has no branches for one image")
-    if plan.one_image and set(plan.batches) != {1}:
-        raise InvalidInput("a plan for one image has batches of 1, not of others")
+    """The precision that was asked for. InvalidInput for another, and for batches and sizes
+    that cannot be."""
     for each in plan.batches:
         if not 1 <= each <= _MOST_IMAGES:
             raise InvalidInput(f"a batch is 1 to {_MOST_IMAGES} images, got {each}")
@@ -193,89 +239,101 @@ def default_output(
     return bundle.path / name
 
 
-def sizes_of(bundle: Bundle) -> tuple[int, ...]:
-    """Sizes at which its points run, glances included, ascending."""
-    points = [record.point for record in bundle.manifest.points]
-    glances = [point.glance.image_size for point in points if point.glance is not None]
-    return tuple(sorted({*(point.image_size for point in points), *glances}))
-
-
-def buckets_of(bundle: Bundle, plan: BuildPlan, *, profile_each: bool) -> tuple[Bucket, ...]:
-    """Every size with every batch, ascending; each a profile of its own, or all one."""
-    sizes = sorted(set(plan.sizes)) if plan.sizes else sizes_of(bundle)
-    shapes = [(size, batch) for size in sizes for batch in sorted(set(plan.batches))]
-    return tuple(
-        Bucket(image_size=size, images=batch, profile=i if profile_each else 0)
-        for i, (size, batch) in enumerate(shapes)
-    )
-
-
-def exactly(model: onnx.ModelProto, bucket: Bucket) -> Shapes:
-    """The profile of one shape."""
-    shape = (bucket.images, bucket.image_size)
-    return _shapes(model, shape, shape, shape)
-
-
-def spanning(model: onnx.ModelProto, buckets: Sequence[Bucket]) -> Shapes:
-    """The profile of all shapes from the least to the most; the best is the largest image alone."""
-    batches = [bucket.images for bucket in buckets]
-    sizes = [bucket.image_size for bucket in buckets]
-    return _shapes(
-        model,
-        (min(batches), min(sizes)),
-        (min(batches), max(sizes)),
-        (max(batches), max(sizes)),
-    )
-
-
 def plan_manifest(
     bundle: Bundle,
     precision: Precision,
     made_by: Library,
-    onnx: bytes,
-    compiled: Compiled,
+    main: Part,
     capabilities: tuple[int, ...],
     buckets: tuple[Bucket, ...],
     *,
     device: str | None = None,
-    plugins: tuple[str, ...] = (),
     dense: bool = False,
-    one_image: bool = False,
+    branches: tuple[Branches, Part] | None = None,
+    masks: tuple[MaskHead, Part] | None = None,
 ) -> PlanManifest:
     """The record of a plan that was just compiled."""
     return PlanManifest(
         name=bundle.manifest.name,
         bundle=bundle.hash,
-        onnx=sha256(onnx),
-        program=sha256(compiled.program),
+        onnx=sha256(main.onnx),
+        program=sha256(main.compiled.program),
         precision=precision,
         library=made_by.name,
         library_version=made_by.version,
         capabilities=capabilities,
         device=device,
         buckets=buckets,
-        plugins=plugins,
+        plugins=main.plugins,
         dense=dense,
-        one_image=one_image,
+        branches=branches and branches[0],
+        masks=masks and masks[0],
         version=version("laudserve"),
     )
 
 
-def _model(bundle: Bundle, precision: Precision, plan: BuildPlan, say: Say) -> onnx.ModelProto:
+def plugins_of(model: onnx.ModelProto) -> list[str]:
+    """The operator of every node that TensorRT is to take a plugin for."""
+    return [
+        node.op_type
+        for node in model.graph.node
+        if any(each.name == "plugin_namespace" for each in node.attribute)
+    ]
+
+
+def _model(
+    bundle: Bundle, precision: Precision, say: Say, *, one_image: bool = False
+) -> onnx.ModelProto:
     from engines.export.onnx.run import onnx_model
 
-    say(f"exporting {bundle.manifest.name} in {precision}")
-    return onnx_model(bundle, precision, one_image=plan.one_image)
+    form = " once more, with branches" if one_image else ""
+    say(f"exporting {bundle.manifest.name} in {precision}{form}")
+    # What a detector selects has no fixed size: the engine does that.
+    return onnx_model(bundle, precision, one_image=one_image, select=False)
 
 
-def plugin_of(node: onnx.NodeProto) -> bool:
-    """Whether TensorRT is to take a plugin for a node."""
-    return any(each.name == "plugin_namespace" for each in node.attribute)
+def _mask_head(bundle: Bundle, precision: Precision) -> onnx.ModelProto | None:
+    from engines.export.onnx.run import onnx_masks
+
+    return onnx_masks(bundle, precision)
+
+
+def mask_part(part: Part) -> tuple[MaskHead, Part]:
+    """The record of a mask head that was compiled."""
+    found = MaskHead(onnx=sha256(part.onnx), program=sha256(part.compiled.program), objects=OBJECTS)
+    return found, part
+
+
+def _branches(
+    bundle: Bundle,
+    precision: Precision,
+    buckets: tuple[Bucket, ...],
+    made: Callable[[onnx.ModelProto, Sequence[Bucket]], Part],
+    say: Say,
+) -> tuple[Branches, Part] | None:
+    """The other form of calls of one image, where a layer is skipped as a whole.
+
+    A plan is right without it: where the library refuses it, that is said and no more.
+    """
+    from engines.export.onnx.blocks import may_branch
+
+    if not buckets or not any(map(may_branch, bundle.manifest.architecture.blocks)):
+        return None
+    try:
+        part = made(_model(bundle, precision, say, one_image=True), buckets)
+    except EngineError as error:
+        say(f"the plan gets no branches: {error}")
+        return None
+    found = Branches(
+        onnx=sha256(part.onnx),
+        program=sha256(part.compiled.program),
+        buckets=buckets,
+        plugins=part.plugins,
+    )
+    return found, part
 
 
 def _kind(plan: BuildPlan, kind: str = "") -> str:
-    if plan.one_image:
-        return f"{kind}one-image-"
     return f"{kind}dense-" if plan.dense else kind
 
 
@@ -295,22 +353,3 @@ def _read_cache(path: Path | None) -> bytes | None:
             f"a timing cache '{path}' cannot be kept: there is no folder '{path.parent}'"
         )
     return path.read_bytes() if path.exists() else b""
-
-
-def _shapes(
-    model: onnx.ModelProto, least: tuple[int, int], best: tuple[int, int], most: tuple[int, int]
-) -> Shapes:
-    """(images, size) each: shapes of the graph's inputs."""
-    found: Shapes = {}
-    for each in model.graph.input:
-        dims = each.type.tensor_type.shape.dim
-        least_shape, best_shape, most_shape = (
-            tuple(_dimension(dim.dim_param, dim.dim_value, *of) for dim in dims)
-            for of in (least, best, most)
-        )
-        found[each.name] = (least_shape, best_shape, most_shape)
-    return found
-
-
-def _dimension(name: str, value: int, images: int, size: int) -> int:
-    return {"N": images, "H": size, "W": size}.get(name, value)

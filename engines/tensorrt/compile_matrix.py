@@ -19,16 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from engines.tensorrt.compiling import PTX_VERSIONS, Compiled, compile_kernel
+from engines.tensorrt.limits import faults
 from engines.tensorrt.spec import (
-    TENSOR_CORES_FROM,
     WHOLE_MAP,
     ConvSpec,
     DilateSpec,
     KernelSpec,
     PartitionSpec,
 )
-
-MOST_SHARED_BYTES = 48 * 1024
 
 _SOURCES = ("kernels/convolution.py", "kernels/lists.py", "spec.py", "compiling.py")
 
@@ -109,15 +107,7 @@ class Row:
     @property
     def faults(self) -> list[str]:
         """What is too much of it."""
-        found = []
-        if self.spilled_bytes and self.cc >= TENSOR_CORES_FROM:
-            found.append(f"{self.kernel} spills {self.spilled_bytes} bytes on {self.arch}")
-        if self.shared_bytes > MOST_SHARED_BYTES:
-            found.append(
-                f"{self.kernel} takes {self.shared_bytes} bytes of shared memory on {self.arch}, "
-                f"more than {MOST_SHARED_BYTES}"
-            )
-        return found
+        return faults(self.kernel, self.cc, self)
 
 
 def matrix(capabilities: Sequence[int], names: Sequence[str]) -> Iterator[Row]:
@@ -177,10 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "rows": [asdict(row) for row in rows],
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    faults = [fault for row in rows for fault in row.faults]
-    for fault in faults:
+    found = [fault for row in rows for fault in row.faults]
+    for fault in found:
         print(fault, file=sys.stderr)
-    return 1 if faults else 0
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

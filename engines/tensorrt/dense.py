@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engines.architecture import only_resnet
 from engines.bundle import Bundle
 from engines.core import Paradigm, static_point
 from engines.manifest import PointRecord
 
-_MASKER = ".masker_"
+_MASKERS = (".masker_", ".level_maskers.")
 
 
 def dense_bundle(bundle: Bundle) -> Bundle:
     """The same weights in a static network, at every image size of its points; never on disk.
 
-    Its hash stays that of the bundle. Raises BundleError for what is no ResNet.
+    Its hash stays that of the bundle.
     """
     manifest = bundle.manifest
-    net = only_resnet(manifest.architecture, f"'{bundle.path}': a dense plan")
+    net = manifest.architecture
     stages = tuple(
         stage.model_copy(
             update={
@@ -46,10 +45,19 @@ def dense_bundle(bundle: Bundle) -> Bundle:
         manifest=manifest.model_copy(
             update={
                 "architecture": net.model_copy(update={"stages": stages}),
+                "detector": None
+                if manifest.detector is None
+                else manifest.detector.model_copy(
+                    update={"level_patches": None, "level_looks": None}
+                ),
                 "points": tuple(records.values()),
                 "quantisation": None,
                 "dial": None,
             }
         ),
-        weights={name: each for name, each in bundle.weights.items() if _MASKER not in name},
+        weights={
+            name: each
+            for name, each in bundle.weights.items()
+            if not any(part in name for part in _MASKERS)
+        },
     )

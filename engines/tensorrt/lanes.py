@@ -26,13 +26,20 @@ class Lane:
     """
 
     def __init__(
-        self, gpu: Gpu, network: Network, bucket: Bucket, inputs: Mapping[str, Sequence[int]]
+        self,
+        gpu: Gpu,
+        network: Network,
+        bucket: Bucket,
+        inputs: Mapping[str, Sequence[int]],
+        *,
+        captures: bool = True,
     ) -> None:
-        """inputs: whole shapes by name. Raises EngineError; nothing is held then."""
+        """inputs: whole shapes by name. captures: False where calls cannot be a graph, which is not
+        even tried then. Raises EngineError; nothing is held then."""
         self.bucket = bucket
         self._gpu = gpu
         self._graph: int | None = None
-        self._captures = True
+        self._captures = captures
         self._ran = False
         self._address: int | None = None
         self._memory: list[Bytes] = []

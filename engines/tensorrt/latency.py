@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from engines.core import Engine, FrozenModel
 from engines.errors import InvalidInput, LatencyError
 from engines.latency.files import read_model, write_model
-from engines.tensorrt.plans import ENGINE, Bucket, LibraryName, Precision, Sha256, plans_in
+from engines.tensorrt.plans import ENGINE, Bucket, Form, LibraryName, Precision, Sha256, plans_in
 
 PLAN_TABLE_SCHEMA = 1
 
@@ -29,13 +29,17 @@ Quantiles = Annotated[tuple[Seconds, ...], Field(min_length=2)]
 
 
 class CallLatency(FrozenModel):
-    """Calls of one point in one bucket. seconds: quantiles, evenly spaced, from the least to the
-    most; again: of calls where every image is looked at again, where the point glances. dense_s:
-    the median of the dense engine, where there was one. calls: how many were timed."""
+    """Calls of one point in one bucket, in one form.
+
+    seconds: quantiles, evenly spaced, from the least to the most; again: of calls where every image
+    is looked at again, where the point glances. dense_s: the median of the dense engine, where
+    there was one. calls: how many were timed.
+    """
 
     point: str
     image_size: int
     images: int
+    form: Form = "blocks"
     calls: int
     seconds: Quantiles
     again: Quantiles | None = None
@@ -62,6 +66,7 @@ class CallLatency(FrozenModel):
         again: Sequence[Sequence[float]],
         dense_s: Sequence[float],
         levels: int,
+        form: Form = "blocks",
     ) -> CallLatency:
         """From what single calls took."""
         at = np.linspace(0.0, 1.0, levels)
@@ -73,6 +78,7 @@ class CallLatency(FrozenModel):
             point=point,
             image_size=bucket.image_size,
             images=bucket.images,
+            form=form,
             calls=len(seconds),
             seconds=quantiles(seconds),
             again=quantiles(again[0]) if again else None,
@@ -81,11 +87,15 @@ class CallLatency(FrozenModel):
 
 
 class PlanTable(FrozenModel):
-    """All that was timed of one plan on one GPU. bundle, program: hashes of what it is of."""
+    """All that was timed of one plan on one GPU.
+
+    bundle, program, branches: hashes of what it is of; branches None where the plan has none.
+    """
 
     schema_version: Literal[1] = 1
     bundle: Sha256
     program: Sha256
+    branches: Sha256 | None = None
     name: str
     engine: Literal["tensorrt"] = "tensorrt"
     library: LibraryName
@@ -99,10 +109,16 @@ class PlanTable(FrozenModel):
 class PlanPredictor:
     """Predicts calls of a plan: those of the smallest bucket that has room."""
 
-    def __init__(self, table: PlanTable) -> None:
-        self._calls: dict[str, list[CallLatency]] = {}
+    def __init__(self, table: PlanTable, forms: Callable[[str], Form] | None = None) -> None:
+        """forms: the form that calls of one image at a point take, which holds where it was timed;
+        None: block kernels."""
+        timed: dict[str, dict[int, CallLatency]] = {}
         for call in sorted(table.calls, key=lambda call: call.images):
-            self._calls.setdefault(call.point, []).append(call)
+            form = "blocks" if forms is None else forms(call.point)
+            buckets = timed.setdefault(call.point, {})
+            if call.images not in buckets or call.form == form:
+                buckets[call.images] = call
+        self._calls = {point: list(buckets.values()) for point, buckets in timed.items()}
 
     def predict(
         self, point: str, *, batch: int = 1, quantile: float = 0.5, again: float = 0.0
@@ -181,7 +197,7 @@ def check_plan_table(table: PlanTable, engine: Engine) -> None:
     if engine.name != ENGINE:
         raise LatencyError(f"it is of the {ENGINE} engine, not of the {engine.name} engine")
     for what, of, here in (
-        ("plan", table.program, getattr(engine, "program", None)),
+        ("plan", (table.program, table.branches), getattr(engine, "programs", None)),
         ("device", table.device, getattr(engine, "device", None)),
     ):
         if of != here:

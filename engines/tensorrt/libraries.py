@@ -70,6 +70,15 @@ def library(name: LibraryName) -> Library:
     return Library(name, module, _logger(module, said), said)
 
 
+def start_own_plugins(library: Library) -> None:
+    """Register the plugins that the library brings, of which RoiAlign is one. Raises EngineError.
+
+    Whoever compiles or loads a program with such asks before; a second time nothing happens.
+    """
+    if not library.module.init_libnvinfer_plugins(library.logger, ""):
+        raise EngineError(f"{library.title} does not start its own plugins: {library.said.taken()}")
+
+
 def _logger(module: Any, said: Said) -> Any:
     """A logger that keeps faults and drops the rest."""
     worst = (module.ILogger.Severity.INTERNAL_ERROR, module.ILogger.Severity.ERROR)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from engines.bundle import ZOO_PREFIX, Bundle, read_bundle
 from engines.errors import BundleError, EngineError, InvalidInput, PlanError
 from engines.tensorrt.dense import dense_bundle
-from engines.tensorrt.engine import TensorRtEngine, runnable
+from engines.tensorrt.detector import TensorRtDetector
+from engines.tensorrt.engine import TensorRtEngine
+from engines.tensorrt.forms import chosen_forms, timed_of
 from engines.tensorrt.gpu import CudaGpu, Gpu
-from engines.tensorrt.libraries import Library, library
+from engines.tensorrt.libraries import Library, library, start_own_plugins
 from engines.tensorrt.loaded import Network, TensorRtNetwork
 from engines.tensorrt.plans import (
     Here,
@@ -22,23 +25,22 @@ from engines.tensorrt.plans import (
     read_plan,
     read_plan_manifest,
 )
+from engines.tensorrt.running import PlanEngine
 
-# What is taken where several plans fit: what skips before what masks, what needs no host before
-# branches, half precision before single.
+# What is taken where several plans fit: what skips before what masks, half precision before single.
 _LIBRARIES: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
 PRECISIONS = ("fp16", "fp32")
 
 OpenNetwork = Callable[[Library, bytes, Gpu], Network]
 
 
-def load_bundle(bundle: Bundle, precision: str | None = None) -> TensorRtEngine:
+def load_bundle(bundle: Bundle, precision: str | None = None) -> PlanEngine:
     """The engine of the best plan of a bundle that fits this machine.
 
     Plans lie in the bundle's folder; those of bundles that ship in the package in the current one.
-    Raises BundleError for a bundle that plans are not made of, InvalidInput for a precision that no
-    plan has, EngineError where there is no plan or no GPU, PlanError that says why none fits.
+    Raises InvalidInput for a precision that no plan has, EngineError where there is no plan or no
+    GPU, PlanError that says why none fits.
     """
-    runnable(bundle)
     if precision not in (None, *PRECISIONS):
         raise InvalidInput(
             f"the tensorrt engine computes in {' or '.join(PRECISIONS)}, got precision "
@@ -51,13 +53,16 @@ def load_bundle(bundle: Bundle, precision: str | None = None) -> TensorRtEngine:
     return open_first(bundle, plans, CudaGpu(), TensorRtNetwork)
 
 
-def load_plan(bundle: Bundle, plan: Plan, device: int = 0) -> TensorRtEngine:
-    """The engine of one plan on a GPU of this machine. Raises what `load_bundle` raises."""
+def load_plan(
+    bundle: Bundle, plan: Plan, device: int = 0, *, every_form: bool = False
+) -> PlanEngine:
+    """The engine of one plan on a GPU of this machine. every_form: with its branches, whether or
+    not a call takes them by itself. Raises what `load_bundle` raises."""
     if plan.manifest.dense:
         bundle = dense_bundle(bundle)
     gpu = CudaGpu(device)
     try:
-        return open_plan(bundle, plan, gpu, TensorRtNetwork)
+        return open_plan(bundle, plan, gpu, TensorRtNetwork, every_form=every_form)
     except BaseException:
         gpu.close()
         raise
@@ -93,7 +98,7 @@ def bundle_of(plan: Plan, ref: str | None = None) -> Bundle:
 def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -> list[Path]:
     """The bundle's plans in those folders, the one to prefer first. Raises EngineError for none,
     PlanError for none but one that cannot be read."""
-    found: list[tuple[tuple[int, bool, int], Path]] = []
+    found: list[tuple[tuple[int, int], Path]] = []
     others = 0
     unread: PlanError | None = None
     for path in plans_in(folders):
@@ -106,11 +111,7 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
         if not wanted or manifest.dense:
             others += 1
             continue
-        rank = (
-            _LIBRARIES.index(manifest.library),
-            manifest.one_image,
-            PRECISIONS.index(manifest.precision),
-        )
+        rank = _LIBRARIES.index(manifest.library), PRECISIONS.index(manifest.precision)
         found.append((rank, path))
     if not found:
         if unread is not None:
@@ -127,7 +128,7 @@ def candidates(bundle: Bundle, folders: Sequence[Path], precision: str | None) -
 
 def open_first(
     bundle: Bundle, plans: Sequence[Path], gpu: Gpu, open_network: OpenNetwork
-) -> TensorRtEngine:
+) -> PlanEngine:
     """The first of them that fits; else what is wrong with the first. Takes `gpu` over."""
     first: EngineError | PlanError | None = None
     try:
@@ -142,16 +143,34 @@ def open_first(
         raise
 
 
-def open_plan(bundle: Bundle, plan: Plan, gpu: Gpu, open_network: OpenNetwork) -> TensorRtEngine:
-    """Load a plan that fits. Raises PlanError with the reason, EngineError without its library."""
-    found = library(plan.manifest.library)
-    check_fits(plan.path, plan.manifest, found, gpu)
-    network = open_network(found, plan.program(), gpu)
-    try:
-        return TensorRtEngine(bundle, plan.manifest, gpu, network)
-    except BaseException:
-        network.close()
-        raise
+def open_plan(
+    bundle: Bundle, plan: Plan, gpu: Gpu, open_network: OpenNetwork, *, every_form: bool = False
+) -> PlanEngine:
+    """Load a plan that fits, in the forms that its latency table of this device chooses, or in
+    every form. Raises PlanError with the reason, EngineError without its library."""
+    found, manifest = library(plan.manifest.library), plan.manifest
+    check_fits(plan.path, manifest, found, gpu)
+    forms = chosen_forms(manifest, bundle.manifest, timed_of(plan, gpu.name))
+    with ExitStack() as opened:
+        network = open_network(found, plan.program(), gpu)
+        opened.callback(network.close)
+        branches = None
+        # They are all weights once more: where no call takes them they stay on the disk.
+        if manifest.branches is not None and (every_form or forms.branch):
+            branches = open_network(found, plan.branches_program(), gpu)
+            opened.callback(branches.close)
+        engine: PlanEngine
+        if bundle.manifest.detector is None:
+            engine = TensorRtEngine(bundle, manifest, gpu, network, branches, forms)
+        else:
+            masks = None
+            if manifest.masks is not None:
+                start_own_plugins(found)
+                masks = open_network(found, plan.masks_program(), gpu)
+                opened.callback(masks.close)
+            engine = TensorRtDetector(bundle, manifest, gpu, network, branches, forms, masks)
+        opened.pop_all()
+    return engine
 
 
 def check_fits(path: Path, manifest: PlanManifest, found: Library, gpu: Gpu) -> None:

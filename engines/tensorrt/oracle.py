@@ -1,8 +1,8 @@
-"""The ONNX file of a plan in ONNX Runtime on the CPU: what the plan has to answer."""
+"""The ONNX files of a plan in ONNX Runtime on the CPU: what the plan has to answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,19 @@ import numpy.typing as npt
 
 from engines.architecture import RegNet, ResNet
 from engines.core import OperatingPoint, UInt8Array
+from engines.detection.architecture import Detector
 from engines.errors import EngineError
-from engines.tensorrt.engine import DECISIONS, PROBABILITIES
+from engines.tensorrt.running import DECISIONS
 
 _INSTALL = "pip install -c constraints.txt '.[gpu]'"
 
+Array = npt.NDArray[Any]
 
-class OnnxRuntime:
+
+class OnnxFile:
     """Answers what a file means, slowly: everything is computed and then masked."""
 
-    def __init__(self, path: Path, net: ResNet | RegNet, threads: int = 0) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         """threads: 0 leaves the choice. Raises EngineError without ONNX Runtime, or where it does
         not take the file."""
         try:
@@ -38,16 +41,33 @@ class OnnxRuntime:
             )
         except Exception as error:
             raise EngineError(f"ONNX Runtime does not take '{path}': {error}") from None
-        self._net = net
+        self._outputs = [each.name for each in self._session.get_outputs()]
 
-    def answer(
-        self, images: UInt8Array, points: Sequence[OperatingPoint]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Probabilities (N, classes) and decisions (N, units) of points that do not glance."""
+    def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, of inputs by name."""
+        return dict(zip(self._outputs, self._session.run(None, dict(given)), strict=True))
+
+
+class OnnxRuntime(OnnxFile):
+    """The network of a plan."""
+
+    def __init__(
+        self,
+        path: Path,
+        net: ResNet | RegNet,
+        threads: int = 0,
+        *,
+        detector: Detector | None = None,
+    ) -> None:
+        """detector: of a network that finds objects. Raises what `OnnxFile` raises."""
+        super().__init__(path, threads)
+        self._net, self._detector = net, detector
+
+    def answer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> dict[str, Array]:
+        """Outputs by name, of points that do not glance; `decisions`, bool (N, units), always."""
         from engines.export.onnx.feeds import feeds
 
-        names = [PROBABILITIES, DECISIONS] if self._net.maskers else [PROBABILITIES]
-        given = {name: np.asarray(each) for name, each in feeds(self._net, images, points).items()}
-        found = self._session.run(names, given)
-        decisions = found[1] if self._net.maskers else np.ones((len(images), 0), np.bool_)
-        return np.asarray(found[0], np.float32), np.asarray(decisions, np.bool_)
+        inputs = feeds(self._net, images, points, self._detector)
+        found = self.run({name: np.asarray(each) for name, each in inputs.items()})
+        found.setdefault(DECISIONS, np.ones((len(images), 0), np.bool_))
+        return found

@@ -26,9 +26,14 @@ ENGINE = "tensorrt"
 PLAN_SCHEMA = 1
 SUFFIX = ".plan"
 MANIFEST, ONNX, PROGRAM = "manifest.json", "network.onnx", "network.engine"
+BRANCHES_ONNX, BRANCHES_PROGRAM = "branches.onnx", "branches.engine"
+MASKS_ONNX, MASKS_PROGRAM = "masks.onnx", "masks.engine"
 
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 Precision = Literal["fp32", "fp16"]
+Form = Literal["blocks", "branches"]
+"""How a call of one image skips layers: by the block kernels of all calls, or by branches."""
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Capability = Annotated[int, Field(ge=10, le=999)]
 """A device's compute capability: 86 for 8.6."""
@@ -43,6 +48,31 @@ class Bucket(FrozenModel):
     image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
     images: Annotated[int, Field(ge=1, le=1024)]
     profile: Annotated[int, Field(ge=0)]
+
+
+class Branches(FrozenModel):
+    """The network once more, for one image in a call: layers that it skips are branches (`If`).
+
+    onnx, program: sha256 of its two files. buckets: of one image each; their profiles are of this
+    program. plugins: our operators that are plugins in it.
+    """
+
+    onnx: Sha256
+    program: Sha256
+    buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)]
+    plugins: tuple[str, ...] = ()
+
+
+class MaskHead(FrozenModel):
+    """The head that makes masks of a detector's objects.
+
+    onnx, program: sha256 of its two files. Its profiles are those of the plan's buckets. objects:
+    how many a call takes.
+    """
+
+    onnx: Sha256
+    program: Sha256
+    objects: Annotated[int, Field(ge=1, le=4096)]
 
 
 class PlanManifest(FrozenModel):
@@ -69,14 +99,30 @@ class PlanManifest(FrozenModel):
     buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)]
     plugins: tuple[str, ...] = ()
     dense: bool = False
-    one_image: bool = False
+    branches: Branches | None = None
+    masks: MaskHead | None = None
     version: str
+
+    @property
+    def programs(self) -> tuple[str, str | None]:
+        """Hashes by which a latency table knows its plan: of the program and of the branches'."""
+        return self.program, None if self.branches is None else self.branches.program
 
     @model_validator(mode="after")
     def _buckets_differ(self) -> Self:
         shapes = [(bucket.image_size, bucket.images) for bucket in self.buckets]
         if len(set(shapes)) != len(shapes):
             raise ValueError("two buckets have one shape")
+        return self
+
+    @model_validator(mode="after")
+    def _branches_beside(self) -> Self:
+        if self.branches is None:
+            return self
+        alone = sorted(each.image_size for each in self.buckets if each.images == 1)
+        shapes = sorted((each.image_size, each.images) for each in self.branches.buckets)
+        if shapes != [(size, 1) for size in alone]:
+            raise ValueError("branches have a bucket for every bucket of one image, and no other")
         return self
 
 
@@ -95,6 +141,24 @@ class Plan:
     def program(self) -> bytes:
         """What TensorRT compiled."""
         return (self.path / PROGRAM).read_bytes()
+
+    @property
+    def branches_onnx(self) -> Path:
+        """The ONNX file of its branches, where it has such."""
+        return self.path / BRANCHES_ONNX
+
+    def branches_program(self) -> bytes:
+        """What TensorRT compiled of that."""
+        return (self.path / BRANCHES_PROGRAM).read_bytes()
+
+    @property
+    def masks_onnx(self) -> Path:
+        """The ONNX file of its mask head, where it has one."""
+        return self.path / MASKS_ONNX
+
+    def masks_program(self) -> bytes:
+        """What TensorRT compiled of that."""
+        return (self.path / MASKS_PROGRAM).read_bytes()
 
 
 @dataclass(frozen=True)
@@ -147,17 +211,38 @@ def check_plan_output(path: Path) -> None:
         raise PlanError(f"'{path}' cannot be written: nothing can be put into '{there}'")
 
 
-def write_plan(path: Path, manifest: PlanManifest, onnx: bytes, program: bytes) -> None:
-    """Write a plan in one step: a kill leaves the old one or none. Raises PlanError, OSError."""
+def write_plan(
+    path: Path,
+    manifest: PlanManifest,
+    onnx: bytes,
+    program: bytes,
+    branches: tuple[bytes, bytes] | None = None,
+    masks: tuple[bytes, bytes] | None = None,
+) -> None:
+    """Write a plan in one step: a kill leaves the old one or none. Raises PlanError, OSError.
+
+    branches, masks: file and program of what the manifest calls so, where it has it.
+    """
     check_plan_output(path)
+    files = {ONNX: onnx, PROGRAM: program}
+    if branches is not None:
+        files[BRANCHES_ONNX], files[BRANCHES_PROGRAM] = branches
+    if masks is not None:
+        files[MASKS_ONNX], files[MASKS_PROGRAM] = masks
     told = (manifest.model_dump_json(indent=1) + "\n").encode()
-    replace_folder(path, {ONNX: onnx, PROGRAM: program, MANIFEST: told})
+    replace_folder(path, {**files, MANIFEST: told})
 
 
 def read_plan(path: Path) -> Plan:
     """Read and verify a plan. PlanError with the reason: missing, damaged, newer than this."""
     manifest = read_plan_manifest(path)
-    for name, wanted in ((ONNX, manifest.onnx), (PROGRAM, manifest.program)):
+    files = {ONNX: manifest.onnx, PROGRAM: manifest.program}
+    if manifest.branches is not None:
+        files[BRANCHES_ONNX] = manifest.branches.onnx
+        files[BRANCHES_PROGRAM] = manifest.branches.program
+    if manifest.masks is not None:
+        files[MASKS_ONNX], files[MASKS_PROGRAM] = manifest.masks.onnx, manifest.masks.program
+    for name, wanted in files.items():
         try:
             found = sha256((path / name).read_bytes())
         except OSError as error:

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import ResNet
+from engines.architecture import MapSize, ResNet
 from engines.bundle import Bundle
 from engines.caps import units_of
-from engines.core import Engine, OperatingPoint, UInt8Array, static_point
+from engines.core import OperatingPoint, UInt8Array, static_point
+from engines.detection.architecture import level_units_of
 from engines.errors import PlanError
+from engines.glance import Infer
 from engines.tensorrt.latency import CallLatency
-from engines.tensorrt.oracle import OnnxRuntime
-from engines.tensorrt.plans import Bucket, Plan, Precision
+from engines.tensorrt.plans import Bucket, Form, Plan, Precision
+from engines.tensorrt.ways import Way
 
 Say = Callable[[str], None]
 PicturesAt = Callable[[int], UInt8Array]
@@ -53,10 +55,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a trial ended. max_error: of a probability, over images whose decisions are all equal;
-    None without such. worst_error: over all images. differing: share of decisions."""
+    """How a trial of a form ended. max_error: of a probability (of detectors, see
+    `ways.ObjectsWay`), over images whose decisions are all equal; None without such. worst_error:
+    over all images. differing: share of decisions."""
 
     trial: str
+    form: Form
     image_size: int
     images: int
     max_error: float | None
@@ -76,9 +80,10 @@ class Verdict:
     agrees: bool
 
 
-def trials(bundle: Bundle, net: ResNet, buckets: Sequence[Bucket], seed: int) -> Iterator[Trial]:
+def trials(bundle: Bundle, buckets: Sequence[Bucket], seed: int) -> Iterator[Trial]:
     """Every point in every bucket of its size, both looks of those that glance; then nothing, all,
     and random numbers of units, mixed in one batch."""
+    net, detector = bundle.manifest.architecture, bundle.manifest.detector
     rng = np.random.default_rng(seed)
     looks: dict[str, OperatingPoint] = {}
     for record in bundle.manifest.points:
@@ -92,9 +97,12 @@ def trials(bundle: Bundle, net: ResNet, buckets: Sequence[Bucket], seed: int) ->
         for name, point in looks.items():
             if point.image_size == size:
                 yield Trial(name, bucket, (point,) * count)
-        if not net.maskers:
+        if not bundle.manifest.full.point.thresholds:
             continue
         units = units_of(net, size)
+        if detector is not None and isinstance(net, ResNet):
+            levels = level_units_of(net, detector, MapSize(size, size))
+            units = np.concatenate([units, np.array(levels, np.int64)])
         for name, caps in (("nothing active", units * 0), ("all active", units)):
             yield Trial(name, bucket, (_capped(name, size, caps),) * count)
         for i in range(_RANDOM):
@@ -140,27 +148,21 @@ def check_beside(plan: Plan, dense: Plan) -> None:
             )
 
 
-def compare(engine: Engine, oracle: OnnxRuntime, trial: Trial, pictures: PicturesAt) -> Agreement:
-    """Run a trial on both."""
+def compare(way: Way, trial: Trial, pictures: PicturesAt) -> Agreement:
+    """Run a trial on the engine and on what the file means."""
     images = np.resize(
         pictures(trial.bucket.image_size),
         (len(trial.points), trial.bucket.image_size, trial.bucket.image_size, 3),
     )
-    wanted, wanted_decisions = oracle.answer(images, trial.points)
-    output = engine.infer(images, trial.points)
-    found = np.asarray(output.arrays["probabilities"], np.float32)
-    errors = np.abs(found - wanted).max(axis=1)
-    # Of NaN nothing is nearer than anything.
-    errors = np.where(np.isfinite(errors), errors, np.inf)
-    differs = output.arrays["decisions"] != wanted_decisions
-    equal = ~differs.any(axis=1)
+    found = way.differences(images, trial.points)
     return Agreement(
         trial=trial.name,
+        form=way.form,
         image_size=trial.bucket.image_size,
         images=trial.bucket.images,
-        max_error=float(errors[equal].max()) if equal.any() else None,
-        worst_error=float(errors.max()),
-        differing=float(differs.mean()) if differs.size else 0.0,
+        max_error=float(found.errors[found.equal].max()) if found.equal.any() else None,
+        worst_error=float(np.where(found.equal, found.errors, found.rough).max()),
+        differing=found.differing,
     )
 
 
@@ -183,9 +185,7 @@ def verdict(agreements: Sequence[Agreement], precision: Precision) -> Verdict:
 
 def verify(
     bundle: Bundle,
-    engine: Engine,
-    oracle: OnnxRuntime,
-    buckets: Sequence[Bucket],
+    ways: Sequence[Way],
     pictures: PicturesAt,
     say: Say,
     *,
@@ -193,67 +193,73 @@ def verify(
     precision: Precision,
 ) -> Verdict:
     """Compare everything. Raises EngineError where one of the two fails."""
-    net = bundle.manifest.architecture
-    if not isinstance(net, ResNet):
-        raise TypeError("the engine takes ResNets only")
-    every = list(trials(bundle, net, buckets, seed))
+    every = [(way, each) for way in ways for each in trials(bundle, way.buckets, seed)]
     progress = _Often(say)
     found = []
-    for i, trial in enumerate(every):
+    for i, (way, trial) in enumerate(every):
         progress(
-            f"  {i + 1} of {len(every)}: {trial.name}, images: {trial.bucket.images} of "
-            f"{trial.bucket.image_size} px"
+            f"  {i + 1} of {len(every)}: {trial.name} by {way.form}, images: "
+            f"{trial.bucket.images} of {trial.bucket.image_size} px"
         )
-        found.append(compare(engine, oracle, trial, pictures))
+        found.append(compare(way, trial, pictures))
     return verdict(found, precision)
 
 
 def measured(
     bundle: Bundle,
-    engine: Engine,
-    buckets: Sequence[Bucket],
+    ways: Sequence[Way],
     pictures: PicturesAt,
     say: Say,
     *,
     calls: int,
-    dense: Engine | None = None,
+    dense: Infer | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[CallLatency, ...]:
-    """What calls take, per point and bucket of its size. dense: an engine without maskers, timed
-    turn by turn with it."""
+    """What calls take, per point and bucket of its size, in every form that has it.
+
+    All forms of a bucket, and `dense`, an engine without maskers, are timed turn by turn.
+    """
     found = []
     progress = _Often(say)
-    for bucket, point in _timeable(bundle, buckets):
+    for bucket, point in _timeable(bundle, ways[0].buckets):
         progress(f"  timing {point.name}, images: {bucket.images}")
-        ways = [point] if point.glance is None else [point.looking_once, point.looking_twice]
-        seconds, dense_s = _timed(engine, dense, ways, bucket, pictures, calls, clock)
-        found.append(CallLatency.of(point.name, bucket, seconds[0], seconds[1:], dense_s, _LEVELS))
+        looks = [point] if point.glance is None else [point.looking_once, point.looking_twice]
+        forms = [way for way in ways if any(_alike(bucket, each) for each in way.buckets)]
+        batches = [(way.infer, look) for way in forms for look in looks]
+        if dense is not None:
+            batches.append((dense, static_point("dense", bucket.image_size, 0)))
+        taken = _timed(batches, bucket, pictures, calls, clock)
+        dense_s = taken.pop() if dense is not None else []
+        for i, way in enumerate(forms):
+            once_s, *again_s = taken[i * len(looks) :][: len(looks)]
+            found.append(
+                CallLatency.of(point.name, bucket, once_s, again_s, dense_s, _LEVELS, form=way.form)
+            )
     return tuple(found)
 
 
+def _alike(one: Bucket, other: Bucket) -> bool:
+    return (one.image_size, one.images) == (other.image_size, other.images)
+
+
 def _timed(
-    engine: Engine,
-    dense: Engine | None,
-    ways: Sequence[OperatingPoint],
+    batches: Sequence[tuple[Infer, OperatingPoint]],
     bucket: Bucket,
     pictures: PicturesAt,
     calls: int,
     clock: Callable[[], float],
-) -> tuple[list[list[float]], list[float]]:
-    """Seconds of calls of each way, and of the dense engine."""
+) -> list[list[float]]:
+    """Seconds of calls of each, whole buckets at one point, turn by turn."""
     size, count = bucket.image_size, bucket.images
     images = np.resize(pictures(size), (count, size, size, 3))
-    batches = [(engine, (way,) * count) for way in ways]
-    if dense is not None:
-        batches.append((dense, (static_point("dense", size, 0),) * count))
     taken: list[list[float]] = [[] for _ in batches]
     for turn in range(_WARM_UP + calls):
-        for i, (whose, points) in enumerate(batches):
+        for i, (infer, point) in enumerate(batches):
             begin_s = clock()
-            whose.infer(images, points)
+            infer(images, (point,) * count)
             if turn >= _WARM_UP:
                 taken[i].append(clock() - begin_s)
-    return taken[: len(ways)], taken[len(ways)] if dense is not None else []
+    return taken
 
 
 def _timeable(bundle: Bundle, buckets: Sequence[Bucket]) -> list[tuple[Bucket, OperatingPoint]]:

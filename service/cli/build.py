@@ -46,12 +46,6 @@ def build(
     dense: Annotated[
         bool, typer.Option("--dense", help="Without maskers, for laud verify to compare with.")
     ] = False,
-    one_image: Annotated[
-        bool,
-        typer.Option(
-            "--one-image", help="Of one image a call: layers that are skipped are branches."
-        ),
-    ] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Compile a bundle's network into a plan for NVIDIA GPUs.
@@ -63,16 +57,19 @@ def build(
         laud build clothing.laud --device 0
 
     With --rtx for RTX cards that need not be here. TensorRT-RTX takes no plugins: answers are the
-    same, everything is computed, and no time is saved by skipping.
+    same, everything is computed, and no time is saved by skipping, but for branches.
 
         laud build zoo:clothing --rtx --sm 86
 
-    With --one-image a network of paradigm `layer` skips by branches, with TensorRT-RTX too, for
-    one image in a call. The host decides at every block.
+    Where layers are skipped as a whole, calls of one image have two forms in the plan: those of all
+    calls, and branches, before which the GPU waits for the host. laud verify times both, and the
+    engine takes the faster one, point by point; before, TensorRT takes block kernels and
+    TensorRT-RTX, which has none, branches.
 
-        laud build layers.laud --rtx --sm 86 --one-image
+    A detector whose objects have masks gets a second program that makes them; TensorRT-RTX has no
+    RoiAlign for it.
 
-    A plan has the ONNX file that it was made of: laud verify compares the two on your GPU.
+    A plan has the ONNX files that it was made of: laud verify compares them on your GPU.
     """
     from engines.errors import InvalidInput
     from engines.tensorrt.building import BATCHES, BuildPlan, build_on_gpu, build_rtx
@@ -80,11 +77,10 @@ def build(
     plan = BuildPlan(
         precision=precision,
         sizes=tuple(size) if size else None,
-        batches=tuple(batch) if batch else (1,) if one_image else BATCHES,
+        batches=tuple(batch) if batch else BATCHES,
         out=output,
         timing_cache=timing_cache,
         dense=dense,
-        one_image=one_image,
     )
     if rtx:
         for given, option in ((device, "--device"), (timing_cache, "--timing-cache")):
@@ -115,6 +111,10 @@ def _print(built: Built) -> None:
     )
     typer.echo(f"  bundle {manifest.bundle[:12]}, ONNX {manifest.onnx[:12]}")
     typer.echo(f"  layers: {built.layers}; plugins: {', '.join(manifest.plugins) or 'none'}")
+    if manifest.masks is not None:
+        typer.echo(f"  masks: a second program, {manifest.masks.objects} objects a call")
+    if manifest.branches is not None:
+        typer.echo("  one image alone: in both forms; laud verify says which is faster")
     typer.echo(
         f"  images of {', '.join(map(str, sizes))} px, {', '.join(map(str, batches))} a call"
     )

@@ -42,10 +42,13 @@ def verify(
     is the largest error of a probability, of images whose decisions are all equal, and the share of
     decisions that are not: logits next to a threshold, which rounding moves across. Exit status 1:
     more than the plan's precision may have (fp32: 1e-4 and 0.1 %, fp16: 2e-2 and 2 %), or in any
-    image an error of more than 0.5 or what is no number.
+    image an error of more than 0.5 or what is no number. Of detectors these are errors of scores,
+    of boxes in widths of the image and of masks, where both sides see a candidate.
 
     Then calls of every point and bucket are timed, beside those of a dense plan where there is one,
-    and the table is written that predictions are made of.
+    and the table is written that predictions are made of. Where layers are skipped as a whole, all
+    of this is of both forms that calls of one image have; beside the plan, the table says which of
+    them the engine takes from then on, point by point.
 
         laud build clothing.laud --dense
 
@@ -58,10 +61,10 @@ def verify(
     from engines.errors import InvalidInput, PlanError
     from engines.tensorrt.latency import PlanTable, plan_table_name, write_plan_table
     from engines.tensorrt.loading import bundle_of, load_plan
-    from engines.tensorrt.oracle import OnnxRuntime
     from engines.tensorrt.plans import read_plan
     from engines.tensorrt.verifying import check_beside, check_verifiable, measured
     from engines.tensorrt.verifying import verify as compare
+    from engines.tensorrt.ways import ways_of
 
     if calls < 1:
         raise InvalidInput(f"--calls must be at least 1, got {calls}")
@@ -77,21 +80,22 @@ def verify(
     pictures = MadeUpPictures(seed) if images is None else FolderPictures(images, crop_ratio, 1)
     at = cache(pictures.at)
     with ExitStack() as held:
-        engine = held.enter_context(load_plan(source, found, device))
+        engine = held.enter_context(load_plan(source, found, device, every_form=True))
         beside = None if other is None else held.enter_context(load_plan(source, other, device))
         say(f"comparing on {engine.device} with {pictures.source}")
-        oracle = OnnxRuntime(found.onnx, source.manifest.architecture)
-        verdict = compare(
-            source, engine, oracle, manifest.buckets, at, say,
-            seed=seed, precision=manifest.precision,
-        )  # fmt: skip
+        ways = ways_of(source, found, engine)
+        verdict = compare(source, ways, at, say, seed=seed, precision=manifest.precision)
         if not as_json:
             _print_verdict(verdict)
         say("timing")
-        timed = measured(source, engine, manifest.buckets, at, say, calls=calls, dense=beside)
+        timed = measured(
+            source, ways, at, say,
+            calls=calls, dense=None if beside is None else beside.infer,
+        )  # fmt: skip
         table = PlanTable(
             bundle=manifest.bundle,
-            program=manifest.program,
+            program=manifest.programs[0],
+            branches=manifest.programs[1],
             name=manifest.name,
             library=manifest.library,
             library_version=manifest.library_version,
@@ -124,10 +128,13 @@ def _print_verdict(verdict: Verdict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("what", "px", "images", "max error", "of all images", "decisions that differ")
+    shown = Table(
+        "what", "by", "px", "images", "max error", "of all images", "decisions that differ"
+    )
     for each in verdict.agreements:
         shown.add_row(
             each.trial,
+            each.form,
             str(each.image_size),
             str(each.images),
             "-" if each.max_error is None else f"{each.max_error:.1e}",
@@ -146,12 +153,15 @@ def _print_latency(table: PlanTable) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    timed = Table("point", "px", "images", "median, ms", "95 %", "looked at again", "dense, ms")
+    timed = Table(
+        "point", "by", "px", "images", "median, ms", "95 %", "looked at again", "dense, ms"
+    )
     for call in table.calls:
         middle, high = (call.seconds[round(q * (len(call.seconds) - 1))] for q in (0.5, 0.95))
         again = "-" if call.again is None else f"{call.again[len(call.again) // 2] * 1e3:.3f}"
         timed.add_row(
             call.point,
+            call.form,
             str(call.image_size),
             str(call.images),
             f"{middle * 1e3:.3f}",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engines.architecture import Block, ResNet, Stage
+from engines.architecture import Block, RegNet, ResNet, Stage
 from engines.bundle import (
     BlockScales,
     Bundle,
@@ -76,7 +76,7 @@ def quantisation(net: ResNet, size: int = 32, scale: float = 1 / 64) -> Quantisa
     )
 
 
-def full(net: ResNet, size: int) -> PointRecord:
+def full(net: ResNet | RegNet, size: int) -> PointRecord:
     """The record of a point that was never measured."""
     maskers = len(net.maskers)
     return PointRecord(
@@ -88,7 +88,7 @@ def full(net: ResNet, size: int) -> PointRecord:
 
 
 def bundle_of(
-    net: ResNet,
+    net: ResNet | RegNet,
     weights: dict[str, npt.NDArray[np.generic]],
     scales: Quantisation | None,
     preprocessing: Preprocessing = PREPROCESSING,
@@ -108,7 +108,7 @@ def bundle_of(
     return Bundle(Path("int8.laud"), manifest, "0" * 64, weights)
 
 
-def random_weights(net: ResNet, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
+def random_weights(net: ResNet | RegNet, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
     """Weights that keep activations near 1, and maskers whose logits fall on both sides of 0."""
     rng = np.random.default_rng(seed)
     found: dict[str, npt.NDArray[np.generic]] = {}
@@ -118,13 +118,16 @@ def random_weights(net: ResNet, seed: int = 0) -> dict[str, npt.NDArray[np.gener
         found[f"{name}.weight"] = rng.normal(0, spread, shape).astype(np.float32)
         found[f"{name}.bias"] = rng.normal(0, 0.2, shape[0]).astype(np.float32)
 
-    layer("conv1", (net.stem_width, 3, 7, 7))
+    layer("conv1", (net.stem_width, 3, net.stem_kernel, net.stem_kernel))
     for block in net.blocks:
         layer(f"{block.name}.conv1", (block.width, block.in_channels, 1, 1))
-        layer(f"{block.name}.conv2", (block.width, block.width, 3, 3))
+        layer(f"{block.name}.conv2", (block.width, block.width // block.conv_groups, 3, 3))
         layer(f"{block.name}.conv3", (block.out_channels, block.width, 1, 1))
         if block.projection:
             layer(f"{block.name}.downsample.0", (block.out_channels, block.in_channels, 1, 1))
+        if block.squeeze_width:
+            layer(f"{block.name}.se.fc1", (block.squeeze_width, block.width, 1, 1))
+            layer(f"{block.name}.se.fc2", (block.width, block.squeeze_width, 1, 1))
         _maskers(block, rng, found)
     layer("fc", (net.num_classes, net.num_features))
     return found

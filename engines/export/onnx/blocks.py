@@ -18,6 +18,11 @@ from engines.export.onnx.maskers import Listed, Maskers
 from engines.export.onnx.operators import WHOLE_MAP
 
 
+def may_branch(block: Block) -> bool:
+    """Whether a block is a branch in a graph for one image: it is skipped as a whole or not."""
+    return block.paradigm is Paradigm.LAYER
+
+
 @dataclass(frozen=True)
 class _Active:
     """What a block computes; None: everything."""
@@ -61,7 +66,7 @@ class Blocks:
                 x, f"{block.name}.downsample.0", shape, stride=block.stride
             )
         active = self._ask(x, block)
-        if self._graph.images == 1 and block.paradigm is Paradigm.LAYER and active.patches:
+        if self._graph.images == 1 and may_branch(block) and active.patches:
             return self._graph.branch(
                 self._any(active.patches, block),
                 lambda: self._block(x, shortcut, block, _Active()),

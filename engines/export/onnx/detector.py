@@ -43,8 +43,11 @@ class _Answers(NamedTuple):
     boxes: str
 
 
-def detector(graph: Graph, layers: Layers, manifest: Manifest, shape: Detector) -> None:
-    """All of it, from the tensors `dense.*` of a bundle.
+def detector(
+    graph: Graph, layers: Layers, manifest: Manifest, shape: Detector, *, select: bool = True
+) -> None:
+    """All of it, from the tensors `dense.*` of a bundle. select: False leaves out the last step,
+    whose answer has a size that follows from data.
 
     Outputs: `boxes`, float32 (N, P, 4): left, top, right, bottom in pixels of the image; `scores`,
     float32 (N, C, P), 0 where a place is no candidate; `selected`, int64 (K, 3): image, label and
@@ -69,6 +72,14 @@ def detector(graph: Graph, layers: Layers, manifest: Manifest, shape: Detector) 
     boxes = graph.add("Concat", *[each.boxes for each in found], out="boxes/all", axis=1)
     graph.output(BOXES, boxes, np.float32, ["N", "P", 4])
     graph.output(SCORES, scores, np.float32, ["N", net.num_classes, "P"])
+    if select:
+        _selected(graph, shape, boxes, scores)
+    if shape.masks:
+        for i, each in enumerate(features):
+            graph.output(f"{FEATURES}_{i}", each, graph.maps, ["N", shape.width, f"h{i}", f"w{i}"])
+
+
+def _selected(graph: Graph, shape: Detector, boxes: str, scores: str) -> None:
     # The operator keeps what is above its threshold; the reference, what is at it too.
     least = np.nextafter(np.float32(shape.least_score), np.float32(0))
     selected = graph.add(
@@ -81,9 +92,6 @@ def detector(graph: Graph, layers: Layers, manifest: Manifest, shape: Detector) 
         out="selected/all",
     )
     graph.output(SELECTED, selected, np.int64, ["K", 3])
-    if shape.masks:
-        for i, each in enumerate(features):
-            graph.output(f"{FEATURES}_{i}", each, graph.maps, ["N", shape.width, f"h{i}", f"w{i}"])
 
 
 def _laterals(layers: Layers, maps: list[str], channels: tuple[int, ...], width: int) -> list[str]:

@@ -8,30 +8,16 @@ masks = mask_head.run(...)                    # with `mask_feeds(found, objects)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from engines.detection.architecture import LEVELS, MOST_DETECTIONS
+from engines.detection.objects import Objects
 from engines.export.onnx.detector import BOXES, FEATURES, SCORES, SELECTED
 from engines.export.onnx.masks import IMAGES
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
-
-
-@dataclass(frozen=True, eq=False)
-class Objects:
-    """Of all images of a batch, image by image and the surest first.
-
-    images, labels: int64 (D,). boxes: float32 (D, 4): left, top, right, bottom in pixels. scores:
-    float32 (D,).
-    """
-
-    images: npt.NDArray[np.int64]
-    boxes: npt.NDArray[np.float32]
-    scores: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
 
 
 def surest(outputs: Arrays) -> Objects:

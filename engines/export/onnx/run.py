@@ -63,9 +63,11 @@ def export_onnx(ref: str | Path, out: Path, precision: str, *, one_image: bool =
     return Exported(bundle, _precision(precision), counts, beside if masks else None)
 
 
-def onnx_model(bundle: Bundle, precision: Precision, *, one_image: bool = False) -> onnx.ModelProto:
-    """The network of a bundle, without its mask head, checked. Raises BundleError where it has no
-    such form."""
+def onnx_model(
+    bundle: Bundle, precision: Precision, *, one_image: bool = False, select: bool = True
+) -> onnx.ModelProto:
+    """The network of a bundle, without its mask head, checked. select: whether a detector selects
+    among its boxes too. Raises BundleError where it has no such form."""
     manifest = bundle.manifest
     check_network(manifest)
     weights = Tensors(bundle.weights, str(bundle.path))
@@ -74,7 +76,7 @@ def onnx_model(bundle: Bundle, precision: Precision, *, one_image: bool = False)
     if manifest.detector is None:
         classifier(graph, layers, manifest)
     else:
-        detector(graph, layers, manifest, manifest.detector)
+        detector(graph, layers, manifest, manifest.detector, select=select)
         weights.leave("instances.")
     weights.check_all_taken()
     return graph.model(manifest.name, _metadata(bundle, precision, "network"))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import EngineError, InvalidInput
+from engines.tensorrt.limits import faults
 from engines.tensorrt.plugins.operators import NAMESPACE, OPERATORS, Kind, Operator
 from engines.tensorrt.spec import Dtype, KernelSpec
 
@@ -112,13 +113,10 @@ def _compiling() -> ModuleType:
 @cache
 def _compiled(spec: KernelSpec, sm: int) -> Compiled:
     """A kernel that fits; EngineError for one that does not."""
-    compiling = _compiling()
-    from engines.tensorrt.compile_matrix import Row
-
-    made: Compiled = compiling.compile_kernel(spec, sm)
-    faults = Row.of(str(spec), sm, made).faults
-    if faults:
-        raise EngineError("; ".join(faults))
+    made: Compiled = _compiling().compile_kernel(spec, sm)
+    found = faults(str(spec), sm, made)
+    if found:
+        raise EngineError("; ".join(found))
     return made
 
 

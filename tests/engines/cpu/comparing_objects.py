@@ -24,9 +24,6 @@ from tests.engines.cpu.comparing import Wish, points_for
 PLACE_BOUND = 2e-5
 """How far dense answers may be apart, relative to the largest."""
 
-OVERLAP, SHARE = 0.95, 0.99
-SCORE_BOUND = MASK_BOUND = 1e-4
-
 
 def model_of(bundle: Bundle) -> LaudDetector:
     """The bundle's network in torch."""
@@ -147,38 +144,3 @@ def assert_near(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32])
     np.testing.assert_array_equal(np.isfinite(found), finite)
     scale = 1.0 + np.abs(wanted[finite]).max(initial=0.0)
     np.testing.assert_allclose(found[finite] / scale, wanted[finite] / scale, atol=PLACE_BOUND)
-
-
-def assert_same_objects(found: Output, wanted: Output) -> None:
-    """Of each side's objects SHARE or more are among the other's: the same label, IoU at least
-    OVERLAP, score and mask within their bounds."""
-    assert found.arrays.keys() == wanted.arrays.keys()
-    for one, other in ((found, wanted), (wanted, found)):
-        for i, count in enumerate(one.arrays["counts"].tolist()):
-            matched = sum(_has_twin(one, i, d, other) for d in range(count))
-            assert matched >= SHARE * count, f"image {i}: {matched} of {count}"
-
-
-def _has_twin(one: Output, i: int, d: int, other: Output) -> bool:
-    count = int(other.arrays["counts"][i])
-    boxes = other.arrays["boxes"][i, :count].astype(np.float64)
-    alike = _overlaps(one.arrays["boxes"][i, d].astype(np.float64), boxes) >= OVERLAP
-    alike &= other.arrays["labels"][i, :count] == one.arrays["labels"][i, d]
-    scores = other.arrays["scores"][i, :count].astype(np.float64)
-    alike &= np.abs(scores - float(one.arrays["scores"][i, d])) <= SCORE_BOUND
-    if "masks" in one.arrays and alike.any():
-        masks = other.arrays["masks"][i, :count][alike].astype(np.float64)
-        apart = np.abs(masks - one.arrays["masks"][i, d].astype(np.float64))
-        return bool((apart.max(axis=(1, 2)) <= MASK_BOUND).any())
-    return bool(alike.any())
-
-
-def _overlaps(
-    box: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=1)
-    total = (box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) - shared
-    # Boxes at the edge may have no area.
-    equal = np.abs(boxes - box).max(axis=1, initial=0.0) < 1e-3
-    return np.where(equal, 1.0, shared / np.maximum(total, 1e-9))

@@ -20,7 +20,6 @@ from engines.reference.deciding import point_decision
 from tests.engines.cpu.cases import BF16_ISAS, FP32_ISAS, pictures, point, stage
 from tests.engines.cpu.comparing_objects import (
     assert_near,
-    assert_same_objects,
     places_of,
     reference_answer,
 )
@@ -34,6 +33,7 @@ from tests.engines.cpu.detectors import (
     full,
     load,
 )
+from tests.engines.cpu.same_objects import assert_same_objects
 
 pytestmark = pytest.mark.torch
 

@@ -25,7 +25,6 @@ from tests.engines.cpu.cases import FP32_ISAS, pictures, point
 from tests.engines.cpu.comparing import Wish
 from tests.engines.cpu.comparing_objects import (
     assert_near,
-    assert_same_objects,
     places_of,
     points_at,
     reference_answer,
@@ -44,6 +43,7 @@ from tests.engines.cpu.detectors import (
     random_weights,
     same,
 )
+from tests.engines.cpu.same_objects import assert_same_objects
 
 pytestmark = pytest.mark.torch
 

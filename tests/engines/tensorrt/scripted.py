@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from engines.detection.architecture import STRIDES
 from engines.errors import EngineError
 from engines.tensorrt.buckets import ALIGNMENT, TensorSpec
 from engines.tensorrt.gpu import Bytes
@@ -23,7 +24,9 @@ _GARBAGE = 0xA5
 _TYPES = {
     "tensor(uint8)": np.uint8,
     "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
     "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
 
@@ -48,6 +51,7 @@ class ScriptedGpu:
         self.closed = False
         self.allocations = 0
         self.launches = 0
+        self.captures_begun = 0
         self._memory: dict[int, Bytes] = {}
         self._host: dict[int, Bytes] = {}
         self._queue: list[Callable[[], None]] = []
@@ -123,6 +127,7 @@ class ScriptedGpu:
     def begin_capture(self) -> None:
         assert not self._queue, "captures with work on the stream"
         self._captured = []
+        self.captures_begun += 1
 
     def end_capture(self) -> int:
         assert self._captured is not None
@@ -188,8 +193,11 @@ class ScriptedContext:
     def shape(self, inputs: Mapping[str, tuple[int, ...]]) -> Mapping[str, TensorSpec]:
         assert not self._tensors, "shapes change in a context, which leaks a module"
         assert set(inputs) == set(self._network.inputs)
-        if inputs["image"][:2] not in self._allowed:
-            raise EngineError(f"refuses image of shape {inputs['image']}")
+        # A mask head sees the images' number and their finest map.
+        seen = inputs["image"] if "image" in inputs else inputs["features_0"][::2]
+        finest = 1 if "image" in inputs else STRIDES[0]
+        if (seen[0], seen[1] * finest) not in self._allowed:
+            raise EngineError(f"refuses image of shape {seen}")
         session = self._network.session
         types = {each.name: np.dtype(_TYPES[each.type]) for each in session.get_inputs()}
         given = {name: np.zeros(shape, types[name]) for name, shape in inputs.items()}

@@ -18,12 +18,16 @@ from engines.export.onnx.operators import OPERATORS, plugin
 @dataclass
 class Asked:
     """All that a build asked for. registered: operators that have a plugin. taken: how many nodes
-    become one; None: all that may. said: faults to report; fails: nothing is compiled."""
+    become one; None: all that may. fails: what is said, and nothing is compiled;
+    fails_with_branches: the same, of networks with branches alone. own_plugins: namespaces for
+    which the library's plugins were asked for; before that it does not know RoiAlign."""
 
     version: str = "10.16.1.11"
     registered: set[str] = field(default_factory=lambda: {n for n in OPERATORS if plugin(n)})
     taken: int | None = None
     fails: str | None = None
+    fails_with_branches: str | None = None
+    own_plugins: list[str] = field(default_factory=list)
     starts: bool = True
     flags: int = 0
     cleared: list[str] = field(default_factory=list)
@@ -68,8 +72,11 @@ def scripted_tensorrt(asked: Asked) -> Any:
             config.progress_monitor.phase_start("Timing", None, 2)
             assert config.progress_monitor.step_complete("Timing", 1)
             config.progress_monitor.phase_finish("Timing")
-            if asked.fails is not None:
-                self.logger.log("error", asked.fails)
+            fails = asked.fails
+            if any(node.op_type == "If" for node in onnx.load_from_string(network.onnx).graph.node):
+                fails = fails or asked.fails_with_branches
+            if fails is not None:
+                self.logger.log("error", fails)
                 return None
             return bytes(network.onnx)
 
@@ -108,12 +115,18 @@ def scripted_tensorrt(asked: Asked) -> Any:
 
         def parse(self, content: bytes) -> bool:
             nodes = onnx.load_from_string(content).graph.node
+            assert asked.own_plugins or all(node.op_type != "RoiAlign" for node in nodes)
+            assert all(node.op_type != "NonMaxSuppression" for node in nodes)
             may = [node for node in nodes if plugin(node.op_type) and node.domain]
             taken = len(may) if asked.taken is None else asked.taken
             kinds = ["LayerType.PLUGIN_V3"] * taken + ["LayerType.CONVOLUTION"]
             self.network.num_layers, self.network.onnx = len(kinds), content
             self.network.get_layer = lambda i: SimpleNamespace(type=kinds[i])
             return True
+
+    def started(_logger: Any, namespace: str) -> bool:
+        asked.own_plugins.append(namespace)
+        return True
 
     registry = SimpleNamespace(
         get_creator=lambda name, version, namespace: (
@@ -131,4 +144,5 @@ def scripted_tensorrt(asked: Asked) -> Any:
             STRONGLY_TYPED=1, PREFER_AOT_PYTHON_PLUGINS=3
         ),
         get_plugin_registry=lambda: registry,
+        init_libnvinfer_plugins=started,
     )

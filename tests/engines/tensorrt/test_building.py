@@ -11,16 +11,7 @@ onnx = pytest.importorskip("onnx")
 
 from engines.bundle import Bundle, read_bundle
 from engines.errors import EngineError, InvalidInput
-from engines.export.onnx.run import onnx_model
-from engines.tensorrt.building import (
-    BuildPlan,
-    buckets_of,
-    build_rtx,
-    default_output,
-    exactly,
-    sizes_of,
-    spanning,
-)
+from engines.tensorrt.building import BuildPlan, build_rtx, default_output
 from engines.tensorrt.libraries import library
 from engines.tensorrt.network import Progress
 from tests.engines.int8 import bundle_of, net_of, random_weights
@@ -30,35 +21,6 @@ from tests.engines.int8 import bundle_of, net_of, random_weights
 def small() -> Bundle:
     net = net_of("spatial", "layer")
     return bundle_of(net, random_weights(net), None)
-
-
-def test_sizes_are_those_of_points_and_of_their_glances() -> None:
-    assert sizes_of(read_bundle("zoo:clothing")) == (64, 80, 96, 112, 128, 144, 160)
-
-
-def test_every_size_with_every_batch_is_a_bucket(small: Bundle) -> None:
-    plan = BuildPlan(sizes=(40, 32), batches=(4, 1, 4))
-    found = buckets_of(small, plan, profile_each=True)
-    assert [(each.image_size, each.images, each.profile) for each in found] == [
-        (32, 1, 0),
-        (32, 4, 1),
-        (40, 1, 2),
-        (40, 4, 3),
-    ]
-    assert {each.profile for each in buckets_of(small, plan, profile_each=False)} == {0}
-
-
-def test_profiles_have_the_shapes_of_all_inputs(small: Bundle) -> None:
-    model = onnx_model(small, "fp16")
-    maskers = len(small.manifest.architecture.maskers)
-    buckets = buckets_of(small, BuildPlan(sizes=(32, 40), batches=(2, 8)), profile_each=True)
-    assert exactly(model, buckets[1]) == {
-        "image": ((8, 32, 32, 3),) * 3,
-        "thresholds": ((8, maskers),) * 3,
-        "caps": ((8, maskers),) * 3,
-    }
-    assert spanning(model, buckets)["image"] == ((2, 32, 32, 3), (2, 40, 40, 3), (8, 40, 40, 3))
-    assert spanning(model, buckets)["caps"] == ((2, maskers), (2, maskers), (8, maskers))
 
 
 def test_where_a_plan_goes_by_itself(small: Bundle) -> None:
@@ -74,8 +36,6 @@ def test_where_a_plan_goes_by_itself(small: Bundle) -> None:
     [
         (BuildPlan(precision="int8"), "unknown precision 'int8' of a plan; there are: fp32, fp16"),
         (BuildPlan(batches=(1, 0)), "a batch is 1 to 1024 images, got 0"),
-        (BuildPlan(one_image=True), "a plan for one image has batches of 1"),
-        (BuildPlan(one_image=True, dense=True), "a dense plan skips nothing"),
         (BuildPlan(sizes=(5000,)), "a size is 1 to 4096 pixels, got 5000"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from engines.bundle import read_bundle, write_bundle
@@ -20,6 +20,8 @@ from engines.tensorrt import building
 from engines.tensorrt.building import BuildPlan, build_on_gpu
 from engines.tensorrt.libraries import library
 from engines.tensorrt.plans import read_plan
+from engines.tensorrt.shapes import OBJECTS
+from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.scripted import ScriptedGpu
 from tests.engines.tensorrt.scripted_builder import Asked, scripted_tensorrt
@@ -149,15 +151,111 @@ def test_a_dense_plan_needs_no_plugins(bundle: Path, asked: Asked, registered: l
     assert [set(shapes) for shapes in asked.profiles] == [{"image"}] * 4
 
 
-def test_layers_that_are_branches_need_one_plugin(bundle: Path, asked: Asked) -> None:
-    net = net_of("layer")
+@pytest.fixture
+def layers(bundle: Path) -> Path:
+    """A bundle whose layers are skipped as a whole."""
+    net = net_of("layer", "spatial")
     source = bundle_of(net, random_weights(net), None)
     write_bundle(bundle.with_name("layers.laud"), source.manifest, source.weights)
-    asked.registered = {"partition"}
-    plan = replace(PLAN, batches=(1,), one_image=True)
-    built = build_on_gpu(bundle.with_name("layers.laud"), plan, 0, quiet)
-    assert built.path.name == "one-image-fp32-sm86.plan"
-    assert built.manifest.plugins == ("partition",)
+    return bundle.with_name("layers.laud")
+
+
+def test_calls_of_one_image_get_both_forms_where_layers_are_skipped(
+    layers: Path, asked: Asked, tmp_path: Path
+) -> None:
+    cache = tmp_path / "timing.cache"
+    built = build_on_gpu(layers, replace(PLAN, timing_cache=cache), 0, quiet)
+    plan, branches = read_plan(built.path), built.manifest.branches
+    assert branches is not None
+    assert plan.branches_program() == plan.branches_onnx.read_bytes()
+    shapes = [(each.image_size, each.images, each.profile) for each in branches.buckets]
+    assert shapes == [(32, 1, 0), (40, 1, 1)]
+    assert [shapes["image"][1] for shapes in asked.profiles] == [
+        *((1, 32, 32, 3), (2, 32, 32, 3), (1, 40, 40, 3), (2, 40, 40, 3)),
+        *((1, 32, 32, 3), (1, 40, 40, 3)),
+    ]
+    whole, alone = (
+        [node.op_type for node in onnx.load(path).graph.node]
+        for path in (plan.onnx, plan.branches_onnx)
+    )
+    assert ("If" in whole, alone.count("If")) == (False, 2)
+    assert set(branches.plugins) == set(alone) & set(built.manifest.plugins)
+    assert asked.caches == [b"", b"timed"], "the second build knows what the first one timed"
+
+
+@pytest.mark.parametrize(
+    "plan", [replace(PLAN, batches=(2, 4)), replace(PLAN, dense=True)], ids=["pairs", "dense"]
+)
+def test_there_is_no_second_form_without_a_call_of_one_image_or_without_maskers(
+    layers: Path, plan: BuildPlan
+) -> None:
+    built = build_on_gpu(layers, plan, 0, quiet)
+    assert built.manifest.branches is None
+    assert not read_plan(built.path).branches_onnx.exists()
+
+
+def test_a_network_that_skips_no_layer_has_one_form(bundle: Path) -> None:
+    assert build_on_gpu(bundle, PLAN, 0, quiet).manifest.branches is None
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Path:
+    """A bundle that finds objects, with masks and levels that skip."""
+    source = detectors.bundle(detectors.SKIPPING, detectors.RAGGED)
+    write_bundle(tmp_path / "things.laud", source.manifest, source.weights)
+    return tmp_path / "things.laud"
+
+
+def test_a_detector_is_two_programs_in_the_same_buckets(
+    things: Path, asked: Asked, tmp_path: Path
+) -> None:
+    cache = tmp_path / "timing.cache"
+    plan = replace(PLAN, sizes=(64, 96), timing_cache=cache)
+    built = build_on_gpu(things, plan, 0, quiet)
+    found, masks = read_plan(built.path), built.manifest.masks
+    assert masks is not None
+    assert masks.objects == OBJECTS
+    assert found.masks_program() == found.masks_onnx.read_bytes()
+    outputs = [each.name for each in onnx.load(found.onnx).graph.output]
+    assert outputs == ["decisions", "boxes", "scores", *(f"features_{i}" for i in range(4))]
+    assert set(built.manifest.plugins) >= {"block_conv_linear_add", "dilate", "partition"}
+    whole, heads = asked.profiles[:4], asked.profiles[4:]
+    images, sizes = (1, 2, 1, 2), (64, 64, 96, 96)
+    assert [each["image"][1] for each in whole] == [
+        (count, size, size, 3) for count, size in zip(images, sizes, strict=True)
+    ]
+    assert [each["features_3"][1] for each in heads] == [
+        (count, 24, size // 32, size // 32) for count, size in zip(images, sizes, strict=True)
+    ]
+    assert {each["boxes"] for each in heads} == {((OBJECTS, 4),) * 3}
+    assert asked.own_plugins == [""]
+    assert asked.caches == [b"", b"timed"]
+
+
+def test_a_dense_detector_has_its_mask_head_too(things: Path, asked: Asked) -> None:
+    built = build_on_gpu(things, replace(PLAN, sizes=(64,), dense=True), 0, quiet)
+    assert (built.manifest.dense, built.manifest.plugins) == (True, ())
+    assert built.manifest.masks is not None
+
+
+def test_sizes_that_a_detector_does_not_take(things: Path, gpus: list[ScriptedGpu]) -> None:
+    with pytest.raises(InvalidInput, match="images are multiples of 32, got 40"):
+        build_on_gpu(things, PLAN, 0, quiet)
+    assert not gpus
+
+
+def test_branches_that_the_library_refuses_are_told_and_leave_a_plan_without(
+    layers: Path, asked: Asked
+) -> None:
+    said: list[str] = []
+    asked.fails_with_branches = "IIfConditional is not supported"
+    built = build_on_gpu(layers, PLAN, 0, said.append)
+    assert built.manifest.branches is None
+    assert read_plan(built.path).manifest == built.manifest
+    assert [line for line in said if line.startswith("the plan gets no branches: ")] == [
+        "the plan gets no branches: TensorRT 10.16.1.11 cannot compile the network: "
+        "IIfConditional is not supported"
+    ]
 
 
 def refused(

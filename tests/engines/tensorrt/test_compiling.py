@@ -16,8 +16,9 @@ from engines.architecture import MapSize
 from engines.errors import EngineError, InvalidInput
 from engines.export.onnx.operators import OPERATORS, WHOLE_MAP, function, plugin
 from engines.tensorrt import compiling
-from engines.tensorrt.compile_matrix import CASES, MOST_SHARED_BYTES, Row, main, sources, table
+from engines.tensorrt.compile_matrix import CASES, Row, main, sources, table
 from engines.tensorrt.compiling import PTX_VERSIONS, compile_kernel
+from engines.tensorrt.limits import MOST_SHARED_BYTES
 from engines.tensorrt.spec import ConvSpec, DilateSpec, KernelSpec, PartitionSpec, Signature
 
 pytestmark = pytest.mark.torch
@@ -135,7 +136,7 @@ def test_what_is_too_much() -> None:
 def test_a_kernel_that_takes_too_much_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("engines.tensorrt.compile_matrix.MOST_SHARED_BYTES", 64)
+    monkeypatch.setattr("engines.tensorrt.limits.MOST_SHARED_BYTES", 64)
     assert main(["--sm", "86", "--only", "partition"]) == 1
     assert "more than 64" in capsys.readouterr().err
 

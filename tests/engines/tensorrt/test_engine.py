@@ -18,7 +18,8 @@ from engines.cpu.engine import CpuEngine
 from engines.errors import BundleError, EngineError, InvalidInput, PlanError
 from engines.export.onnx.run import onnx_model
 from engines.tensorrt.engine import TensorRtEngine
-from engines.tensorrt.plans import Bucket
+from engines.tensorrt.forms import Forms
+from engines.tensorrt.plans import Branches, Bucket
 from tests.engines.demo import SKIP, skipping_demo
 from tests.engines.int8 import bundle_of, net_of, noise, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
@@ -253,21 +254,121 @@ def test_networks_of_other_paradigms(paradigm: str) -> None:
         assert_same(engine.infer(images, points), native.infer(images, points))
 
 
-def test_layers_that_are_branches_run_image_by_image_and_without_a_graph() -> None:
-    net = net_of("layer", "layer")
-    bundle = bundle_of(net, random_weights(net), None)
-    onnx = onnx_model(bundle, "fp32", one_image=True).SerializeToString()
-    scripted = Scripted(bundle, onnx, sizes=[33], batches=[1], capturable=False)
-    maskers = len(net.maskers)
-    skips = [
-        OperatingPoint(name="skips", image_size=33, thresholds=(None,) * maskers, caps=caps)
-        for caps in ((0, 1, 1, 0), (1, 0, None, 1), (0,) * 4)
-    ]
+class Formed:
+    """An engine with both forms of calls of one image, over a network that skips layers."""
+
+    def __init__(self, forms: Forms) -> None:
+        net = net_of("layer", "layer")
+        self.bundle = bundle_of(net, random_weights(net), None)
+        blocks, branches = (
+            onnx_model(self.bundle, "fp32", one_image=alone).SerializeToString()
+            for alone in (False, True)
+        )
+        self.gpu = ScriptedGpu()
+        self.network = ScriptedNetwork(self.gpu, blocks, [[(2, 33)], [(1, 33)]])
+        self.branches = ScriptedNetwork(self.gpu, branches, [[(1, 33)]], capturable=False)
+        buckets = tuple(
+            Bucket(image_size=33, images=images, profile=i) for i, images in enumerate((2, 1))
+        )
+        alone = Branches(
+            onnx="0" * 64, program="1" * 64, buckets=(buckets[1].model_copy(update={"profile": 0}),)
+        )
+        manifest = plan_manifest(
+            bundle=self.bundle.hash, buckets=buckets, precision="fp32", branches=alone
+        )
+        self.engine = TensorRtEngine(
+            self.bundle, manifest, self.gpu, self.network, self.branches, forms
+        )
+
+    def point(self, name: str, caps: Sequence[int | None]) -> OperatingPoint:
+        return OperatingPoint(
+            name=name, image_size=33, thresholds=(None,) * len(caps), caps=tuple(caps)
+        )
+
+    def ran(self) -> tuple[int, int]:
+        """Calls of block kernels and of branches since the last time."""
+        found = len(self.network.seen), len(self.branches.seen)
+        self.network.seen.clear()
+        self.branches.seen.clear()
+        return found
+
+
+def test_an_image_alone_takes_the_form_of_its_point_and_answers_the_same() -> None:
+    formed = Formed(Forms({"slow": "blocks"}, otherwise="branches"))
+    skips, slow = (formed.point(name, (0, 1, None, 0)) for name in ("skips", "slow"))
     images = noise(3, 33)
-    with CpuEngine(bundle, threads=1, precision="fp32") as native, scripted.engine as engine:
-        for _ in range(2):
-            assert_same(engine.infer(images, skips), native.infer(images, skips))
-    assert len(scripted.network.seen) == 6
+    with CpuEngine(formed.bundle, threads=1, precision="fp32") as native, formed.engine as engine:
+        for points, ran in (
+            ([skips], (0, 1)),
+            ([slow], (1, 0)),
+            ([skips, slow], (1, 0)),
+            ([slow, slow, skips], (1, 1)),
+            ([skips, skips, slow], (2, 0)),
+        ):
+            given = images[: len(points)]
+            for _ in range(2):
+                assert_same(engine.infer(given, points), native.infer(given, points))
+                assert formed.ran() == ran
+    assert formed.gpu.holds_nothing
+    assert (formed.network.closed, formed.branches.closed) == (True, True)
+
+
+def test_branches_are_never_captured_and_block_kernels_are() -> None:
+    """A capture that fails may leave a stream that nothing runs on."""
+    formed = Formed(Forms(otherwise="branches"))
+    one = formed.point("one", (0, 1, 1, 0))
+    with formed.engine as engine:
+        for _ in range(3):
+            engine.infer(noise(1, 33), [one])
+        assert (engine.captured(), formed.gpu.captures_begun) == ((), 0)
+        for _ in range(3):
+            engine.infer(noise(2, 33), [one] * 2)
+        assert [bucket.images for bucket in engine.captured()] == [2]
+
+
+def test_whoever_compares_takes_either_form_whatever_is_chosen() -> None:
+    formed = Formed(Forms())
+    one = formed.point("one", (1, 0, 0, 1))
+    images = noise(1, 33)
+    with formed.engine as engine:
+        answers = [engine.infer(images, [one])]
+        assert formed.ran() == (1, 0)
+        for form, ran in (("branches", (0, 1)), ("blocks", (1, 0))):
+            answers.append(engine.in_form(form)(images, [one]))  # type: ignore[arg-type]
+            assert formed.ran() == ran
+    for other in answers[1:]:
+        assert_same(other, answers[0])
+
+
+def test_a_glance_keeps_the_form_at_both_looks() -> None:
+    formed = Formed(Forms(otherwise="branches"))
+    own = formed.point("glances", (None,) * 4).model_copy(update={"image_size": 33})
+    small = Bucket(image_size=17, images=1, profile=0)
+    manifest = plan_manifest(
+        bundle=formed.bundle.hash,
+        precision="fp32",
+        buckets=(small, Bucket(image_size=33, images=1, profile=0)),
+        branches=Branches(
+            onnx="0" * 64,
+            program="1" * 64,
+            buckets=(small, Bucket(image_size=33, images=1, profile=0)),
+        ),
+    )
+    for network in (formed.network, formed.branches):
+        network.buckets = [[(1, 17), (1, 33)]]
+    engine = TensorRtEngine(
+        formed.bundle, manifest, formed.gpu, formed.network, formed.branches,
+        Forms({"glances": "branches"}),
+    )  # fmt: skip
+    twice = own.model_copy(update={"glance": Glance(image_size=17, confidence=1.0)})
+    with CpuEngine(formed.bundle, threads=1, precision="fp32") as native, engine:
+        assert_same(engine.infer(noise(1, 33), [twice]), native.infer(noise(1, 33), [twice]))
+    assert formed.ran() == (0, 2)
+
+
+def test_branches_that_were_not_loaded_are_told(demo: Bundle, scripted: Scripted) -> None:
+    with scripted.engine as engine, pytest.raises(EngineError, match="has no branches"):
+        engine.in_form("branches")
 
 
 def test_a_plan_of_another_bundle(demo: Bundle, onnx: bytes) -> None:
@@ -285,5 +386,5 @@ def test_a_plan_with_other_inputs(demo: Bundle) -> None:
 
 
 def test_what_finds_objects_has_no_such_engine(onnx: bytes) -> None:
-    with pytest.raises(BundleError, match="the tensorrt engine takes bundles that label images"):
+    with pytest.raises(BundleError, match="TensorRtEngine takes bundles that label images"):
         Scripted(read_bundle("zoo:nuclei"), onnx)

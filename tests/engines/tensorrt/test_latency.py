@@ -19,15 +19,21 @@ from engines.tensorrt.latency import (
     read_plan_table,
     write_plan_table,
 )
-from engines.tensorrt.plans import Bucket
+from engines.tensorrt.plans import Bucket, Form
 
 LEVELS = 5
 
 
-def call(point: str, images: int, *seconds: float, again: tuple[float, ...] = ()) -> CallLatency:
+def call(
+    point: str,
+    images: int,
+    *seconds: float,
+    again: tuple[float, ...] = (),
+    form: Form = "blocks",
+) -> CallLatency:
     """Timed as often as there are numbers."""
     bucket = Bucket(image_size=32, images=images, profile=0)
-    return CallLatency.of(point, bucket, seconds, [again] if again else [], [], LEVELS)
+    return CallLatency.of(point, bucket, seconds, [again] if again else [], [], LEVELS, form)
 
 
 @pytest.fixture
@@ -94,6 +100,17 @@ def test_a_glance_takes_as_long_as_images_are_looked_at_again(table: PlanTable) 
     expected = [predictor.predict("glance", again=share) for share in (0.0, 0.25, 1.0)]
     assert expected == pytest.approx([1.0, 1.5, 3.0])
     assert predictor.predict("full", again=1.0) == pytest.approx(2.0)
+
+
+def test_an_image_alone_takes_what_its_form_takes(table: PlanTable) -> None:
+    more = (call("full", 1, 1.0, 1.0, form="branches"), call("skip", 1, 5.0, 5.0, form="branches"))
+    both = table.model_copy(update={"calls": (*table.calls, *more)})
+    chosen: dict[str, Form] = {"full": "branches"}
+    predictor = PlanPredictor(both, lambda point: chosen.get(point, "blocks"))
+    assert [predictor.predict("full", batch=n) for n in (1, 4, 5)] == [1.0, 6.0, 7.0]
+    assert PlanPredictor(both).predict("full") == 2.0
+    assert predictor.predict("skip") == 5.0, "what was not timed says nothing"
+    assert set(predictor.points) == {"full", "glance", "skip"}
 
 
 @pytest.mark.parametrize(

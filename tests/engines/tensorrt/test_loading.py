@@ -14,12 +14,14 @@ pytest.importorskip("onnxruntime")
 
 from engines.bundle import Bundle, read_bundle, write_bundle
 from engines.errors import BundleError, EngineError, InvalidInput, PlanError
-from engines.export.onnx.run import onnx_model
+from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.registry import load_engine
 from engines.tensorrt import loading
+from engines.tensorrt.latency import CallLatency, PlanTable, plan_table_name, write_plan_table
 from engines.tensorrt.libraries import Library, Said
 from engines.tensorrt.loading import bundle_of, load_plan
-from engines.tensorrt.plans import Bucket, read_plan, sha256, write_plan
+from engines.tensorrt.plans import Branches, Bucket, MaskHead, Plan, read_plan, sha256, write_plan
+from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of as unwritten
 from tests.engines.int8 import net_of, noise, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
@@ -51,6 +53,20 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ScriptedGpu]]:
     for each in opened:
         assert each.closed
         assert each.holds_nothing
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[ScriptedNetwork]:
+    """Programs that were loaded, in order."""
+    found: list[ScriptedNetwork] = []
+    real: Any = vars(loading)["TensorRtNetwork"]
+
+    def network(*given: Any) -> ScriptedNetwork:
+        found.append(real(*given))
+        return found[-1]
+
+    monkeypatch.setattr(loading, "TensorRtNetwork", network)
+    return found
 
 
 @pytest.fixture
@@ -97,12 +113,117 @@ def test_what_skips_and_half_precision_come_first(bundle: Bundle, write: Write) 
     write("c.plan", dense=True)
     with load_engine(bundle, kind="tensorrt") as engine:
         assert engine.precision == "fp32"
-    write("branches.plan", one_image=True)
     write("d.plan")
     with load_engine(bundle, kind="tensorrt") as engine:
         assert engine.precision == "fp16"
     with load_engine(bundle, kind="tensorrt", precision="fp32") as engine:
         assert engine.precision == "fp32"
+
+
+def with_branches(folder: Path, library: str = "tensorrt") -> Plan:
+    """A plan with both forms of calls of one image, in a bundle that skips layers."""
+    net = net_of("layer")
+    source = unwritten(net, random_weights(net), None)
+    write_bundle(folder, source.manifest, source.weights)
+    bundle = read_bundle(folder)
+    blocks, branches = (
+        onnx_model(bundle, "fp32", one_image=alone).SerializeToString() for alone in (False, True)
+    )
+    manifest = plan_manifest(
+        bundle=bundle.hash,
+        onnx=sha256(blocks),
+        program=sha256(blocks),
+        library=library,
+        library_version=VERSION,
+        device="RTX 3090",
+        precision="fp32",
+        buckets=tuple(Bucket(image_size=32, images=i + 1, profile=i) for i in range(2)),
+        branches=Branches(
+            onnx=sha256(branches),
+            program=sha256(branches),
+            buckets=(Bucket(image_size=32, images=1, profile=0),),
+        ),
+    )
+    write_plan(folder / "a.plan", manifest, blocks, blocks, (branches, branches))
+    return read_plan(folder / "a.plan")
+
+
+def timed(plan: Plan, **seconds: float) -> None:
+    """Writes what calls of one image of `full` took, by form."""
+    manifest = plan.manifest
+    table = PlanTable(
+        bundle=manifest.bundle,
+        program=manifest.programs[0],
+        branches=manifest.programs[1],
+        name=manifest.name,
+        library=manifest.library,
+        library_version=manifest.library_version,
+        precision=manifest.precision,
+        device="RTX 3090",
+        version=manifest.version,
+        calls=tuple(
+            CallLatency.of("full", manifest.buckets[0], [taken] * 2, [], [], 3, form)  # type: ignore[arg-type]
+            for form, taken in seconds.items()
+        ),
+    )
+    write_plan_table(plan.path / plan_table_name("RTX 3090"), table)
+
+
+@pytest.mark.parametrize(
+    ("library", "seconds", "form"),
+    [
+        ("tensorrt", {}, "blocks"),
+        ("tensorrt_rtx", {}, "branches"),
+        ("tensorrt", {"blocks": 2.0, "branches": 1.0}, "branches"),
+        ("tensorrt_rtx", {"blocks": 1.0, "branches": 2.0}, "blocks"),
+    ],
+    ids=str,
+)
+def test_the_form_of_an_image_alone_is_what_was_timed_on_this_device(
+    tmp_path: Path,
+    opened: list[ScriptedNetwork],
+    library: str,
+    seconds: dict[str, float],
+    form: str,
+) -> None:
+    plan = with_branches(tmp_path / "layers.laud", library)
+    if seconds:
+        timed(plan, **seconds)
+    bundle = read_bundle(tmp_path / "layers.laud")
+    with load_engine(bundle, kind="tensorrt") as engine:
+        engine.infer(noise(1, 32), [bundle.manifest.full.point])
+    by_form = zip(("blocks", "branches"), opened, strict=False)
+    assert [each for each, network in by_form if network.seen] == [form]
+
+
+def test_branches_are_loaded_where_a_call_takes_them_or_somebody_compares(
+    tmp_path: Path, opened: list[ScriptedNetwork]
+) -> None:
+    """They are all weights once more."""
+    plan = with_branches(tmp_path / "layers.laud")
+    bundle = read_bundle(tmp_path / "layers.laud")
+    load_plan(bundle, plan).close()
+    assert len(opened) == 1
+    load_plan(bundle, plan, every_form=True).close()
+    assert len(opened) == 3
+    assert all(network.closed for network in opened)
+
+
+def test_branches_that_do_not_load_give_everything_back(
+    tmp_path: Path, opened: list[ScriptedNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = with_branches(tmp_path / "layers.laud")
+    real: Any = vars(loading)["TensorRtNetwork"]
+
+    def network(*given: Any) -> ScriptedNetwork:
+        if opened:
+            raise EngineError("out of memory")
+        return real(*given)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(loading, "TensorRtNetwork", network)
+    with pytest.raises(EngineError, match="out of memory"):
+        load_plan(read_bundle(tmp_path / "layers.laud"), plan, every_form=True)
+    assert [each.closed for each in opened] == [True]
 
 
 def test_a_plan_that_does_not_fit_gives_way(bundle: Bundle, write: Write) -> None:
@@ -124,12 +245,47 @@ def test_a_neighbour_that_cannot_be_read_hinders_no_other(
         assert engine.precision == "fp32"
 
 
-def test_what_no_plan_is_made_of_is_told_no_command_that_refuses_it(
-    gpus: list[ScriptedGpu],
+@pytest.mark.parametrize("starts", [True, False])
+def test_a_detector_brings_its_mask_head_which_needs_the_librarys_own_plugins(
+    tmp_path: Path,
+    opened: list[ScriptedNetwork],
+    monkeypatch: pytest.MonkeyPatch,
+    starts: bool,
 ) -> None:
-    with pytest.raises(BundleError, match="the tensorrt engine takes bundles that label images"):
-        load_engine(read_bundle("zoo:nuclei"), kind="tensorrt")
-    assert not gpus
+    source = detectors.bundle(sizes=(32,))
+    write_bundle(tmp_path / "things.laud", source.manifest, source.weights)
+    bundle = read_bundle(tmp_path / "things.laud")
+    head = onnx_masks(bundle, "fp32")
+    assert head is not None
+    network = onnx_model(bundle, "fp32", select=False).SerializeToString()
+    masks = head.SerializeToString()
+    manifest = plan_manifest(
+        bundle=bundle.hash,
+        onnx=sha256(network),
+        program=sha256(network),
+        library_version=VERSION,
+        buckets=tuple(Bucket(image_size=32, images=i + 1, profile=i) for i in range(2)),
+        masks=MaskHead(onnx=sha256(masks), program=sha256(masks), objects=8),
+    )
+    write_plan(bundle.path / "a.plan", manifest, network, network, masks=(masks, masks))
+    asked: list[tuple[Any, str]] = []
+
+    def start(logger: Any, namespace: str) -> bool:
+        assert len(opened) == 1, "the mask head is not loaded yet"
+        asked.append((logger, namespace))
+        return starts
+
+    module = SimpleNamespace(__version__=VERSION, init_libnvinfer_plugins=start)
+    monkeypatch.setattr(loading, "library", lambda name: Library(name, module, "logger", Said()))
+    if starts:
+        with load_engine(bundle, kind="tensorrt") as engine:
+            found = engine.infer(noise(2, 32), [bundle.manifest.full.point] * 2)
+        assert found.arrays["masks"].shape[2:] == (28, 28)
+    else:
+        with pytest.raises(EngineError, match="TensorRT does not start its own plugins"):
+            load_engine(bundle, kind="tensorrt")
+    assert asked == [("logger", "")]
+    assert all(network.closed for network in opened)
 
 
 @pytest.mark.parametrize("error", [BundleError("no"), OSError("gone"), KeyboardInterrupt()])

@@ -13,12 +13,14 @@ from pydantic import ValidationError
 
 from engines.errors import PlanError
 from engines.tensorrt.plans import (
+    Branches,
     Bucket,
     Here,
     check_plan_output,
     misfit,
     plans_in,
     read_plan,
+    sha256,
     spelled,
     write_plan,
 )
@@ -118,6 +120,35 @@ def test_two_buckets_of_one_shape() -> None:
     twice = (Bucket(image_size=32, images=1, profile=0), Bucket(image_size=32, images=1, profile=1))
     with pytest.raises(ValidationError, match="two buckets have one shape"):
         plan_manifest(buckets=twice)
+
+
+BRANCHES = Branches(
+    onnx=sha256(b"branches"),
+    program=sha256(b"compiled branches"),
+    buckets=(Bucket(image_size=32, images=1, profile=0),),
+    plugins=("partition",),
+)
+
+
+def test_branches_lie_beside_and_are_verified_too(path: Path) -> None:
+    manifest = plan_manifest(branches=BRANCHES)
+    write_plan(path, manifest, ONNX, PROGRAM, (b"branches", b"compiled branches"))
+    plan = read_plan(path)
+    assert plan.manifest == manifest
+    assert plan.branches_onnx.read_bytes() == b"branches"
+    assert plan.branches_program() == b"compiled branches"
+    assert manifest.programs == (sha256(PROGRAM), sha256(b"compiled branches"))
+    assert plan_manifest().programs == (sha256(PROGRAM), None)
+    (path / "branches.engine").write_bytes(b"cut")
+    with pytest.raises(PlanError, match=r"branches\.engine' is damaged"):
+        read_plan(path)
+
+
+@pytest.mark.parametrize("buckets", [(), ((40, 1),), ((32, 1), (40, 1)), ((32, 4),)], ids=str)
+def test_branches_are_of_the_buckets_of_one_image(buckets: tuple[tuple[int, int], ...]) -> None:
+    shapes = tuple(Bucket(image_size=size, images=images, profile=0) for size, images in buckets)
+    with pytest.raises(ValidationError, match=r"at least 1 item|every bucket of one image"):
+        plan_manifest(branches={**BRANCHES.model_dump(), "buckets": shapes})
 
 
 def test_a_plan_is_a_folder(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,11 @@ from tests.engines.tensorrt.rtx_wheels import require_tensorrt_rtx
 onnx = pytest.importorskip("onnx")
 require_tensorrt_rtx()
 
-from engines.architecture import ResNet, Stage
+from engines.architecture import RegNet, RegNetStage, ResNet, Stage
 from engines.bundle import read_bundle, write_bundle
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.export.onnx.operators import OPERATORS, plugin
-from engines.export.onnx.run import onnx_model
+from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.tensorrt.building import BuildPlan, Built, build_rtx
 from engines.tensorrt.libraries import library
 from engines.tensorrt.network import Order, Shapes, check_registered, compile_network
@@ -75,6 +76,31 @@ def test_resnet_50_compiles() -> None:
     assert len(compiled.program) > 2 * weights, "all weights are in it, in half precision"
 
 
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_regnet_compiles(tmp_path: Path, precision: str) -> None:
+    """Groups in its 3x3, squeeze-and-excitation, and masks behind them."""
+    grains: tuple[dict[str, Any], ...] = (
+        {"paradigm": "layer"},
+        {"paradigm": "spatial+channel", "spatial_granularity": 2, "channel_granularity": 4},
+    )
+    stages = tuple(RegNetStage(depth=1, width=8, group_width=4, **each) for each in grains)
+    net = RegNet(stem_width=8, stages=stages, num_classes=3, folded=True)
+    bundle = bundle_of(net, random_weights(net), None)
+    write_bundle(tmp_path / "regnet.laud", bundle.manifest, bundle.weights)
+    plan = BuildPlan(precision=precision, sizes=(32,), batches=(1, 2))
+    built = build_rtx(tmp_path / "regnet.laud", plan, [86], quiet)
+    assert built.manifest.branches is not None
+    assert operators(built.path / "network.onnx") == {
+        *("partition", "block_conv_add", "block_conv_from_groups_add", "channel_mask"),
+        "pixel_mask",
+    }
+
+
+def operators(path: Path) -> set[str]:
+    """Of our own, in a file."""
+    return {node.op_type for node in onnx.load(path).graph.node if node.domain}
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A small network of all paradigms in fp32, built where its bundle is."""
@@ -93,15 +119,22 @@ def test_a_plan_lies_in_its_bundle_and_names_all_devices_and_shapes(built: Built
     assert names == {"manifest.json", "weights.safetensors", built.path.name}
 
 
-def test_layers_that_are_branches_compile_without_a_plugin(tmp_path: Path) -> None:
+def test_layers_are_branches_too_in_calls_of_one_image(built: Built, tmp_path: Path) -> None:
+    """Without a plugin, hence what skips here at all; beside what batches run."""
+    branches = built.manifest.branches
+    assert branches is not None
+    assert branches.plugins == ()
+    shapes = [(each.image_size, each.images, each.profile) for each in branches.buckets]
+    assert shapes == [(32, 1, 0), (40, 1, 0)]
+    plan = read_plan(built.path)
+    assert b"If" in plan.branches_onnx.read_bytes()
+    assert b"If" not in plan.onnx.read_bytes()
+    assert sha256(plan.branches_program()) == branches.program
     net = net_of("layer")
     source = bundle_of(net, random_weights(net), None)
     write_bundle(tmp_path / "layers.laud", source.manifest, source.weights)
-    plan = BuildPlan(sizes=(32,), batches=(1,), one_image=True)
-    built = build_rtx(tmp_path / "layers.laud", plan, [86], quiet)
-    assert built.path.name == "rtx-one-image-fp16-sm86.plan"
-    assert built.manifest.one_image
-    assert b"If" in (built.path / "network.onnx").read_bytes()
+    pairs = build_rtx(tmp_path / "layers.laud", BuildPlan(sizes=(32,), batches=(2,)), [86], quiet)
+    assert pairs.manifest.branches is None, "no call is of one image"
 
 
 @pytest.mark.parametrize(
@@ -116,9 +149,26 @@ def test_capabilities_that_there_are_not(capabilities: list[int], says: str) -> 
         build_rtx("zoo:clothing", SMALL, capabilities, quiet)
 
 
-def test_what_finds_objects_is_refused() -> None:
-    with pytest.raises(BundleError, match="laud build takes bundles that label images"):
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_a_detector_whose_levels_skip_compiles(tmp_path: Path, precision: str) -> None:
+    """To its answers for all places, at any size and batch of its buckets."""
+    detector = detectors.RAGGED.model_copy(update={"masks": False})
+    source = detectors.bundle(detectors.SKIPPING, detector)
+    write_bundle(tmp_path / "things.laud", source.manifest, source.weights)
+    plan = BuildPlan(precision=precision, sizes=(64, 96), batches=(1, 2))
+    built = build_rtx(tmp_path / "things.laud", plan, [86], quiet)
+    assert built.manifest.masks is None
+    assert {"block_conv_linear_add", "pixel_mask"} <= operators(built.path / "network.onnx")
+
+
+def test_objects_with_masks_are_refused_since_it_has_no_regions_of_them() -> None:
+    with pytest.raises(BundleError, match="finds objects with masks: TensorRT-RTX has no RoiAlign"):
         build_rtx("zoo:nuclei", SMALL, [86], quiet)
+    model = onnx_masks(read_bundle("zoo:nuclei"), "fp16")
+    assert model is not None
+    order = Order(model.SerializeToString(), [], [86])
+    with pytest.raises(EngineError, match="ROIAlign plugin was not found in the plugin registry"):
+        compile_network(library("tensorrt_rtx"), order, quiet)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

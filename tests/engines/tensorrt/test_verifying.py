@@ -19,12 +19,14 @@ from engines.bundle import Bundle
 from engines.core import Glance, OperatingPoint, Output, UInt8Array, static_point
 from engines.errors import EngineError
 from engines.export.onnx.run import onnx_model
+from engines.glance import Infer
 from engines.manifest import PointRecord
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.engine import TensorRtEngine
 from engines.tensorrt.oracle import OnnxRuntime
 from engines.tensorrt.plans import Bucket
 from engines.tensorrt.verifying import measured, trials, verify
+from engines.tensorrt.ways import LabelsWay, Way
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
 from tests.engines.tensorrt.scripted import ScriptedGpu, ScriptedNetwork
@@ -99,9 +101,24 @@ class Wrong:
         return replace(output, arrays=arrays)
 
 
+@pytest.fixture(scope="module")
+def ways(engine: TensorRtEngine, oracle: OnnxRuntime) -> tuple[Way, ...]:
+    return (LabelsWay("blocks", engine.infer, BUCKETS, oracle),)
+
+
+def beside(
+    engine: TensorRtEngine,
+    oracle: OnnxRuntime,
+    buckets: Sequence[Bucket],
+    error: float = 0.0,
+    **which: int,
+) -> tuple[Way, ...]:
+    """A way that answers a little beside."""
+    return (LabelsWay("blocks", Wrong(engine, error, **which).infer, buckets, oracle),)
+
+
 def test_everything_is_tried_in_every_bucket(bundle: Bundle) -> None:
-    net = bundle.manifest.architecture
-    found = list(trials(bundle, net, BUCKETS, seed=0))  # type: ignore[arg-type]
+    found = list(trials(bundle, BUCKETS, seed=0))
     by_size = {
         size: [each.name for each in found if each.bucket == bucket]
         for size, bucket in ((24, BUCKETS[1]), (32, BUCKETS[2]))
@@ -115,11 +132,9 @@ def test_everything_is_tried_in_every_bucket(bundle: Bundle) -> None:
     assert all(point.glance is None for each in found for point in each.points)
 
 
-def test_a_plan_that_answers_as_its_file_agrees(
-    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
-) -> None:
+def test_a_plan_that_answers_as_its_file_agrees(bundle: Bundle, ways: tuple[Way, ...]) -> None:
     said: list[str] = []
-    found = verify(bundle, engine, oracle, BUCKETS, at, said.append, precision="fp32")
+    found = verify(bundle, ways, at, said.append, precision="fp32")
     assert found.agrees
     assert (found.max_error, found.differing) == (0.0, 0.0)
     assert len(found.agreements) == 4 * 6 + 2 * 2 + 2 * 2
@@ -129,8 +144,8 @@ def test_a_plan_that_answers_as_its_file_agrees(
 def test_a_probability_that_is_wrong_is_found(
     bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime, error: float
 ) -> None:
-    wrong = Wrong(engine, error)
-    found = verify(bundle, wrong, oracle, BUCKETS[:1], at, print, precision="fp32")  # type: ignore[arg-type]
+    wrong = beside(engine, oracle, BUCKETS[:1], error)
+    found = verify(bundle, wrong, at, print, precision="fp32")
     assert not found.agrees
     assert found.max_error == pytest.approx(error, rel=1e-3) or np.isinf(found.max_error)
 
@@ -138,15 +153,15 @@ def test_a_probability_that_is_wrong_is_found(
 def test_half_precision_may_err_more(
     bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
 ) -> None:
-    wrong = Wrong(engine, 1e-3)
-    assert verify(bundle, wrong, oracle, BUCKETS[:1], at, print, precision="fp16").agrees  # type: ignore[arg-type]
+    wrong = beside(engine, oracle, BUCKETS[:1], 1e-3)
+    assert verify(bundle, wrong, at, print, precision="fp16").agrees
 
 
 def test_decisions_that_are_wrong_are_found_though_no_image_can_be_compared(
     bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
 ) -> None:
-    wrong = Wrong(engine, flipped=3)
-    found = verify(bundle, wrong, oracle, BUCKETS[:1], at, print, precision="fp16")  # type: ignore[arg-type]
+    wrong = beside(engine, oracle, BUCKETS[:1], flipped=3)
+    found = verify(bundle, wrong, at, print, precision="fp16")
     assert not found.agrees
     assert all(each.max_error is None for each in found.agreements)
     assert found.differing > 0.02
@@ -156,8 +171,8 @@ def test_decisions_that_are_wrong_are_found_though_no_image_can_be_compared(
 def test_an_image_with_another_decision_may_answer_otherwise_but_not_anything(
     bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime, error: float, agrees: bool
 ) -> None:
-    wrong = Wrong(engine, error, flipped=1, begin=1)
-    found = verify(bundle, wrong, oracle, BUCKETS[2:], at, print, precision="fp16")  # type: ignore[arg-type]
+    wrong = beside(engine, oracle, BUCKETS[2:], error, flipped=1, begin=1)
+    found = verify(bundle, wrong, at, print, precision="fp16")
     assert found.agrees == agrees
     assert found.max_error == 0.0
     assert 0.0 < found.differing <= 0.02
@@ -165,7 +180,7 @@ def test_an_image_with_another_decision_may_answer_otherwise_but_not_anything(
 
 
 def test_calls_are_timed_beside_a_dense_plan_that_answers_the_same(
-    bundle: Bundle, engine: TensorRtEngine
+    bundle: Bundle, engine: TensorRtEngine, ways: tuple[Way, ...]
 ) -> None:
     ticks = count()
     plain = dense_bundle(bundle)
@@ -180,8 +195,8 @@ def test_calls_are_timed_beside_a_dense_plan_that_answers_the_same(
         )
         np.testing.assert_allclose(one, other, atol=1e-6)
         found = measured(
-            bundle, engine, BUCKETS, at, print,
-            calls=3, dense=dense, clock=lambda: float(next(ticks)),
+            bundle, ways, at, print,
+            calls=3, dense=dense.infer, clock=lambda: float(next(ticks)),
         )  # fmt: skip
     assert [(each.point, each.image_size, each.images) for each in found] == [
         ("skip", 24, 1), ("skip", 24, 2),
@@ -193,11 +208,48 @@ def test_calls_are_timed_beside_a_dense_plan_that_answers_the_same(
 
 
 def test_a_point_whose_glance_has_no_bucket_is_not_timed(
-    bundle: Bundle, engine: TensorRtEngine
+    bundle: Bundle, ways: tuple[Way, ...]
 ) -> None:
-    found = measured(bundle, engine, BUCKETS[2:], at, print, calls=1)
+    found = measured(bundle, [replace(ways[0], buckets=BUCKETS[2:])], at, print, calls=1)
     assert {each.point for each in found} == {"full"}
     assert all(each.dense_s is None for each in found)
+
+
+def test_both_forms_of_calls_of_one_image_are_compared_and_timed(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime, ways: tuple[Way, ...]
+) -> None:
+    """Each with its own file's meaning; the forms of one bucket turn by turn."""
+    alone = [bucket for bucket in BUCKETS if bucket.images == 1]
+    wrong = LabelsWay("branches", Wrong(engine, 1e-3).infer, alone, oracle)
+    found = verify(bundle, [*ways, wrong], at, print, precision="fp32")
+    assert not found.agrees
+    by_form = {
+        form: [each for each in found.agreements if each.form == form]
+        for form in ("blocks", "branches")
+    }
+    assert {each.images for each in by_form["branches"]} == {1}
+    assert {each.max_error for each in by_form["blocks"]} == {0.0}
+    assert all(each.max_error == pytest.approx(1e-3, rel=1e-3) for each in by_form["branches"])
+    turns: list[str] = []
+
+    def told(form: str) -> Infer:
+        def infer(images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+            turns.append(form)
+            return engine.infer(images, points)
+
+        return infer
+
+    both = [replace(ways[0], infer=told("blocks")), replace(wrong, infer=told("branches"))]
+    timed = measured(bundle, both, at, print, calls=1)
+    forms = {(each.point, each.images, each.form, each.again is not None) for each in timed}
+    assert forms == {
+        *(("skip", 1, "blocks", False), ("skip", 1, "branches", False)),
+        *(("full", 1, "blocks", False), ("full", 1, "branches", False)),
+        *(("glance", 1, "blocks", True), ("glance", 1, "branches", True)),
+        *(("skip", 2, "blocks", False), ("full", 2, "blocks", False)),
+        ("glance", 2, "blocks", True),
+    }
+    assert turns[:4] == ["blocks", "branches"] * 2, "neither has a warmer GPU"
 
 
 def test_a_file_that_onnx_runtime_does_not_take(bundle: Bundle, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from engines.export.onnx.run import onnx_model
 from tests.engines.cpu.cases import bundle, net_of, pictures, stage, varied_points
 from tests.engines.cpu.comparing import reference_answer
 from tests.engines.export.onnx.running import BundleNetwork
-from tests.engines.export.onnx.test_regnet import bundle as regnet_bundle
+from tests.engines.regnets import bundle as regnet_bundle
 
 pytestmark = pytest.mark.torch
 

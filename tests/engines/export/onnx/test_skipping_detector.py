@@ -28,8 +28,9 @@ from engines.models.masks import decide
 from engines.reference.deciding import point_decision
 from tests.engines.cpu.cases import pictures, point
 from tests.engines.cpu.comparing import Wish, points_for
-from tests.engines.cpu.comparing_objects import assert_same_objects, model_of
+from tests.engines.cpu.comparing_objects import model_of
 from tests.engines.cpu.detectors import ABROAD, DYNAMIC, LOOKING, RAGGED, SKIPPING, WIDE, bundle
+from tests.engines.cpu.same_objects import assert_same_objects
 from tests.engines.export.onnx.running import BundleNetwork
 
 pytestmark = pytest.mark.torch

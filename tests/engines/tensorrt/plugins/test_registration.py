@@ -60,7 +60,7 @@ class TestWithTriton:
     def test_a_kernel_that_takes_too_much(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from engines.tensorrt.spec import PartitionSpec
 
-        monkeypatch.setattr("engines.tensorrt.compile_matrix.MOST_SHARED_BYTES", 64)
+        monkeypatch.setattr("engines.tensorrt.limits.MOST_SHARED_BYTES", 64)
         registration._compiled.cache_clear()
         with pytest.raises(EngineError, match="bytes of shared memory on sm_86, more than 64"):
             registration._compiled(PartitionSpec(0), 86)

@@ -14,15 +14,18 @@ import pytest
 import tensorrt as trt
 import tensorrt.plugin as trtp
 
+from engines.architecture import REGNET_STAGES, RegNet, RegNetStage
 from engines.bundle import read_bundle
+from engines.core import Paradigm
 from engines.errors import EngineError
 from engines.export.onnx.run import onnx_model
 from engines.tensorrt import compiling
-from engines.tensorrt.compile_matrix import MOST_SHARED_BYTES
 from engines.tensorrt.compiling import PTX_VERSIONS, Compiled, compile_kernel
+from engines.tensorrt.limits import MOST_SHARED_BYTES
 from engines.tensorrt.plugins import register
 from engines.tensorrt.plugins.operators import NAMESPACE, OPERATORS
 from engines.tensorrt.spec import KernelSpec, PartitionSpec
+from tests.engines.int8 import bundle_of, random_weights
 from tests.engines.tensorrt.plugins.genuine.asking import answers, created
 from tests.engines.tensorrt.plugins.genuine.expressions import replace_in
 from tests.engines.tensorrt.plugins.genuine.nodes import questions
@@ -102,6 +105,36 @@ def test_every_node_of_the_demo_gets_a_kernel(recorder: Recorder) -> None:
     seen = [each for each in asked if each.operator != "partition" or each.spec == PartitionSpec(0)]
     assert {each.operator for each in seen} >= {"dilate", "block_conv_add", "conv_within_groups"}
     for each in seen:
+        checked(each, recorder)
+
+
+def test_every_node_of_a_detector_gets_a_kernel(recorder: Recorder) -> None:
+    """Of the nuclei, whose backbone and levels skip."""
+    asked = questions(onnx_model(read_bundle("zoo:nuclei"), "fp16", select=False), "fp16")
+    seen = [each for each in asked if each.operator != "partition"]
+    assert {each.operator for each in seen} >= {"block_conv_add", "block_conv_linear_add"}
+    for each in seen:
+        checked(each, recorder)
+
+
+@pytest.mark.parametrize("paradigm", [Paradigm.LAYER, Paradigm.SPATIAL_CHANNEL])
+def test_every_node_of_a_regnet_gets_a_kernel(recorder: Recorder, paradigm: Paradigm) -> None:
+    """Of usual widths, which are multiples of 8 and of nothing more."""
+    grains = {"spatial_granularity": 4} if paradigm is Paradigm.SPATIAL_CHANNEL else {}
+    stages = tuple(
+        RegNetStage(
+            depth=1, width=stage.width, group_width=stage.group_width, paradigm=paradigm,
+            channel_granularity=stage.group_width if grains else None, **grains,
+        )
+        for stage in REGNET_STAGES["regnet_y_400mf"]
+    )  # fmt: skip
+    net = RegNet(stem_width=32, stages=stages, num_classes=10, folded=True)
+    model = onnx_model(bundle_of(net, random_weights(net), None), "fp16")
+    asked = [each for each in questions(model, "fp16") if each.operator != "partition"]
+    name = "block_conv_from_groups_add" if grains else "block_conv_add"
+    assert {each.operator for each in asked} == {name}
+    assert len(asked) == len(stages)
+    for each in asked:
         checked(each, recorder)
 
 

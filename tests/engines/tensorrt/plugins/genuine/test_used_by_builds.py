@@ -45,6 +45,12 @@ def test_names_are_there(kind: str) -> None:
     assert [name for name in USED[kind] if not hasattr(found, name)] == []
 
 
+def test_the_librarys_own_plugins_can_be_asked_for() -> None:
+    from engines.tensorrt.libraries import library, start_own_plugins
+
+    start_own_plugins(library("tensorrt"))
+
+
 def test_registered_plugins_are_found_as_a_build_looks_for_them() -> None:
     from engines.tensorrt.libraries import library
     from engines.tensorrt.network import check_registered
@@ -56,7 +62,7 @@ def test_registered_plugins_are_found_as_a_build_looks_for_them() -> None:
 
 
 def test_types_are_those_of_numpy() -> None:
-    names = ("BOOL", "UINT8", "INT32", "FLOAT")
+    names = ("BOOL", "UINT8", "INT32", "INT64", "HALF", "FLOAT")
     assert [trt.nptype(getattr(trt.DataType, name)).__name__ for name in names] == [
-        *("bool", "uint8", "int32", "float32")
+        *("bool", "uint8", "int32", "int64", "float16", "float32")
     ]

@@ -1,0 +1,146 @@
+"""How far an engine's answers are from what its files mean, in every form that a plan has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.bundle import Bundle
+from engines.core import OperatingPoint, UInt8Array
+from engines.detection.architecture import Detector
+from engines.glance import Infer
+from engines.tensorrt.detector import BOXES, FEATURES, IMAGES, MASKS, SCORES, TensorRtDetector
+from engines.tensorrt.engine import PROBABILITIES
+from engines.tensorrt.oracle import OnnxFile, OnnxRuntime
+from engines.tensorrt.plans import Bucket, Form, Plan
+from engines.tensorrt.running import DECISIONS, PlanEngine
+
+Errors = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Of a batch of N, each (N,). errors: the largest of an image, infinite for what is no number,
+    meant for images whose decisions are equal. rough: that of what another decision moves a little
+    and not from one end to the other. equal: whether all decisions are. differing: share of
+    decisions that are not, in the whole batch."""
+
+    errors: Errors
+    rough: Errors
+    equal: npt.NDArray[np.bool_]
+    differing: float
+
+
+@dataclass(frozen=True)
+class Way(ABC):
+    """One form of a plan: how it is called, and the buckets that it has."""
+
+    form: Form
+    infer: Infer
+    buckets: Sequence[Bucket]
+
+    @abstractmethod
+    def differences(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Differences:
+        """Run a batch on the engine and on what its files mean."""
+
+
+@dataclass(frozen=True)
+class LabelsWay(Way):
+    """Of a plan that labels images: errors are of probabilities."""
+
+    oracle: OnnxRuntime
+
+    def differences(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Differences:
+        wanted = self.oracle.answer(images, points)
+        found = self.infer(images, points).arrays
+        errors = _finite(
+            np.abs(_wide(found[PROBABILITIES]) - _wide(wanted[PROBABILITIES])).max(axis=1)
+        )
+        differs = found[DECISIONS] != wanted[DECISIONS]
+        return Differences(errors, errors, ~differs.any(axis=1), _share(differs))
+
+
+@dataclass(frozen=True)
+class ObjectsWay(Way):
+    """Of a plan that finds objects.
+
+    Compared are candidates (places whose score is enough for an object): scores, boxes in widths of
+    the image, and masks of the objects that the engine found. A place that is a candidate on one
+    side only counts as a decision that differs. Rough errors are those of scores.
+    """
+
+    engine: TensorRtDetector
+    oracle: OnnxRuntime
+    head: OnnxFile | None
+    detector: Detector
+
+    def differences(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Differences:
+        seen = self.engine.seen(images, points, self.form)
+        wanted = self.oracle.answer(images, points)
+        found, count = seen.places, len(images)
+        here, there = (_wide(each[SCORES]) for each in (found, wanted))
+        least = self.detector.least_score
+        # What is no number is a candidate for nothing, and must not be overlooked for it.
+        candidates = (here >= least) & (there >= least)
+        rough = _most(np.where(candidates | ~np.isfinite(here), np.abs(here - there), 0.0))
+        apart = np.abs(_wide(found[BOXES]) - _wide(wanted[BOXES])) / images.shape[1]
+        placed = np.any(candidates, axis=1, keepdims=True).transpose(0, 2, 1)
+        boxes = _most(np.where(placed | ~np.isfinite(apart), apart, 0.0))
+        masks = np.zeros(count)
+        if self.head is not None and seen.masks is not None and len(seen.masks):
+            given = {name: wanted[name] for name in FEATURES}
+            objects = seen.objects
+            made = self.head.run({**given, BOXES: objects.boxes, IMAGES: objects.images})[MASKS]
+            each = _most(np.abs(_wide(seen.masks) - _wide(made)))
+            np.maximum.at(masks, objects.images, each)
+        differs = found[DECISIONS] != wanted[DECISIONS]
+        lost = (here >= least) != (there >= least)
+        return Differences(
+            np.maximum(np.maximum(rough, boxes), masks),
+            rough,
+            ~differs.any(axis=1),
+            max(_share(differs), _share(lost)),
+        )
+
+
+def ways_of(bundle: Bundle, plan: Plan, engine: PlanEngine) -> list[Way]:
+    """Both forms of a plan, or the only one. engine: of that plan, every form loaded. Raises
+    EngineError without ONNX Runtime."""
+    manifest, net = plan.manifest, bundle.manifest.architecture
+    detector = bundle.manifest.detector
+    forms: list[tuple[Form, Any, Sequence[Bucket]]] = [("blocks", plan.onnx, manifest.buckets)]
+    if manifest.branches is not None:
+        forms.append(("branches", plan.branches_onnx, manifest.branches.buckets))
+    head = None if manifest.masks is None else OnnxFile(plan.masks_onnx)
+    found: list[Way] = []
+    for form, path, buckets in forms:
+        oracle = OnnxRuntime(path, net, detector=detector)
+        infer = engine.in_form(form)
+        if detector is not None and isinstance(engine, TensorRtDetector):
+            found.append(ObjectsWay(form, infer, buckets, engine, oracle, head, detector))
+        else:
+            found.append(LabelsWay(form, infer, buckets, oracle))
+    return found
+
+
+def _wide(array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.asarray(array, np.float64)
+
+
+def _most(errors: npt.NDArray[np.float64]) -> Errors:
+    """The largest of each image, (N,)."""
+    return _finite(errors.reshape(len(errors), -1).max(axis=1))
+
+
+def _finite(errors: npt.NDArray[np.float64]) -> Errors:
+    """Of NaN nothing is nearer than anything."""
+    return np.where(np.isfinite(errors), errors, np.inf)
+
+
+def _share(flags: npt.NDArray[np.bool_]) -> float:
+    return float(flags.mean()) if flags.size else 0.0

@@ -1,0 +1,147 @@
+"""How far answers of a detector's plan are from what its files mean. The GPU is scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from engines.bench.pictures import MadeUpPictures
+from engines.bundle import Bundle
+from engines.export.onnx.run import onnx_masks, onnx_model
+from engines.tensorrt.detector import Seen, TensorRtDetector
+from engines.tensorrt.oracle import OnnxFile, OnnxRuntime
+from engines.tensorrt.plans import Bucket, MaskHead
+from engines.tensorrt.verifying import Verdict, measured, trials, verify
+from engines.tensorrt.ways import ObjectsWay
+from tests.engines.cpu import detectors
+from tests.engines.tensorrt.manifests import plan_manifest
+from tests.engines.tensorrt.scripted import ScriptedGpu, ScriptedNetwork
+
+SIZE = 64
+BUCKETS = tuple(Bucket(image_size=SIZE, images=n, profile=i) for i, n in enumerate((1, 2)))
+at = cache(MadeUpPictures(0, 3).at)
+
+Change = Callable[[Seen], Seen]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return detectors.bundle(detectors.SKIPPING, detectors.RAGGED)
+
+
+@pytest.fixture(scope="module")
+def way(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectsWay]:
+    folder: Path = tmp_path_factory.mktemp("things")
+    model, head = onnx_model(bundle, "fp32", select=False), onnx_masks(bundle, "fp32")
+    detector = bundle.manifest.detector
+    assert head is not None
+    assert detector is not None
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    (folder / "masks.onnx").write_bytes(head.SerializeToString())
+    gpu = ScriptedGpu()
+    shapes = [[(each.images, SIZE)] for each in BUCKETS]
+    manifest = plan_manifest(
+        bundle=bundle.hash,
+        buckets=BUCKETS,
+        precision="fp32",
+        masks=MaskHead(onnx="0" * 64, program="0" * 64, objects=16),
+    )
+    network, masks = (
+        ScriptedNetwork(gpu, each.SerializeToString(), shapes) for each in (model, head)
+    )
+    net = bundle.manifest.architecture
+    with TensorRtDetector(bundle, manifest, gpu, network, masks=masks) as engine:
+        yield ObjectsWay(
+            "blocks", engine.infer, BUCKETS, engine,
+            OnnxRuntime(folder / "net.onnx", net, 1, detector=detector),
+            OnnxFile(folder / "masks.onnx", 1), detector,
+        )  # fmt: skip
+
+
+class Wrong:
+    """An engine that saw something else."""
+
+    def __init__(self, engine: TensorRtDetector, change: Change) -> None:
+        self._engine, self._change = engine, change
+
+    def seen(self, *given: Any) -> Seen:
+        return self._change(self._engine.seen(*given))
+
+
+def verified(bundle: Bundle, way: ObjectsWay, change: Change | None = None) -> Verdict:
+    wrong: Any = way.engine if change is None else Wrong(way.engine, change)
+    changed = replace(way, engine=wrong, buckets=BUCKETS[:1])
+    return verify(bundle, [changed], at, print, precision="fp32")
+
+
+def test_units_of_levels_are_drawn_too(bundle: Bundle) -> None:
+    found = {each.name: each for each in trials(bundle, BUCKETS[:1], seed=0)}
+    maskers = len(bundle.manifest.full.point.thresholds)
+    assert found.keys() >= {"full", "nothing active", "all active", "random masks 1"}
+    assert found["nothing active"].points[0].caps == (0,) * maskers
+    assert found["all active"].points[0].caps[-4:] == (16, 4, 1, 1)
+
+
+def test_a_plan_that_answers_as_its_files_agrees(bundle: Bundle, way: ObjectsWay) -> None:
+    found = verify(bundle, [way], at, print, precision="fp32")
+    assert found.agrees
+    assert (found.max_error, found.differing) == (0.0, 0.0)
+    assert len(found.agreements) == 2 * 7
+
+
+def test_calls_are_timed_whole(bundle: Bundle, way: ObjectsWay) -> None:
+    found = measured(bundle, [way], at, print, calls=1)
+    assert [(each.point, each.images) for each in found] == [("full", 1), ("full", 2)]
+
+
+def places(seen: Seen, name: str, value: Callable[[Any], Any]) -> Seen:
+    return replace(seen, places={**seen.places, name: value(seen.places[name])})
+
+
+WRONG: dict[str, Change] = {
+    "scores": lambda seen: places(seen, "scores", lambda x: np.where(x > 0.5, x - 1e-3, x)),
+    "boxes": lambda seen: places(seen, "boxes", lambda x: x + 0.1),
+    "masks": lambda seen: replace(seen, masks=None if seen.masks is None else seen.masks + 1e-3),
+    "decisions": lambda seen: places(seen, "decisions", lambda x: ~x),
+    "candidates": lambda seen: places(seen, "scores", np.zeros_like),
+    "scores that are no numbers": lambda seen: places(
+        seen, "scores", lambda x: np.full_like(x, np.nan)
+    ),
+    "boxes that are no numbers": lambda seen: places(
+        seen, "boxes", lambda x: np.full_like(x, np.nan)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_found(bundle: Bundle, way: ObjectsWay, what: str) -> None:
+    found = verified(bundle, way, WRONG[what])
+    assert not found.agrees
+    if "no numbers" in what:
+        assert np.isinf(found.worst_error)
+
+
+def test_another_decision_may_move_boxes_and_masks_anywhere(
+    bundle: Bundle, way: ObjectsWay
+) -> None:
+    """Of an image that has one, scores alone are looked at, and roughly."""
+
+    def moved(seen: Seen) -> Seen:
+        one = seen.places["decisions"].copy()
+        one[:, 0] ^= True
+        seen = places(seen, "boxes", lambda x: x + 40.0)
+        return places(seen, "decisions", lambda _x: one)
+
+    found = verified(bundle, way, moved)
+    assert all(each.max_error is None for each in found.agreements)
+    assert found.worst_error == 0.0
+    assert 0.0 < found.differing < 0.05
