@@ -25,6 +25,8 @@ class Wire(BaseModel):
 class ClassifyQuery(BaseModel):
     """The query of `POST /v1/classify`; what else is in it is ignored."""
 
+    model_config = ConfigDict(frozen=True)
+
     model: Annotated[str | None, Field(description="May be left out when one is served.")] = None
     top: Annotated[int, Field(ge=1, le=1000, description="How many labels to answer.")] = 5
     explain: Annotated[
