@@ -284,7 +284,9 @@ class Metrics:
             self.expected_accuracy.labels(model).observe(reply.accuracy)
         self.glances.observe(model, reply)
         if reply.activation.size and reply.looked_again is not False:
-            self.activation.labels(model, point).observe(float(reply.activation.mean()))
+            # Of a few numbers, `mean` takes four times as long.
+            rate = float(reply.activation.sum()) / reply.activation.size
+            self.activation.labels(model, point).observe(rate)
         for phase, seconds in reply.phases_s.items():
             self.phase_duration.labels(model, phase).observe(seconds)
 

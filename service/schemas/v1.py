@@ -266,15 +266,11 @@ def classification(
     explanation: Explanation | None = None,
 ) -> Classification:
     """The `top` most probable labels, and how they came about."""
-    best = (-reply.probabilities).argsort(kind="stable")[:top].tolist()
+    found, names = reply.probabilities, model.manifest.labels
+    best = [int(found.argmax())] if top == 1 else (-found).argsort(kind="stable")[:top].tolist()
     answer = Classification(
         model=model.name,
-        labels=[
-            Label(
-                label=model.manifest.labels[i], probability=round(float(reply.probabilities[i]), 6)
-            )
-            for i in best
-        ],
+        labels=[Label(label=names[i], probability=round(float(found[i]), 6)) for i in best],
         point=reply.point.name,
         reason=reply.reason,
         accuracy=terms.accuracy,

@@ -1,4 +1,4 @@
-"""One thread runs everything in order, and ends when it is told."""
+"""Threads run everything, one of them in order, and end when they are told."""
 
 from __future__ import annotations
 
@@ -83,3 +83,14 @@ def test_it_holds_nothing_that_it_has_run() -> None:
         thread.submit(lambda kept: None, large).result(PATIENCE_S)
         del large
         assert gone.wait(PATIENCE_S)
+
+
+def test_several_run_side_by_side_and_all_end() -> None:
+    before = threading.active_count()
+    with Threads("laud-test", 3) as threads:
+        together = threading.Barrier(3)
+        waiting = [threads.submit(together.wait, PATIENCE_S) for _ in range(3)]
+        assert sorted(future.result(PATIENCE_S) for future in waiting) == [0, 1, 2]
+        names = {thread.name for thread in threading.enumerate()}
+        assert names >= {"laud-test_0", "laud-test_1", "laud-test_2"}
+    assert threading.active_count() == before
