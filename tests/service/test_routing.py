@@ -72,8 +72,9 @@ class Asked:
             self.sent.append(message)
 
         self.exchange = Exchange("mine", 0.0)
-        scope: Scope = {"type": "http", "method": method, "path": path, "headers": []}
-        await self.app(scope | {"state": {"exchange": self.exchange}} | more, receive, keep)
+        scope: Scope = {"type": "http", "method": method, "path": path, "headers": [], **more}
+        scope["state"] = {"exchange": self.exchange}
+        await self.app(scope, receive, keep)
         if not self.sent:
             return 0, b""
         start, body = self.sent
