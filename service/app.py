@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from fastapi import FastAPI
@@ -20,9 +22,12 @@ from service.logs import log_exchange
 from service.metrics import Metrics
 from service.protocol import FIRST_BYTE
 from service.request import Exchange, request_id
+from service.routing import DirectRoute, DirectRoutes
 from service.service import Service
 
 _log = structlog.get_logger("laud")
+
+_TELEMETRY = "opentelemetry.sdk"
 
 # By path and not by route: what is refused before it is routed was an inference request too.
 _INFERENCE = re.compile(r"/v1/(classify|detect|segment)|/v2/models/[^/]+(/versions/[^/]+)?/infer")
@@ -121,12 +126,42 @@ def _leave(exchange: Exchange) -> None:
         exchange.error = "the client left before the end of its answer"
 
 
+class _Application(FastAPI):
+    """FastAPI without what it puts before our own middleware for every request.
+
+    That catches errors, which `Observed` has caught by then, and asks for OpenTelemetry, whose
+    programming interface reads the environment each time. Where an SDK of that is loaded it is
+    asked as ever.
+    """
+
+    _entrance: ASGIApp | None = None
+
+    def enter_by(self, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Add the outermost middleware; HTTP requests go there at once."""
+
+        def made(app: ASGIApp) -> ASGIApp:
+            self._entrance = middleware(app)
+            return self._entrance
+
+        self.add_middleware(made)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http" or _TELEMETRY in sys.modules:
+            await super().__call__(scope, receive, send)
+            return
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        scope["app"] = self
+        await (self._entrance or self.middleware_stack)(scope, receive, send)
+
+
 def create_app(service: Service) -> FastAPI:
     """The application over a service, which the caller starts and stops.
 
     Raises SettingsError for API keys that cannot be read.
     """
-    app = FastAPI(
+    app = _Application(
         title="laudserve",
         description="Image inference that computes only where the image needs it.",
         summary="POST a JPEG, PNG or WebP image; get labels, and what it cost.",
@@ -142,8 +177,18 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(routes_v2.router)
     if service.settings.admin_port is None:
         add_metrics(app, service)
+    # The last that is added is asked first.
+    app.add_middleware(
+        DirectRoutes,
+        routes=[
+            route
+            for router in (routes_v1.router, routes_detection.router, routes_v2.taking)
+            for route in router.routes
+            if isinstance(route, DirectRoute)
+        ],
+    )
     install_access(app, service.settings)
-    app.add_middleware(Observed, metrics=service.metrics, on_inference=service.observe_inference)
+    app.enter_by(partial(Observed, metrics=service.metrics, on_inference=service.observe_inference))
     return app
 
 

@@ -177,8 +177,12 @@ def error_response(error: Exception, exchange: Exchange) -> Response:
     return JSONResponse({"error": message}, status_code=status, headers=headers)
 
 
+ANSWERED = (HTTPException, RequestValidationError, ServiceError, InvalidInput)
+"""What a route or the framework raises to have it answered with `{"error": "..."}`."""
+
+
 def install_error_responses(app: FastAPI) -> None:
-    """Make every error that a route or the framework raises answer `{"error": "..."}`.
+    """Make every error of `ANSWERED` answer `{"error": "..."}`.
 
     Unknown exceptions pass through, to be logged with their traceback by the outermost middleware.
     """
@@ -186,7 +190,7 @@ def install_error_responses(app: FastAPI) -> None:
     async def respond(request: HttpRequest, error: Exception) -> Response:
         return error_response(error, request.state.exchange)
 
-    for kind in (HTTPException, RequestValidationError, ServiceError, InvalidInput):
+    for kind in ANSWERED:
         app.add_exception_handler(kind, respond)
 
 

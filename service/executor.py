@@ -19,11 +19,11 @@ from engines.core import Engine, OperatingPoint, Output, UInt8Array
 from engines.errors import EngineError, InvalidInput
 from engines.registry import load_engine
 from service.errors import ClientGone, SettingsError, UnknownModel, known_names
-from service.one_thread import OneThread
 from service.profile import BUDGET_S, Tables, profile_points
 from service.request import Batch, Prediction, Reply, Request
 from service.results import check_objects, objects_of, probabilities_of
 from service.settings import Settings
+from service.threads import Threads
 
 _log = structlog.get_logger("laud")
 
@@ -114,7 +114,7 @@ class Executor:
         self._profiles: dict[str, Seconds] = {}
         self._warm_up_s: dict[str, float] = {}
         if pool is None:
-            pool = OneThread("laud-engine")
+            pool = Threads("laud-engine")
         self._thread = pool
         self._abandoned = threading.Event()
         self._ended_s = 0.0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+import orjson
 import structlog
 
 from service.objectives import Objective
@@ -33,7 +35,10 @@ def configure_logs(style: str, level: str, stream: TextIO = sys.stderr) -> None:
     ]
     renderers: list[structlog.typing.Processor]
     if style == "json":
-        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        renderers = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(_json),
+        ]
     else:
         # Plain tracebacks: the rich ones print local variables, and with them people's pictures.
         renderers = [
@@ -59,6 +64,15 @@ def configure_logs(style: str, level: str, stream: TextIO = sys.stderr) -> None:
     )
     # Libraries only when something is wrong: our own lines say the rest.
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def _json(fields: Any, default: Callable[[Any], Any]) -> str:
+    """As `json.dumps`, in a quarter of the time where it is plain: a line is ASCII."""
+    try:
+        text = orjson.dumps(fields, default, orjson.OPT_SERIALIZE_NUMPY).decode()
+    except TypeError:
+        return json.dumps(fields, default=default)
+    return text if text.isascii() else json.dumps(fields, default=default)
 
 
 def log_exchange(

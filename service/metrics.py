@@ -16,7 +16,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     Summary,
     disable_created_metrics,
@@ -26,7 +25,7 @@ from service.correction_metrics import CorrectionMetrics
 from service.costs import ModelCosts
 from service.executor import Model
 from service.exposition import exposition
-from service.families import Family
+from service.families import Family, Histograms, Series
 from service.glance_metrics import GlanceMetrics
 from service.objectives import CUSTOM_CLASS, DEFAULT_CLASS, SloClass
 from service.policy.core import MEDIAN, PLANNED
@@ -285,7 +284,9 @@ class Metrics:
             self.expected_accuracy.labels(model).observe(reply.accuracy)
         self.glances.observe(model, reply)
         if reply.activation.size and reply.looked_again is not False:
-            self.activation.labels(model, point).observe(float(reply.activation.mean()))
+            # Of a few numbers, `mean` takes four times as long.
+            rate = float(reply.activation.sum()) / reply.activation.size
+            self.activation.labels(model, point).observe(rate)
         for phase, seconds in reply.phases_s.items():
             self.phase_duration.labels(model, phase).observe(seconds)
 
@@ -344,12 +345,8 @@ class Metrics:
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, namespace=PREFIX, registry=self.registry)
 
-    def _histogram(
-        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        return Histogram(
-            name, text, labels, namespace=PREFIX, registry=self.registry, buckets=buckets
-        )
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Series:
+        return self._histograms(name, text, buckets).labels()
 
     def _counters(self, name: str, text: str, *labels: str) -> Family[Counter]:
         return Family(self._counter(name, text, *labels))
@@ -359,8 +356,8 @@ class Metrics:
 
     def _histograms(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
-    ) -> Family[Histogram]:
-        return Family(self._histogram(name, text, buckets, *labels))
+    ) -> Histograms:
+        return Histograms(f"{PREFIX}_{name}", text, buckets, labels, self.registry)
 
 
 _MEDIAN, _PLANNED = f"{MEDIAN:g}", f"{PLANNED:g}"

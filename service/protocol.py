@@ -21,6 +21,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.errors import BadRequest, NotReady, RequestTimeout, ServiceError
+from service.incoming import incoming_of, note_incoming
 
 FIRST_BYTE = "laud.first_byte_s"
 """Key of an ASGI scope: when the first byte of that request's head came, `time.monotonic`."""
@@ -133,6 +134,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """See asyncio.Protocol."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._tell_leaving()
         for timer in (self._timer, self._ending):
             if timer is not None:
                 timer.cancel()
@@ -171,7 +174,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """See httptools."""
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        cast(dict[str, Any], self.scope)[FIRST_BYTE] = self._received_s
+        scope = cast(dict[str, Any], self.scope)
+        scope[FIRST_BYTE] = self._received_s
+        note_incoming(scope)
         self._part, self._since_s = _HEAD, self.loop.time()
         self._head_bytes = self._beside_bytes = 0
         self._began = True
@@ -208,6 +213,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._part = _NOTHING
         super().on_message_complete()
         cycle = self.cycle
+        incoming = incoming_of(cycle.scope)
+        if incoming is not None:
+            incoming.is_whole = True
         if self.expect_100_continue and not cycle.response_started and not self._is_leaving:
             cycle.keep_alive = self._keeps_alive
         if cycle.response_complete and not self.pipeline and not self.transport.is_closing():
@@ -252,6 +260,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(NotReady("the service is stopping"))
         else:
             super().shutdown()
+
+    def _tell_leaving(self) -> None:
+        incoming = incoming_of(self.cycle.scope)
+        if incoming is not None:
+            incoming.leave()
 
     def _answered(self, answer: _Gathering) -> None:
         answer.flush()
@@ -300,6 +313,7 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.waiting_for_100_continue = False
             cycle.message_event.set()
+            self._tell_leaving()
         else:
             self.rules.on_refusal(error)
         self._has_refused = True

@@ -21,10 +21,9 @@ from service.describe import (
     TAKING_ERRORS,
     query_parameters,
 )
-from service.errors import ClientGone
 from service.executor import Model
 from service.explain_detection import explain_objects, kept_in
-from service.request import Exchange, Reply, until_disconnect
+from service.request import Exchange, Reply
 from service.routes_v1 import validated_query
 from service.routing import DirectRoute
 from service.schemas.detection import (
@@ -37,7 +36,7 @@ from service.schemas.detection import (
     objects_answer,
 )
 from service.service import service_of
-from service.taking import require_task, take_picture
+from service.taking import require_task, take_picture, while_awaited
 from service.whole_pictures import (
     InPicture,
     WholePicture,
@@ -131,9 +130,7 @@ async def _answer(
             exchange, _making(model, picture, reply, query, masks), num_bytes + of_masks
         )
 
-    done = await until_disconnect(
-        request.receive, answered(), ClientGone("the client left before the answer")
-    )
+    done = await while_awaited(request, answered())
     terms = terms_of((done.reply,), exchange, time.monotonic() - exchange.arrived_s)
     headers = {SERVER_TIMING: server_timing(terms)}
     if isinstance(done.result, bytes):

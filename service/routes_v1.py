@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TypeVar
+from functools import lru_cache
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl
 
 import orjson
@@ -23,10 +24,9 @@ from service.describe import (
     TAKING_ERRORS,
     query_parameters,
 )
-from service.errors import ClientGone
 from service.explain import explain as explain_reply
 from service.images import Picture
-from service.request import Exchange, Reply, until_disconnect
+from service.request import Exchange, Reply
 from service.routing import DirectRoute
 from service.schemas.v1 import (
     Classification,
@@ -37,9 +37,12 @@ from service.schemas.v1 import (
     served_model,
 )
 from service.service import service_of
-from service.taking import require_task, take_picture
+from service.taking import require_task, take_picture, while_awaited
 
 _Query = TypeVar("_Query", bound=BaseModel)
+
+_QUERIES, _MOST_REMEMBERED = 256, 256
+"""Queries that are remembered, and the most bytes of one."""
 
 router = APIRouter(prefix="/v1", tags=["laudserve"], route_class=DirectRoute)
 
@@ -77,9 +80,7 @@ async def classify(request: HttpRequest) -> Response:
         # Milliseconds of Python: beside the loop, so that nobody else's answer waits for them.
         return reply, await asyncio.to_thread(explain_reply, found, reply)
 
-    reply, explanation = await until_disconnect(
-        request.receive, answered(), ClientGone("the client left before the answer")
-    )
+    reply, explanation = await while_awaited(request, answered())
     terms = terms_of((reply,), exchange, time.monotonic() - exchange.arrived_s)
     answer = classification(found, reply, terms, query.top, exchange.id, explanation)
     return Response(
@@ -112,6 +113,11 @@ async def models(request: HttpRequest) -> Response:
 def validated_query(kind: type[_Query], request: HttpRequest) -> _Query:
     """The query of a request. Raises RequestValidationError that names each faulty parameter."""
     text: bytes = request.scope["query_string"]
+    read = _remembered if len(text) <= _MOST_REMEMBERED else _validated
+    return cast(_Query, read(kind, text))
+
+
+def _validated(kind: type[BaseModel], text: bytes) -> BaseModel:
     given = dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True))
     try:
         return kind.model_validate(given)
@@ -119,3 +125,7 @@ def validated_query(kind: type[_Query], request: HttpRequest) -> _Query:
         raise RequestValidationError(
             [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
         ) from None
+
+
+# Clients ask the same again and again. Queries are immutable; errors are not remembered.
+_remembered = lru_cache(_QUERIES)(_validated)

@@ -15,13 +15,13 @@ from starlette.requests import Request as HttpRequest
 
 from service.contract import SERVER_TIMING, answer_terms, server_timing, terms_of
 from service.describe import EXCHANGE_ERRORS, MODEL_NAME, OBJECTIVE_HEADERS, TAKING_ERRORS
-from service.errors import ClientGone, UnknownModel
+from service.errors import UnknownModel
 from service.executor import Model
 from service.explain import explain
 from service.explain_detection import explain_objects
 from service.images import Picture, read_body
 from service.objectives import Objective, merge_objective
-from service.request import Exchange, Reply, until_disconnect
+from service.request import Exchange, Reply
 from service.routes_control import router as control
 from service.routing import DirectRoute
 from service.schemas import oip
@@ -35,7 +35,7 @@ from service.schemas.oip_model import (
 )
 from service.schemas.oip_objects import FoundObjects, limits_of, mask_texts
 from service.service import Service, service_of
-from service.taking import P
+from service.taking import P, while_awaited
 from service.whole_pictures import WholePicture, in_picture, mask_bytes
 
 _BODY: dict[str, Any] = {
@@ -114,10 +114,8 @@ async def infer(request: HttpRequest) -> Response:
     )
     exchange.objective = objective
     answering = _objects if model.manifest.detector else _labels
-    replies, results = await until_disconnect(
-        request.receive,
-        answering(service, model, parsed, objective, exchange),
-        ClientGone("the client left before the answer"),
+    replies, results = await while_awaited(
+        request, answering(service, model, parsed, objective, exchange)
     )
     terms = terms_of(replies, exchange, time.monotonic() - exchange.arrived_s)
     head = {

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
-from typing import TypeVar
+from collections.abc import Collection, Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 
-from service.errors import BadRequest
+from service.errors import BadRequest, ClientGone
 from service.executor import Model
 from service.images import Picture, image_of_body, read_body
+from service.incoming import incoming_of
 from service.objectives import Objective, merge_objective
-from service.request import Exchange
+from service.request import Exchange, until_disconnect
 from service.service import Service
 
 P = TypeVar("P", bound=Picture)
+T = TypeVar("T")
 
 _ROUTES = {
     "classification": "POST /v1/classify",
@@ -59,3 +61,10 @@ async def take_picture(
     exchange.phases_s["receive"] = time.monotonic() - exchange.arrived_s
     data = image_of_body(body, request.headers.get("content-type"))
     return kind.encoded(data, max_pixels=settings.max_pixels), objective
+
+
+def while_awaited(request: HttpRequest, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """The result of `work` for a request whose body was read; ClientGone, and an end to the work,
+    once its client leaves."""
+    gone = ClientGone("the client left before the answer")
+    return until_disconnect(request.receive, work, gone, incoming_of(request.scope))

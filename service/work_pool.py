@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 from service.errors import NotReady
+from service.threads import Threads
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ class WorkPool:
         """name: of the threads. pool: instead of them, where a test decides what is done when."""
         self._is_closed = False
         if pool is None:
-            pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+            pool = Threads(name, threads)
         self._pool = pool
 
     def run(

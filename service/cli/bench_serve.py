@@ -213,11 +213,17 @@ def _print_lag(found: Lag) -> None:
 
 
 def _print_goodput(found: Goodput) -> None:
+    cheapest, full = found.cheapest, found.full
     typer.echo(
         f"goodput at {found.attainment:.0%} in time, {found.slo_ms:.1f} ms: policy "
         f"{found.ours_hz:.1f}/s, full {found.full_hz:.1f}/s, ratio {found.ratio:.2f}; bound by CPU "
         f"times {found.bound_ratio:.2f}, reached {found.of_bound:.2f} of it; limiting: "
         f"{found.limiting}; engine time only {found.engine_ratio:.2f}"
+    )
+    typer.echo(
+        f"  of what CPU times allow: policy {found.ours_hz / cheapest.throughput_hz:.2f} of "
+        f"{cheapest.throughput_hz:.1f}/s ({cheapest.point}: {cheapest.limiting}), full "
+        f"{found.full_hz / full.throughput_hz:.2f} of {full.throughput_hz:.1f}/s ({full.limiting})"
     )
     if found.client_was_late:
         typer.echo(f"  in {found.client_was_late} runs the client itself was late: use less load")

@@ -117,6 +117,8 @@ def goodput_of(
         engine_ratio=full.engine_ms / max(quick.engine_ms, 1e-9),
         of_bound=ours / theirs / bound_ratio,
         limiting=cheapest.limiting,
+        cheapest=cheapest,
+        full=bounds[FULL],
         client_was_late=client_was_late,
     )
 

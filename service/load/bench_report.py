@@ -95,7 +95,9 @@ class Goodput(FrozenModel):
 
     ours_hz, full_hz: medians of the searches. bound_ratio: cheapest point over `full` by CPU times;
     engine_ratio: by the engine's alone. of_bound: ratio over bound_ratio. limiting: what the
-    cheapest point runs out of first. client_was_late: runs whose client was not on time.
+    cheapest point runs out of first. cheapest, full: the bounds that make bound_ratio; how much of
+    each is reached tells which of the two is the farther from what its CPU times allow.
+    client_was_late: runs whose client was not on time.
     """
 
     slo_ms: float
@@ -109,6 +111,8 @@ class Goodput(FrozenModel):
     engine_ratio: float
     of_bound: float
     limiting: str
+    cheapest: Bound
+    full: Bound
     client_was_late: int
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from engines.detection.architecture import MOST_DETECTIONS
@@ -29,6 +29,8 @@ from service.schemas.v1 import (
 
 class Limits(BaseModel):
     """Which of the objects that were found are answered."""
+
+    model_config = ConfigDict(frozen=True)
 
     min_score: Annotated[
         float, Field(ge=0, le=1, description="Answer no object that is less sure.")

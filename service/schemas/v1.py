@@ -25,6 +25,8 @@ class Wire(BaseModel):
 class ClassifyQuery(BaseModel):
     """The query of `POST /v1/classify`; what else is in it is ignored."""
 
+    model_config = ConfigDict(frozen=True)
+
     model: Annotated[str | None, Field(description="May be left out when one is served.")] = None
     top: Annotated[int, Field(ge=1, le=1000, description="How many labels to answer.")] = 5
     explain: Annotated[
@@ -264,15 +266,11 @@ def classification(
     explanation: Explanation | None = None,
 ) -> Classification:
     """The `top` most probable labels, and how they came about."""
-    best = (-reply.probabilities).argsort(kind="stable")[:top].tolist()
+    found, names = reply.probabilities, model.manifest.labels
+    best = [int(found.argmax())] if top == 1 else (-found).argsort(kind="stable")[:top].tolist()
     answer = Classification(
         model=model.name,
-        labels=[
-            Label(
-                label=model.manifest.labels[i], probability=round(float(reply.probabilities[i]), 6)
-            )
-            for i in best
-        ],
+        labels=[Label(label=names[i], probability=round(float(found[i]), 6)) for i in best],
         point=reply.point.name,
         reason=reply.reason,
         accuracy=terms.accuracy,

@@ -15,6 +15,7 @@ from service.load.bench_plan import PARTS, BenchPlan, bound_of
 from service.load.bench_report import (
     Agreement,
     AgreementCell,
+    Bound,
     Capacity,
     Contention,
     Found,
@@ -96,6 +97,8 @@ def report(**changes: Any) -> ServeBench:
             engine_ratio=3.6,
             of_bound=0.93,
             limiting="all cores",
+            cheapest=Bound(point="small", throughput_hz=250.0, limiting="all cores"),
+            full=Bound(point="full", throughput_hz=100.0, limiting="the engine's threads"),
             client_was_late=1,
         ),
         "contention": Contention(
@@ -199,6 +202,7 @@ def test_people_read_the_figures_and_what_they_should_be(
         "it runs out of the engine's threads first",
         "event loop p99 2.50 ms, policy decision p99 unknown",
         "ratio 2.50; bound by CPU times 2.70, reached 0.93 of it; limiting: all cores",
+        "policy 0.80 of 250.0/s (small: all cores), full 0.80 of 100.0/s (the engine's threads)",
         "in 1 runs the client itself was late",
         "above 99 % again after 4 s; accuracy 0.9200 before, 0.9100 during, back never",
         "lag at 80% of 75.0/s, the most of which 99% are in time with 250 ms",

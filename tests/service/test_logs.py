@@ -6,8 +6,10 @@ import io
 import json
 import logging
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structlog
 
@@ -133,6 +135,19 @@ def test_json_is_one_object_a_line_from_us_and_from_libraries(stream: io.StringI
     assert (theirs["event"], theirs["level"]) == ("from a library", "warning")
     assert ours.keys() >= {"timestamp"}
     assert theirs.keys() >= {"timestamp"}
+
+
+def test_json_is_ascii_and_takes_whatever_is_logged(stream: io.StringIO) -> None:
+    configure_logs("json", "info", stream)
+    log = structlog.get_logger("laud")
+    log.info("plain", rate=np.float64(0.25), points=("a", "b"), path=Path("/a"))
+    log.info("others", name="jupe \x9b31m \u00e9", lone="\udcff", large=1 << 70)
+    assert stream.getvalue().isascii()
+    plain, others = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (plain["rate"], plain["points"]) == (0.25, ["a", "b"])
+    assert "/a" in plain["path"]
+    assert (others["name"], others["lone"]) == ("jupe \x9b31m \u00e9", "\udcff")
+    assert others["large"] == 1 << 70
 
 
 @pytest.mark.parametrize("style", ["json", "console"])

@@ -85,6 +85,8 @@ def test_goodput_stands_beside_its_bound() -> None:
     assert found.bound_ratio == pytest.approx((2000 / 6) / 125)
     assert found.of_bound == pytest.approx(3.1 / (2000 / 6) * 125)
     assert (found.engine_ratio, found.limiting) == (4.0, "all cores")
+    assert (found.cheapest.point, found.cheapest.limiting) == ("small", "all cores")
+    assert (found.full.throughput_hz, found.full.limiting) == (125.0, "the engine's threads")
 
 
 def test_a_budget_that_full_never_keeps_is_told() -> None:

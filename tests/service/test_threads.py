@@ -1,4 +1,4 @@
-"""One thread runs everything in order, and ends when it is told."""
+"""Threads run everything, one of them in order, and end when they are told."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import weakref
 
 import pytest
 
-from service.one_thread import OneThread
+from service.threads import Threads
 
 PATIENCE_S = 10.0
 
 
 def test_it_runs_everything_in_order_on_one_thread_of_its_name() -> None:
-    with OneThread("laud-test") as thread:
+    with Threads("laud-test") as thread:
         seen: list[int] = []
         futures = [thread.submit(seen.append, n) for n in range(100)]
         name = thread.submit(lambda: threading.current_thread().name)
@@ -23,7 +23,7 @@ def test_it_runs_everything_in_order_on_one_thread_of_its_name() -> None:
 
 
 def test_arguments_results_and_errors_come_through() -> None:
-    with OneThread("laud-test") as thread:
+    with Threads("laud-test") as thread:
         assert thread.submit(pow, 3, 4, mod=5).result(PATIENCE_S) == 1
         failed = thread.submit(int, "no number")
         with pytest.raises(ValueError, match="no number"):
@@ -36,7 +36,7 @@ def test_arguments_results_and_errors_come_through() -> None:
 
 
 def test_the_end_comes_after_what_was_given_and_nothing_is_taken_after_it() -> None:
-    thread, gate = OneThread("laud-test"), threading.Event()
+    thread, gate = Threads("laud-test"), threading.Event()
     blocked = thread.submit(gate.wait, PATIENCE_S)
     after = thread.submit(lambda: 7)
     thread.shutdown(wait=False)
@@ -50,12 +50,12 @@ def test_the_end_comes_after_what_was_given_and_nothing_is_taken_after_it() -> N
 
 def test_without_work_there_is_no_thread() -> None:
     before = threading.active_count()
-    with OneThread("laud-test"):
+    with Threads("laud-test"):
         assert threading.active_count() == before
 
 
 def test_what_waits_may_be_cancelled_at_the_end_or_before() -> None:
-    thread, gate, begun = OneThread("laud-test"), threading.Event(), threading.Event()
+    thread, gate, begun = Threads("laud-test"), threading.Event(), threading.Event()
 
     def block() -> bool:
         begun.set()
@@ -76,10 +76,21 @@ def test_it_holds_nothing_that_it_has_run() -> None:
     class Large:
         pass
 
-    with OneThread("laud-test") as thread:
+    with Threads("laud-test") as thread:
         gone = threading.Event()
         large = Large()
         weakref.finalize(large, gone.set)
         thread.submit(lambda kept: None, large).result(PATIENCE_S)
         del large
         assert gone.wait(PATIENCE_S)
+
+
+def test_several_run_side_by_side_and_all_end() -> None:
+    before = threading.active_count()
+    with Threads("laud-test", 3) as threads:
+        together = threading.Barrier(3)
+        waiting = [threads.submit(together.wait, PATIENCE_S) for _ in range(3)]
+        assert sorted(future.result(PATIENCE_S) for future in waiting) == [0, 1, 2]
+        names = {thread.name for thread in threading.enumerate()}
+        assert names >= {"laud-test_0", "laud-test_1", "laud-test_2"}
+    assert threading.active_count() == before

@@ -1,11 +1,11 @@
-"""A thread that runs what it is given, one after another."""
+"""Threads that run what they are given, first come first served."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -14,18 +14,23 @@ T = TypeVar("T")
 Work = tuple["concurrent.futures.Future[Any]", Callable[[], Any]]
 
 
-class OneThread(concurrent.futures.Executor):
-    """As `ThreadPoolExecutor(1)`, which takes twice as long to hand something over: 60 us on the
+class Threads(concurrent.futures.Executor):
+    """As `ThreadPoolExecutor`, which takes twice as long to hand something over: 60 us on the
     machine of docs/benchmarks.md, here 30, and 9 instead of 40 of the caller's.
 
-    The thread begins with the first work, and ends with the program if nobody ends it before.
+    The threads begin with the first work, and end with the program if nobody ends them before. One
+    runs everything in order.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, count: int = 1) -> None:
+        """name: of the threads; of several with their number."""
         self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._ended = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        names = [name] if count == 1 else [f"{name}_{number}" for number in range(count)]
+        self._threads = [
+            threading.Thread(target=self._run, name=each, daemon=True) for each in names
+        ]
         self._begun = False
 
     def submit(
@@ -35,11 +40,13 @@ class OneThread(concurrent.futures.Executor):
         found: concurrent.futures.Future[T] = concurrent.futures.Future()
         with self._lock:
             if self._ended:
-                raise RuntimeError("the thread has ended")
-            if not self._begun:
-                self._begun = True
-                self._thread.start()
+                raise RuntimeError("the threads have ended")
             self._work.put((found, lambda: fn(*args, **kwargs)))
+            if not self._begun:
+                # After the work, which the first of them then takes at once.
+                self._begun = True
+                for thread in self._threads:
+                    thread.start()
         return found
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -48,13 +55,23 @@ class OneThread(concurrent.futures.Executor):
             if not self._ended:
                 self._ended = True
                 if cancel_futures:
-                    while not self._work.empty():
-                        work = self._work.get()
-                        if work is not None:
-                            work[0].cancel()
-                self._work.put(None)
+                    self._drop()
+                for _ in self._threads:
+                    self._work.put(None)
         if wait and self._begun:
-            self._thread.join()
+            for thread in self._threads:
+                thread.join()
+
+    def _drop(self) -> None:
+        """Cancel what waits."""
+        while True:
+            try:
+                # Other threads take from it too: whether it is empty is known by trying.
+                work = self._work.get_nowait()
+            except Empty:
+                return
+            if work is not None:
+                work[0].cancel()
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
