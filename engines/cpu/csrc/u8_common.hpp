@@ -112,12 +112,18 @@ inline void store_four<16>(std::uint8_t* low, std::uint8_t* high, const Lanes<fl
 }
 #endif
 
+template <int N>
+inline Lanes<float, N> scaled(const Gemm& g, Lanes<std::int32_t, N> sum, std::int64_t column) {
+  using F = Lanes<float, N>;
+  const F y = __builtin_convertvector(sum, F) * load<F>(g.scale + column);
+  return y + load<F>(g.bias + column);
+}
+
 // One vector of sums to where it goes; `c` is the row's first channel.
 template <int N>
-[[gnu::always_inline]] inline void finish(const Gemm& g, Lanes<std::int32_t, N> sum, void* c, std::int64_t column) {
+inline void finish(const Gemm& g, Lanes<std::int32_t, N> sum, void* c, std::int64_t column) {
   using F = Lanes<float, N>;
-  F y = __builtin_convertvector(sum, F) * load<F>(g.scale + column);
-  y = y + load<F>(g.bias + column);
+  F y = scaled<N>(g, sum, column);
   if (g.keep) y = y * load<F>(g.keep + column);
   if (g.epilogue == Epilogue::raw) return store(static_cast<float*>(c) + column, y);
   std::uint8_t* const out = static_cast<std::uint8_t*>(c) + column;
@@ -128,36 +134,36 @@ template <int N>
   store_bytes<N>(out, y);
 }
 
-// The sums of a tile of rows whose V vectors lie side by side from `column` on, all of them kept, to
-// bytes: what `finish` does with each vector.
+// What `finish` does with every vector of a tile, of M rows `c` and V vectors side by side from
+// `column` on, where results are bytes and all are kept.
 template <int N, int M, int V, bool Add>
-[[gnu::always_inline]] inline void finish_bytes(const Gemm& g, const Lanes<std::int32_t, N> (&sum)[M][V], void* const* c,
-                         std::int64_t column) {
+[[gnu::always_inline]] inline void finish_bytes(const Gemm& g,
+                                                const Lanes<std::int32_t, N> (&sum)[M][V],
+                                                void* const* c, std::int64_t column) {
   using F = Lanes<float, N>;
+  const auto at = [&](int m, int v) { return static_cast<std::uint8_t*>(c[m]) + column + v * N; };
   const auto number = [&](int m, int v) {
-    F y = __builtin_convertvector(sum[m][v], F) * load<F>(g.scale + column + v * N);
-    y = y + load<F>(g.bias + column + v * N);
+    const F y = scaled<N>(g, sum[m][v], column + v * N);
     if (!Add) return y;
-    return y + widen<N>(static_cast<const std::uint8_t*>(c[m]) + column + v * N) * g.residual;
+    const F shortcut = widen<N>(at(m, v)) * g.residual;
+    return y + shortcut;
   };
-  const auto at = [&](int m, int v) {
-    return static_cast<std::uint8_t*>(c[m]) + column + v * N;
-  };
-  if constexpr (V == 2) {
+  static_assert(V == 2 || V == 4);
+  if constexpr (V == 4) {
 #pragma GCC unroll 8
-    for (int m = 0; m + 1 < M; m += 2) {
-      store_four<N>(at(m, 0), at(m + 1, 0),
-                    {number(m, 0), number(m, 1), number(m + 1, 0), number(m + 1, 1)});
+    for (int m = 0; m < M; ++m) {
+      store_four<N>(at(m, 0), at(m, 2), {number(m, 0), number(m, 1), number(m, 2), number(m, 3)});
     }
+    return;
   }
 #pragma GCC unroll 8
-  for (int m = V == 2 ? M / 2 * 2 : 0; m < M; ++m) {
-    if constexpr (V == 4) {
-      store_four<N>(at(m, 0), at(m, 2), {number(m, 0), number(m, 1), number(m, 2), number(m, 3)});
-    } else {
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) store_bytes<N>(at(m, v), number(m, v));
-    }
+  for (int m = 0; m + 1 < M; m += 2) {
+    store_four<N>(at(m, 0), at(m + 1, 0),
+                  {number(m, 0), number(m, 1), number(m + 1, 0), number(m + 1, 1)});
+  }
+  if constexpr (M % 2) {
+    store_bytes<N>(at(M - 1, 0), number(M - 1, 0));
+    store_bytes<N>(at(M - 1, 1), number(M - 1, 1));
   }
 }
 

@@ -21,16 +21,38 @@ constexpr std::int64_t kMostRows = 240;
 // Panels of smaller layers stay cached from call to call and need no fetching ahead.
 constexpr std::int64_t kLargeWeights = 60000;
 
-constexpr int kLines = kStepBytes / 64;
-
 struct Tile {
   const std::uint8_t* a[kRows];
   void* c[kRows];
   const std::int8_t* b[kPanel];
   std::int64_t column[kPanel];
   bool side_by_side;  // the vectors' columns are
-  const char* next;  // memory to fetch into the second-level cache; may be null
+  const char* next;   // memory to fetch into the second-level cache; may be null
 };
+
+// Results that are not bytes.
+template <int M, int V>
+[[gnu::always_inline]] inline void finish_floats(const Gemm& g, const Tile& t,
+                                                 const Sums (&sum)[M][V]) {
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      float* const to = static_cast<float*>(t.c[m]) + t.column[v];
+      store(to, scaled<kVector>(g, sum[m][v], t.column[v]));
+    }
+  }
+}
+
+// Any results of a tile of any size. One function, which sums go to through memory: inlined into
+// every tile it would be most of the code, and only layers with inactive channels end in it, and
+// tiles of one or three vectors.
+[[gnu::noinline]] void finish_each(const Gemm& g, const Tile& t, const Sums* sums, int rows,
+                                   int vectors) {
+  for (int m = 0; m < rows; ++m) {
+    for (int v = 0; v < vectors; ++v) finish<kVector>(g, *sums++, t.c[m], t.column[v]);
+  }
+}
 
 template <int M, int V, bool Fetch>
 void tile(const Gemm& g, const Tile& t) {
@@ -54,7 +76,7 @@ void tile(const Gemm& g, const Tile& t) {
           w[v] = prepare_weights(load<Sums>(at));
         }
 #pragma GCC unroll 4
-        for (int line = 0; line < kLines; ++line) {
+        for (int line = 0; line < V * kVector * kQuad / 64; ++line) {
           __builtin_prefetch(b[0] + k * kStepBytes + kAhead + line * 64);
         }
         if (Fetch) {
@@ -72,16 +94,21 @@ void tile(const Gemm& g, const Tile& t) {
       }
     }
   }
-  if (t.side_by_side && !g.keep && g.epilogue != Epilogue::raw) {
-    return g.epilogue == Epilogue::add_relu
-               ? finish_bytes<kVector, M, V, true>(g, sum, t.c, t.column[0])
-               : finish_bytes<kVector, M, V, false>(g, sum, t.c, t.column[0]);
+  if (!g.keep && g.epilogue == Epilogue::raw) return finish_floats(g, t, sum);
+  if constexpr (V == 2 || V == 4) {
+    if (!g.keep && t.side_by_side) {
+      return g.epilogue == Epilogue::add_relu
+                 ? finish_bytes<kVector, M, V, true>(g, sum, t.c, t.column[0])
+                 : finish_bytes<kVector, M, V, false>(g, sum, t.c, t.column[0]);
+    }
   }
+  Sums copy[M][V];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) finish<kVector>(g, sum[m][v], t.c[m], t.column[v]);
+    for (int v = 0; v < V; ++v) copy[m][v] = sum[m][v];
   }
+  finish_each(g, t, copy[0], M, V);
 }
 
 template <int V, bool Fetch>
