@@ -14,6 +14,8 @@ struct Problem {
   std::int64_t outputs, inputs, taps, rows;
   double rate;  // of the inputs and outputs that take part; 1: all
   Epilogue epilogue;
+  std::int64_t gap = 0;   // numbers between two pixels, so that taps do not touch
+  float loudness = 1.0f;  // times the scales (u8)
 };
 
 float rounded_bf16(float value) {
@@ -65,10 +67,11 @@ class Case {
   }
 
   void run() {
-    const std::int64_t stride = w_.inputs, width = p_.rows + 4;
+    const std::int64_t stride = w_.inputs + p_.gap, width = p_.rows + 4;
     // Three rows of pixels, so that nine taps reach into each.
     Map input(element_, 3 * width * stride + 16);
     for (std::int64_t i = 0; i < 3 * width * stride; ++i) {
+      if (i % stride >= w_.inputs) continue;
       const bool in_mask = needed_[static_cast<std::size_t>(i % stride)];
       const bool kept = active_in_[static_cast<std::size_t>(i % stride)];
       // Inputs of units that are not read stay poisoned; in units that are, inactive ones are zero.
@@ -161,7 +164,7 @@ class Case {
       second = std::max<std::int8_t>(second, -127);
     }
     for (std::int64_t n = 0; n < p_.outputs; ++n) {
-      scale_.push_back(0.002f * (1.0f + std::fabs(random_.normal())) /
+      scale_.push_back(p_.loudness * 0.002f * (1.0f + std::fabs(random_.normal())) /
                        std::sqrt(static_cast<float>(p_.inputs * p_.taps)));
       bias_.push_back(element_ == Element::u8 ? 60.0f * random_.normal() : random_.normal());
     }
@@ -324,11 +327,24 @@ void check_gemm(Element element) {
     // More rows than one block of any kernel, and a layer deep enough to make blocks small.
     Case(*kernels, {33, 20, 1, 530, 1.0, Epilogue::relu}, 7).run();
     Case(*kernels, {16, 512, 9, 60, 0.9, Epilogue::relu}, 8).run();
+    for (const std::int64_t inputs : {5, 24, 64}) {
+      Case(*kernels, {70, inputs, 9, 23, 1.0, Epilogue::relu, 8}, 9).run();
+    }
   }
 }
 
 LAUD_TEST(fp32_kernels_equal_spelled_out_sums) { check_gemm(Element::f32); }
 LAUD_TEST(int8_kernels_equal_spelled_out_sums_bit_for_bit) { check_gemm(Element::u8); }
+LAUD_TEST(int8_results_far_beyond_a_byte_become_its_ends) {
+  for (const Kernels* kernels : kernels_of(Element::u8)) {
+    // Beyond 16 bits, and beyond 32.
+    for (const float loudness : {1e3f, 1e9f}) {
+      for (const Epilogue epilogue : {Epilogue::relu, Epilogue::add_relu}) {
+        Case(*kernels, {70, 16, 1, 23, 1.0, epilogue, 0, loudness}, 10).run();
+      }
+    }
+  }
+}
 LAUD_TEST(bf16_kernels_equal_spelled_out_sums) { check_gemm(Element::bf16); }
 
 LAUD_TEST(means_over_windows_are_means) {

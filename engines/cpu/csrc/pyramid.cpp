@@ -141,6 +141,8 @@ void Detector::heads(int thread) {
     Gemm gemm = over_places(weights, from);
     gemm.c = to.data();
     gemm.c_offsets = rows.data();
+    // Nobody reads the padding behind the last answer.
+    gemm.num_vectors = (weights.outputs + kernels_.vector - 1) / kernels_.vector;
     gemm.epilogue = Epilogue::raw;
     gemms_.add(parts, gemm);
   };

@@ -70,12 +70,60 @@ inline void store_bytes<16>(std::uint8_t* to, Lanes<float, 16> y) {
 }
 #endif
 
+// Four vectors as store_bytes rounds them, the first two at `low` and the others at `high`. Numbers
+// become integers as they are rounded, and saturate where they are narrowed.
+template <int N>
+inline void store_four(std::uint8_t* low, std::uint8_t* high, const Lanes<float, N> (&y)[4]) {
+  store_bytes<N>(low, y[0]);
+  store_bytes<N>(low + N, y[1]);
+  store_bytes<N>(high, y[2]);
+  store_bytes<N>(high + N, y[3]);
+}
+
+#if defined(__AVX2__)
+template <>
+inline void store_four<8>(std::uint8_t* low, std::uint8_t* high, const Lanes<float, 8> (&y)[4]) {
+  const auto whole = [](Lanes<float, 8> x) {
+    // The other order of operands would make a NaN 255.
+    return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(255.0f), reinterpret_cast<__m256>(x)));
+  };
+  const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(whole(y[0]), whole(y[1])),
+                                            _mm256_packs_epi32(whole(y[2]), whole(y[3])));
+  // Each half holds its quarter of every vector.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i sorted = _mm256_permutevar8x32_epi32(bytes, order);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(low), _mm256_castsi256_si128(sorted));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(high), _mm256_extracti128_si256(sorted, 1));
+}
+#endif
+#if defined(__AVX512BW__)
+template <>
+inline void store_four<16>(std::uint8_t* low, std::uint8_t* high, const Lanes<float, 16> (&y)[4]) {
+  const auto whole = [](Lanes<float, 16> x) {
+    return _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(255.0f), reinterpret_cast<__m512>(x)));
+  };
+  const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(whole(y[0]), whole(y[1])),
+                                            _mm512_packs_epi32(whole(y[2]), whole(y[3])));
+  const __m512i order =
+      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i sorted = _mm512_permutexvar_epi32(order, bytes);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_castsi512_si256(sorted));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(high), _mm512_extracti64x4_epi64(sorted, 1));
+}
+#endif
+
+template <int N>
+inline Lanes<float, N> scaled(const Gemm& g, Lanes<std::int32_t, N> sum, std::int64_t column) {
+  using F = Lanes<float, N>;
+  const F y = __builtin_convertvector(sum, F) * load<F>(g.scale + column);
+  return y + load<F>(g.bias + column);
+}
+
 // One vector of sums to where it goes; `c` is the row's first channel.
 template <int N>
 inline void finish(const Gemm& g, Lanes<std::int32_t, N> sum, void* c, std::int64_t column) {
   using F = Lanes<float, N>;
-  F y = __builtin_convertvector(sum, F) * load<F>(g.scale + column);
-  y = y + load<F>(g.bias + column);
+  F y = scaled<N>(g, sum, column);
   if (g.keep) y = y * load<F>(g.keep + column);
   if (g.epilogue == Epilogue::raw) return store(static_cast<float*>(c) + column, y);
   std::uint8_t* const out = static_cast<std::uint8_t*>(c) + column;
@@ -84,6 +132,39 @@ inline void finish(const Gemm& g, Lanes<std::int32_t, N> sum, void* c, std::int6
     y = y + shortcut;
   }
   store_bytes<N>(out, y);
+}
+
+// What `finish` does with every vector of a tile, of M rows `c` and V vectors side by side from
+// `column` on, where results are bytes and all are kept.
+template <int N, int M, int V, bool Add>
+[[gnu::always_inline]] inline void finish_bytes(const Gemm& g,
+                                                const Lanes<std::int32_t, N> (&sum)[M][V],
+                                                void* const* c, std::int64_t column) {
+  using F = Lanes<float, N>;
+  const auto at = [&](int m, int v) { return static_cast<std::uint8_t*>(c[m]) + column + v * N; };
+  const auto number = [&](int m, int v) {
+    const F y = scaled<N>(g, sum[m][v], column + v * N);
+    if (!Add) return y;
+    const F shortcut = widen<N>(at(m, v)) * g.residual;
+    return y + shortcut;
+  };
+  static_assert(V == 2 || V == 4);
+  if constexpr (V == 4) {
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      store_four<N>(at(m, 0), at(m, 2), {number(m, 0), number(m, 1), number(m, 2), number(m, 3)});
+    }
+    return;
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m + 1 < M; m += 2) {
+    store_four<N>(at(m, 0), at(m + 1, 0),
+                  {number(m, 0), number(m, 1), number(m + 1, 0), number(m + 1, 1)});
+  }
+  if constexpr (M % 2) {
+    store_bytes<N>(at(M - 1, 0), number(M - 1, 0));
+    store_bytes<N>(at(M - 1, 1), number(M - 1, 1));
+  }
 }
 
 inline void* row_output(const Gemm& g, std::int64_t row) {

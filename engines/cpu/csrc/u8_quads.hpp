@@ -18,19 +18,41 @@ constexpr std::int64_t kStepBytes = kVector * kPanel * kQuad;
 constexpr std::int64_t kBlockBytes = 192 * 1024;
 constexpr std::int64_t kAhead = 4096;
 constexpr std::int64_t kMostRows = 240;
-constexpr std::int64_t kShortDepth = 64;
 // Panels of smaller layers stay cached from call to call and need no fetching ahead.
 constexpr std::int64_t kLargeWeights = 60000;
-
-constexpr int kLines = kStepBytes / 64;
 
 struct Tile {
   const std::uint8_t* a[kRows];
   void* c[kRows];
   const std::int8_t* b[kPanel];
   std::int64_t column[kPanel];
-  const char* next;  // memory to fetch into the second-level cache; may be null
+  bool side_by_side;  // the vectors' columns are
+  const char* next;   // memory to fetch into the second-level cache; may be null
 };
+
+// Results that are not bytes.
+template <int M, int V>
+[[gnu::always_inline]] inline void finish_floats(const Gemm& g, const Tile& t,
+                                                 const Sums (&sum)[M][V]) {
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      float* const to = static_cast<float*>(t.c[m]) + t.column[v];
+      store(to, scaled<kVector>(g, sum[m][v], t.column[v]));
+    }
+  }
+}
+
+// Any results of a tile of any size. One function, which sums go to through memory: inlined into
+// every tile it would be most of the code, and only layers with inactive channels end in it, and
+// tiles of one or three vectors.
+[[gnu::noinline]] void finish_each(const Gemm& g, const Tile& t, const Sums* sums, int rows,
+                                   int vectors) {
+  for (int m = 0; m < rows; ++m) {
+    for (int v = 0; v < vectors; ++v) finish<kVector>(g, *sums++, t.c[m], t.column[v]);
+  }
+}
 
 template <int M, int V, bool Fetch>
 void tile(const Gemm& g, const Tile& t) {
@@ -54,7 +76,7 @@ void tile(const Gemm& g, const Tile& t) {
           w[v] = prepare_weights(load<Sums>(at));
         }
 #pragma GCC unroll 4
-        for (int line = 0; line < kLines; ++line) {
+        for (int line = 0; line < V * kVector * kQuad / 64; ++line) {
           __builtin_prefetch(b[0] + k * kStepBytes + kAhead + line * 64);
         }
         if (Fetch) {
@@ -72,11 +94,21 @@ void tile(const Gemm& g, const Tile& t) {
       }
     }
   }
+  if (!g.keep && g.epilogue == Epilogue::raw) return finish_floats(g, t, sum);
+  if constexpr (V == 2 || V == 4) {
+    if (!g.keep && t.side_by_side) {
+      return g.epilogue == Epilogue::add_relu
+                 ? finish_bytes<kVector, M, V, true>(g, sum, t.c, t.column[0])
+                 : finish_bytes<kVector, M, V, false>(g, sum, t.c, t.column[0]);
+    }
+  }
+  Sums copy[M][V];
 #pragma GCC unroll 8
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) finish<kVector>(g, sum[m][v], t.c[m], t.column[v]);
+    for (int v = 0; v < V; ++v) copy[m][v] = sum[m][v];
   }
+  finish_each(g, t, copy[0], M, V);
 }
 
 template <int V, bool Fetch>
@@ -107,83 +139,82 @@ void any_tile(int rows, int vectors, const Gemm& g, const Tile& t) {
   }
 }
 
-// Taps of few channels, such as the stem's, are gathered into one run of inputs per row: the loop
-// over a tap would be too short.
-bool gathers(const Gemm& g) {
-  return g.num_taps > 1 && g.depth <= kShortDepth && g.num_segments == 1 &&
-         g.segments[0].end - g.segments[0].begin == g.depth;
-}
+// Taps whose inputs lie one behind the other, such as those of a row of a 3x3, as one longer tap: a
+// loop over few channels is too short.
+class MergedTaps {
+ public:
+  // `g` then points into this object.
+  void apply(Gemm& g) {
+    if (g.num_taps > kMostTaps || g.num_segments != 1) return;
+    if (g.segments[0].end - g.segments[0].begin != g.depth) return;
+    std::int64_t run = 1;
+    while (run < g.num_taps && g.taps[run] == g.taps[0] + run * g.depth) ++run;
+    if (run == 1 || g.num_taps % run) return;
+    for (std::int64_t t = 0; t < g.num_taps; ++t) {
+      const std::int64_t first = t / run * run;
+      if (g.taps[t] != g.taps[first] + (t - first) * g.depth) return;
+      taps_[t / run] = g.taps[first];
+    }
+    g.taps = taps_;
+    g.num_taps /= run;
+    g.depth *= run;
+    all_ = {0, g.depth};
+    g.segments = &all_;
+  }
+
+ private:
+  static constexpr std::int64_t kMostTaps = 16;
+  std::int64_t taps_[kMostTaps];
+  Segment all_;
+};
 
 std::int64_t rows_of_block(std::int64_t depth) {
   const std::int64_t rows = kBlockBytes / depth;
   return rows < 24 ? 24 : (rows > kMostRows ? kMostRows : rows);
 }
 
-void gather(const Gemm& g, const std::uint8_t* from, std::uint8_t* to) {
-  for (std::int64_t tap = 0; tap < g.num_taps; ++tap) {
-    const std::uint8_t* const a = from + g.taps[tap];
-    std::uint8_t* const b = to + tap * g.depth;
-    std::int64_t k = 0;
-    for (; k + 16 <= g.depth; k += 16) std::memcpy(b + k, a + k, 16);
-    for (; k < g.depth; k += 8) std::memcpy(b + k, a + k, 8);
-  }
-}
-
 void gemm(const Gemm& given) {
   const std::uint8_t* const input = static_cast<const std::uint8_t*>(given.a);
   const std::int8_t* const panels = static_cast<const std::int8_t*>(given.panels);
-  std::uint8_t* const gathered = static_cast<std::uint8_t*>(given.scratch);
   const std::int64_t flat = given.num_taps * given.depth, steps = flat / kQuad;
   const std::int64_t lines = given.panel_bytes / 64;
   const bool large = flat * given.num_vectors * kVector >= kLargeWeights;
-  const bool gathering = gathers(given);
-  const Segment all{0, flat};
-  const std::int64_t no_offset = 0;
   Gemm g = given;
-  if (gathering) {
-    g.num_taps = 1;
-    g.taps = &no_offset;
-    g.depth = flat;
-    g.segments = &all;
-  }
-  const std::int64_t block = rows_of_block(g.depth);
+  MergedTaps merged;
+  merged.apply(g);
+  const std::int64_t block = rows_of_block(given.depth);
   for (std::int64_t begin = g.row_begin; begin < g.row_end; begin += block) {
     const std::int64_t rows = g.row_end - begin < block ? g.row_end - begin : block;
-    const std::int64_t tiles = (rows + kRows - 1) / kRows;
-    if (gathering) {
-      for (std::int64_t r = 0; r < rows; ++r) {
-        gather(given, input + g.a_offsets[begin + r], gathered + r * flat);
-      }
-    }
+    const std::int64_t tiles = (rows + kRows - 1) / kRows, least = rows / tiles, more = rows % tiles;
     for (std::int64_t n = 0; n < g.num_vectors; n += kPanel) {
       const int vectors = static_cast<int>(g.num_vectors - n < kPanel ? g.num_vectors - n : kPanel);
       Tile t;
+      t.side_by_side = true;
       for (int v = 0; v < vectors; ++v) {
         const std::int64_t index = g.vectors[n + v];
+        t.side_by_side = t.side_by_side && index == g.vectors[n] + v;
         t.b[v] = panels + index / kPanel * g.panel_bytes + index % kPanel * kVector * kQuad;
         t.column[v] = index * kVector;
       }
       // What comes next in the arena: the next panel, or the next layer's first.
       const char* const next = reinterpret_cast<const char*>(t.b[0] + g.panel_bytes);
+      std::int64_t row = begin;
       for (std::int64_t i = 0; i < tiles; ++i) {
         // Even heights: 11 rows are 4 + 4 + 3, not 5 + 5 + 1.
-        const std::int64_t from = begin + rows * i / tiles, to = begin + rows * (i + 1) / tiles;
-        for (std::int64_t r = from; r < to; ++r) {
-          t.a[r - from] = gathering ? gathered + (r - begin) * flat : input + g.a_offsets[r];
-          t.c[r - from] = row_output(g, r);
+        const int height = static_cast<int>(i < more ? least + 1 : least);
+        for (int m = 0; m < height; ++m, ++row) {
+          t.a[m] = input + g.a_offsets[row];
+          t.c[m] = row_output(g, row);
         }
         const bool fetch = large && begin == g.row_begin && i * steps < lines;
         t.next = fetch ? next + i * steps * 64 : nullptr;
-        any_tile(static_cast<int>(to - from), vectors, g, t);
+        any_tile(height, vectors, g, t);
       }
     }
   }
 }
 
-std::int64_t scratch_bytes(std::int64_t flat) {
-  const std::int64_t most = 9 * kShortDepth;
-  return kMostRows * (flat < most ? flat : most);
-}
+std::int64_t scratch_bytes(std::int64_t) { return 0; }
 
 constexpr Kernels kKernels = {LAUD_NAME, Element::u8, kVector, kPanel, kQuad,           16,
                               kQuad,     kQuad,       16,      kRows,  prepare_nothing, gemm,
