@@ -26,6 +26,7 @@ from engines.evaluation.detection import square
 from engines.export.run import export
 from engines.models.detection import LaudDetector
 from engines.runs import read_run
+from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
 from engines.training.foreground import (
     ForegroundMasks,
@@ -39,6 +40,7 @@ from engines.training.run import train
 from engines.training.scene_batches import ScenePixels
 from engines.training.starts import starting_network
 from tests.engines.detection.tiny import write_nuclei
+from tests.engines.training.killing import Killed
 from tests.engines.training.tiny_detection import tiny_dynamic
 
 pytestmark = pytest.mark.torch
@@ -203,15 +205,30 @@ def test_a_finished_detector_gets_other_maskers_and_keeps_its_answers(
     assert [row.split(",")[0] for row in rows[1:]] == ["fit"]
 
 
-def test_maskers_that_learned_are_fitted_under_their_own_masks(root: Path, tmp_path: Path) -> None:
-    dynamic = {**tiny_dynamic(root)["dynamic"], "fits": 1}
-    run = train(
-        _write(tmp_path / "fit.yaml", root, dynamic=dynamic),
-        tmp_path / "run",
-        {},
-        lambda line: None,
-    )
-    rows = (run / "metrics.csv").read_text().splitlines()
+def test_maskers_that_learned_are_fitted_as_if_the_run_was_never_killed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dynamic = {**tiny_dynamic(root)["dynamic"], "fits": 2}
+    path = _write(tmp_path / "fit.yaml", root, dynamic=dynamic)
+    whole = train(path, tmp_path / "whole", {}, lambda line: None)
+    shown = 0
+
+    def killed(*picture: Any) -> Any:
+        nonlocal shown
+        shown += 1
+        if shown == 6:
+            raise Killed
+        return whole_picture(*picture)
+
+    monkeypatch.setattr(detection_trainer, "whole_picture", killed)
+    with pytest.raises(Killed):
+        train(path, tmp_path / "halves", {}, lambda line: None)
+    monkeypatch.setattr(detection_trainer, "whole_picture", whole_picture)
+    halves = train(path, tmp_path / "halves", {}, lambda line: None)
+    wanted, found = _weights(whole), _weights(halves)
+    assert all(torch.equal(found[name], each) for name, each in wanted.items())
+    assert (whole / "thresholds.json").read_text() == (halves / "thresholds.json").read_text()
+    rows = (halves / "metrics.csv").read_text().splitlines()
     phases = [row.split(",")[0] for row in rows[1:]]
     assert phases[-3:] == ["dynamic", "dynamic", "fit"]
 
