@@ -48,7 +48,9 @@ class DetectionDynamic(FrozenModel):
     network at the same image size. sizes: image sizes to be exported at each of them; the full one
     where none is named. probabilities: of an object, below which patches are skipped: drawn for
     each image between these two. full_share: share of the images that skip nothing.
-    statistics_images: what the maskers' inputs are standardised by.
+    statistics_images: what the maskers' inputs are standardised by. fits: how often maskers are
+    fitted to the finished network at the end (`engines.training.masker_fit`); epochs may then be 0,
+    and the network stays what it was.
     """
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -60,15 +62,21 @@ class DetectionDynamic(FrozenModel):
     probabilities: tuple[Share, Share] = (0.02, 0.4)
     full_share: Share = 0.4
     statistics_images: Annotated[int, Field(ge=2)] = 32
+    fits: Annotated[int, Field(ge=0, le=8)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         low, high = self.probabilities
         if not 0.0 < low <= high < 1.0:
             raise ValueError(f"probabilities must rise between 0 and 1, got {low:g} and {high:g}")
-        if bool(self.epochs) != bool(self.budgets):
-            raise ValueError("dynamic training needs epochs and budgets, or neither")
+        if self.learns != bool(self.budgets):
+            raise ValueError("dynamic training needs epochs (or fits) and budgets, or neither")
         return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is such a phase at all."""
+        return bool(self.epochs or self.fits)
 
 
 class DetectionConfig(FrozenModel):
@@ -104,7 +112,7 @@ class DetectionConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.epochs and not (self.dynamic.epochs and self.init.source in ("bundle", "run")):
+        if not self.epochs and not (self.dynamic.learns and self.init.source in ("bundle", "run")):
             raise ValueError("epochs may be 0 only where a finished detector is made dynamic")
         if self.detector.masks != (self.task == "segmentation"):
             raise ValueError(
@@ -114,7 +122,7 @@ class DetectionConfig(FrozenModel):
         if any(stage.paradigm.masks_channels for stage in self.stages):
             raise ValueError("a detector's stages skip patches (paradigm spatial) or nothing")
         masked = any(stage.paradigm.masks_space for stage in self.stages)
-        if (masked or self.detector.level_patches is not None) != bool(self.dynamic.epochs):
+        if (masked or self.detector.level_patches is not None) != self.dynamic.learns:
             raise ValueError(
                 "stages of paradigm spatial and detector.level_patches need dynamic.epochs, which "
                 "needs some of them"

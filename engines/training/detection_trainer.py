@@ -33,6 +33,7 @@ from engines.training.foreground import (
     random_thresholds,
     thresholds_at,
 )
+from engines.training.masker_fit import fit_maskers, whole_picture
 from engines.training.report import RunFolder
 from engines.training.scene_batches import SceneBatches, ScenePixels, Target
 from engines.training.state import (
@@ -49,7 +50,7 @@ Phase = Literal["static", "dynamic"]
 _SHOWN_AT = 0.1
 """Probability of an object, below which patches are skipped where validation is measured."""
 
-_THRESHOLDS = 5
+_THRESHOLDS, _FIT = 5, 6
 _SAVE_EVERY_S = 60.0
 _SAY_EVERY_S = 20.0
 _BETAS = (0.9, 0.98)
@@ -69,7 +70,7 @@ class DetectionData:
 
 def phases_of(config: DetectionConfig) -> tuple[Phase, ...]:
     """What is trained, in order."""
-    return ("static", "dynamic") if config.dynamic.epochs else ("static",)
+    return ("static", "dynamic") if config.dynamic.learns else ("static",)
 
 
 class DetectionTrainer:
@@ -133,6 +134,36 @@ class DetectionTrainer:
         images = normalise(np.concatenate(batches), self.preprocessing)
         prepare_maskers(self.model.eval().dense, images)
 
+    def _fit_maskers(self) -> None:
+        """As often as is asked, each time on all training pictures under the masks of the time
+        before; where nothing was learned yet, with nothing skipped."""
+        dynamic = self.config.dynamic
+        for fit in range(dynamic.fits):
+            self.say(f"fitting maskers to the finished network, {fit + 1} of {dynamic.fits}")
+            rng = np.random.default_rng((_FIT, self.config.seed, fit))
+            blind = not fit and not dynamic.epochs
+            dense = self.model.eval().dense
+            fit_maskers(dense, self._bias.data, self._whole_pictures(fit, rng, blind), rng)
+        if dynamic.fits:
+            self.progress.history.append(
+                {"phase": "fit", "epoch": dynamic.fits, **self._measured("dynamic")}
+            )
+            self.run_folder.write_metrics(self.progress.history)
+
+    def _whole_pictures(
+        self, fit: int, rng: np.random.Generator, blind: bool
+    ) -> Iterator[tuple[Tensor, Target, Decide | None]]:
+        """Every training picture at one of the sizes that skip, another in each fit; blind: nothing
+        is skipped."""
+        dynamic, pixels = self.config.dynamic, self.data.train_pixels
+        sizes = dynamic.sizes or (self.config.image_size,)
+        for place, scene in enumerate(pixels.scenes):
+            size = sizes[(place + fit) % len(sizes)]
+            shown, target = whole_picture(pixels[place], scene, size)
+            drawn = random_thresholds(1, dynamic.probabilities, 0.0, rng)
+            decide = None if blind else ForegroundMasks(self._bias, *drawn)
+            yield normalise(shown[np.newaxis], self.preprocessing), target, decide
+
     def _optimiser(self, phase: Phase) -> torch.optim.Optimizer:
         """Pretrained tensors step relative to their size, fresh ones by a rate of their own."""
         config, pretrained = self.config, self.config.init.source != "random"
@@ -181,6 +212,7 @@ class DetectionTrainer:
             elif now - self._saved_at > _SAVE_EVERY_S:
                 self._save(optimiser)
         if phase == "dynamic":
+            self._fit_maskers()
             thresholds = thresholds_at(_SHOWN_AT, self._bias)
             self.run_folder.write_thresholds(dict.fromkeys(self.config.dynamic.budgets, thresholds))
         # Before the state, which would let a killed run go on without it.
@@ -225,16 +257,20 @@ class DetectionTrainer:
         row |= {key: value / per_epoch for key, value in self.progress.sums.items()}
         self.progress.sums = {}
         if epoch % self.config.measure_every == 0 or epoch == self._epochs(phase):
-            row |= dict(_shown("", self._measure(None)))
-            if phase == "dynamic":
-                thresholds = torch.tensor([thresholds_at(_SHOWN_AT, self._bias)])
-                found = self._measure(Thresholds(thresholds))
-                row |= dict(_shown("dynamic_", found))
-                row["dynamic_macs_ratio"] = float(found.macs_ratios.mean())
+            row |= self._measured(phase)
         self.progress.history.append(row)
         self.run_folder.write_metrics(self.progress.history)
         shown = [f"{key} {value:.3f}" for key, value in row.items() if isinstance(value, float)]
         self.say(f"{phase} epoch {epoch}: {', '.join(shown)}")
+
+    def _measured(self, phase: Phase) -> dict[str, float]:
+        found = dict(_shown("", self._measure(None)))
+        if phase == "dynamic":
+            thresholds = torch.tensor([thresholds_at(_SHOWN_AT, self._bias)])
+            skipping = self._measure(Thresholds(thresholds))
+            found |= dict(_shown("dynamic_", skipping))
+            found["dynamic_macs_ratio"] = float(skipping.macs_ratios.mean())
+        return found
 
     def _measure(self, decide: Decide | None) -> Measured:
         scenes = self.data.validation

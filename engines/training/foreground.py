@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from engines.detection.architecture import LEVELS, STRIDES
 from engines.errors import ConfigError
 from engines.models.detection import DenseNetwork
 from engines.models.maskers import PatchMasker, pool_patches
-from engines.models.masks import Mask
+from engines.models.masks import Decide, Mask
 from engines.training.scene_batches import Target
 
 _FINEST = STRIDES[0]
@@ -133,35 +134,49 @@ def prepare_maskers(dense: DenseNetwork, images: Tensor) -> None:
 
     Raises ConfigError where a masker decides on anything but patches.
     """
-    rows: dict[PatchMasker, list[Tensor]] = {}
-    handles = []
-    for block in dense.body.bottlenecks():
-        if block.block.paradigm.masks_channels:
-            raise ConfigError("a detector's stages skip patches or nothing: paradigm spatial")
-        masker = getattr(block, "masker_spatial", None)
-        if isinstance(masker, PatchMasker):
-            handles.append(block.register_forward_pre_hook(_noting(rows, masker)))
-    levels = list(dense.level_maskers) if dense.detector.num_maskers else []
-    try:
-        for image in torch.split(images, 1):
-            maps, _ = dense.body.stages(image, None)
-            for look, masker in zip(dense.detector.looks, levels, strict=False):
-                if isinstance(masker, PatchMasker):
-                    _noting(rows, masker)(masker, (maps[look],))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for masker, seen in rows.items():
-        values = torch.cat(seen)
+    maskers = patch_maskers(dense)
+    seen = [pooled_inputs(dense, image, None) for image in torch.split(images, 1)]
+    for masker, rows in zip(maskers, zip(*seen, strict=True), strict=True):
+        values = torch.cat(rows).flatten(0, 1)
         masker.mean.copy_(values.mean(dim=0))
         masker.std.copy_(values.std(dim=0).clamp_min(_MIN_STD))
 
 
-def _noting(rows: dict[PatchMasker, list[Tensor]], masker: PatchMasker) -> Callable[..., None]:
-    def hook(_module: object, inputs: tuple[Tensor, ...]) -> None:
-        rows.setdefault(masker, []).append(pool_patches(inputs[0], masker.window).flatten(0, 1))
+def patch_maskers(dense: DenseNetwork) -> list[PatchMasker]:
+    """All maskers in order. ConfigError where one decides on anything but patches."""
+    if any(block.paradigm.masks_channels for block in dense.net.blocks):
+        raise ConfigError("a detector's stages skip patches or nothing: paradigm spatial")
+    levels = list(dense.level_maskers) if dense.detector.num_maskers else []
+    found = [getattr(block, "masker_spatial", None) for block in dense.body.bottlenecks()]
+    return [masker for masker in (*found, *levels) if isinstance(masker, PatchMasker)]
 
-    return hook
+
+@torch.no_grad()
+def pooled_inputs(dense: DenseNetwork, images: Tensor, decide: Decide | None) -> list[Tensor]:
+    """What each masker pools of normalised images, (N, U, C) each, under such decisions of the
+    backbone's; None: everything is computed."""
+    found: list[Tensor] = []
+
+    def noting(masker: PatchMasker) -> Callable[..., None]:
+        def hook(_module: object, inputs: tuple[Tensor, ...]) -> None:
+            found.append(pool_patches(inputs[0], masker.window))
+
+        return hook
+
+    handles = [
+        block.register_forward_pre_hook(noting(masker))
+        for block in dense.body.bottlenecks()
+        if isinstance(masker := getattr(block, "masker_spatial", None), PatchMasker)
+    ]
+    try:
+        maps, _ = dense.body.stages(images, decide)
+    finally:
+        for handle in handles:
+            handle.remove()
+    levels = list(dense.level_maskers) if dense.detector.num_maskers else []
+    for look, masker in zip(dense.detector.looks, levels, strict=False):
+        found.append(pool_patches(maps[look], cast(PatchMasker, masker).window))
+    return found
 
 
 def random_thresholds(
