@@ -177,14 +177,15 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
             timing_cache = compiled.timing_cache
             return Part(order.onnx, compiled, tuple(sorted(set(plugins))))
 
-        main = made(model, buckets)
-        alone = buckets_alone(buckets, profile_each=True)
-        branches = _branches(bundle, precision, alone, made, say)
+        # The smallest first: where it is refused, that is known before minutes have gone by.
         masks: tuple[MaskHead, Part] | None = None
         head = _mask_head(bundle, precision)
         if head is not None:
             start_own_plugins(trt)
             masks = mask_part(made(head, buckets))
+        main = made(model, buckets)
+        alone = buckets_alone(buckets, profile_each=True)
+        branches = _branches(bundle, precision, alone, made, say)
         manifest = plan_manifest(
             bundle, precision, trt, main, (capability,), buckets,
             device=gpu.name, dense=plan.dense, branches=branches, masks=masks,

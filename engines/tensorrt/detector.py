@@ -162,7 +162,9 @@ class TensorRtDetector(PlanEngine):
             objects = chosen(
                 lane.outputs[BOXES][:count], lane.outputs[SCORES][:count], self._detector
             )
-            masks = None if self._masks is None else self._masked(portion.bucket, lane, objects)
+            masks = None
+            if self._masks is not None:
+                masks = self._masked(self._mask_lane(portion.bucket, self._masks), lane, objects)
             names = lane.outputs if every else [DECISIONS] if self._maskers else []
             places = {name: lane.outputs[name][:count].copy() for name in names}
             places.setdefault(DECISIONS, np.ones((count, 0), np.bool_))
@@ -170,10 +172,8 @@ class TensorRtDetector(PlanEngine):
             taken.network_s += time.perf_counter() - begin_s
         return found
 
-    def _masked(self, bucket: Bucket, dense: Lane, objects: Objects) -> Array:
+    def _masked(self, lane: Lane, dense: Lane, objects: Objects) -> Array:
         """Masks of a bucket's objects, so many at a time; places without one get no box."""
-        # Memory is taken with the bucket's, not when the first object turns up.
-        lane = self._mask_lane(bucket)
         total = len(objects.images)
         masks = np.empty((total, MASK_SIZE, MASK_SIZE), np.float32)
         if not total:
@@ -191,10 +191,10 @@ class TensorRtDetector(PlanEngine):
             masks[some] = lane.outputs[MASKS][:count]
         return masks
 
-    def _mask_lane(self, bucket: Bucket) -> Lane:
+    def _mask_lane(self, bucket: Bucket, masks: Network) -> Lane:
+        """Its memory is taken with the bucket's, not when the first object turns up."""
         lane = self._mask_lanes.get(bucket)
         if lane is None:
-            assert self._masks is not None
             width = self._detector.width
             sides = [bucket.image_size // stride for stride in STRIDES]
             shapes: dict[str, tuple[int, ...]] = {
@@ -202,7 +202,7 @@ class TensorRtDetector(PlanEngine):
                 for name, side in zip(FEATURES, sides, strict=True)
             }
             shapes |= {BOXES: (self._objects, 4), IMAGES: (self._objects,)}
-            lane = self._mask_lanes[bucket] = Lane(self._gpu, self._masks, bucket, shapes)
+            lane = self._mask_lanes[bucket] = Lane(self._gpu, masks, bucket, shapes)
         return lane
 
     def _close(self) -> None:

@@ -40,8 +40,9 @@ def commands(texts: Sequence[Path] = TEXTS) -> list[Command]:
 
 
 def is_about_objects(line: str) -> bool:
-    """Whether a command trains, serves or asks a model that finds objects."""
-    return bool(re.search("nuclei|bccd|/v1/(detect|segment)", line))
+    """Whether a command trains, serves or asks a model that finds objects, without a GPU."""
+    on_gpu = re.search("^laud (build|verify) |--engine tensorrt", line)
+    return not on_gpu and bool(re.search("nuclei|bccd|/v1/(detect|segment)", line))
 
 
 def on_path() -> dict[str, str]:

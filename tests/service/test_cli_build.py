@@ -14,23 +14,21 @@ import pytest
 onnx = pytest.importorskip("onnx")
 
 from engines.bundle import read_bundle, write_bundle
-from engines.export.onnx.run import onnx_masks, onnx_model
-from engines.tensorrt import building, loading
+from engines.export.onnx.run import onnx_model
+from engines.tensorrt import building
 from engines.tensorrt.building import BuildPlan, Built
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
-from engines.tensorrt.libraries import Library, Said, library
+from engines.tensorrt.libraries import library
 from engines.tensorrt.plans import Branches, Bucket, MaskHead, sha256, write_plan
 from service.errors import SettingsError
 from service.executor import Executor, load_models
 from service.profile import Tables, profile_points
 from service.settings import load_settings
-from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
 from tests.service.commands import Laud, assert_one_line
-
-VERSION = "10.16.1.11"
+from tests.service.gpus import VERSION, buckets, scripted_gpu
 
 
 @pytest.fixture
@@ -112,10 +110,6 @@ def plan(tmp_path: Path) -> Path:
     return written(tmp_path / "small.laud" / "fp32.plan")
 
 
-def buckets(image_size: int, most: int = 2) -> tuple[Bucket, ...]:
-    return tuple(Bucket(image_size=image_size, images=i + 1, profile=i) for i in range(most))
-
-
 def written(path: Path, **changes: Any) -> Path:
     """A plan of the bundle that it lies in."""
     bundle = read_bundle(path.parent)
@@ -192,25 +186,7 @@ def test_a_plan_at_sizes_of_no_point(laud: Laud, tmp_path: Path, paradigm: str) 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scripted one, with a TensorRT that runs ONNX files."""
-    pytest.importorskip("onnxruntime")
-    from tests.engines.tensorrt.scripted import ScriptedGpu, ScriptedNetwork
-
-    monkeypatch.setattr(loading, "CudaGpu", lambda _device=0: ScriptedGpu("RTX 3090", 86))
-    monkeypatch.setattr(
-        loading,
-        "TensorRtNetwork",
-        lambda _library, program, gpu: ScriptedNetwork(gpu, program, [[(1, 32)], [(2, 32)]]),
-    )
-    monkeypatch.setattr(
-        loading,
-        "library",
-        lambda name: Library(
-            name,
-            SimpleNamespace(__version__=VERSION, init_libnvinfer_plugins=lambda *_given: True),
-            None,
-            Said(),
-        ),
-    )
+    scripted_gpu(monkeypatch)
 
 
 @pytest.mark.usefixtures("gpu")
@@ -224,133 +200,6 @@ def test_a_plan_that_agrees_gets_its_latency_table(laud: Laud, plan: Path) -> No
     as_json = json.loads(laud("verify", str(plan), "--calls", "1", "--json").out)
     assert as_json["verdict"]["agrees"] is True
     assert as_json["latency"]["device"] == "RTX 3090"
-
-
-@pytest.fixture
-def layers(tmp_path: Path) -> Path:
-    """A plan with both forms of calls of one image, in its bundle."""
-    net = net_of("layer")
-    source = bundle_of(net, random_weights(net), None)
-    folder = tmp_path / "layers.laud"
-    write_bundle(folder, source.manifest, source.weights)
-    content, alone = (
-        onnx_model(read_bundle(folder), "fp32", one_image=branches).SerializeToString()
-        for branches in (False, True)
-    )
-    manifest = plan_manifest(
-        bundle=read_bundle(folder).hash,
-        onnx=sha256(content),
-        program=sha256(content),
-        library_version=VERSION,
-        precision="fp32",
-        buckets=buckets(32),
-        branches=Branches(onnx=sha256(alone), program=sha256(alone), buckets=buckets(32, 1)),
-    )
-    write_plan(folder / "fp32.plan", manifest, content, content, (alone, alone))
-    return folder / "fp32.plan"
-
-
-@pytest.mark.usefixtures("gpu")
-def test_both_forms_are_verified_and_timed_and_the_faster_one_predicted_and_served(
-    laud: Laud, layers: Path
-) -> None:
-    done = laud("verify", str(layers), "--calls", "1")
-    assert done.status == 0, done.err
-    assert "branches" in done.out
-    path = layers / "latency-rtx-3090.json"
-    table = read_plan_table(path)
-    assert [(call.images, call.form) for call in table.calls] == [
-        *((1, "blocks"), (1, "branches"), (2, "blocks"))
-    ]
-    for faster in ("blocks", "branches"):
-        calls = tuple(
-            CallLatency.of(
-                "full", buckets(32)[call.images - 1],
-                [0.25 if call.form == faster else 0.5] * 2, [], [], 3, call.form,
-            )
-            for call in table.calls
-        )  # fmt: skip
-        write_plan_table(path, table.model_copy(update={"calls": calls}))
-        settings = load_settings(options={"bundles": str(layers.parent), "engine": "tensorrt"})
-        (model,) = load_models(settings)
-        with model.engine as engine:
-            assert engine.forms("full") == faster  # type: ignore[attr-defined]
-            profile = profile_points(model, 1, tables=Tables.of(settings))
-            assert (profile.source, profile["full"]) == (str(path), (0.25,))
-
-
-@pytest.mark.usefixtures("gpu")
-def test_a_table_without_the_plans_branches_is_of_another_plan(laud: Laud, layers: Path) -> None:
-    assert laud("verify", str(layers), "--calls", "1").status == 0
-    path = layers / "latency-rtx-3090.json"
-    write_plan_table(path, read_plan_table(path).model_copy(update={"branches": "0" * 64}))
-    options = {"bundles": str(layers.parent), "engine": "tensorrt", "latency_tables": str(path)}
-    (model,) = load_models(load_settings(options=options))
-    with model.engine, pytest.raises(SettingsError, match="it is of another plan"):
-        profile_points(model, 1, tables=Tables.of(load_settings(options=options)))
-
-
-@pytest.fixture
-def things(tmp_path: Path) -> Path:
-    """A detector's plan with a mask head, in its bundle."""
-    folder = tmp_path / "things.laud"
-    source = detectors.bundle(detectors.SKIPPING, detectors.RAGGED, sizes=(32,))
-    write_bundle(folder, source.manifest, source.weights)
-    bundle = read_bundle(folder)
-    content = onnx_model(bundle, "fp32", select=False).SerializeToString()
-    head = onnx_masks(bundle, "fp32")
-    assert head is not None
-    masks = head.SerializeToString()
-    manifest = plan_manifest(
-        bundle=bundle.hash,
-        onnx=sha256(content),
-        program=sha256(content),
-        library_version=VERSION,
-        precision="fp32",
-        buckets=buckets(32),
-        masks=MaskHead(onnx=sha256(masks), program=sha256(masks), objects=8),
-    )
-    write_plan(folder / "fp32.plan", manifest, content, content, masks=(masks, masks))
-    return folder / "fp32.plan"
-
-
-@pytest.mark.usefixtures("gpu")
-def test_a_detectors_plan_is_verified_timed_and_served(laud: Laud, things: Path) -> None:
-    done = laud("verify", str(things), "--calls", "1")
-    assert done.status == 0, done.err
-    assert "decisions that differ 0.00%: agrees" in done.out
-    table = read_plan_table(things / "latency-rtx-3090.json")
-    assert [(call.point, call.images) for call in table.calls] == [("full", 1), ("full", 2)]
-    settings = load_settings(options={"bundles": str(things.parent), "engine": "tensorrt"})
-    (model,) = load_models(settings)
-    with model.engine:
-        profile = profile_points(model, 2, tables=Tables.of(settings))
-    assert profile.source.endswith("latency-rtx-3090.json")
-
-
-@pytest.mark.usefixtures("gpu")
-def test_masks_that_are_wrong_are_found(laud: Laud, things: Path) -> None:
-    other = detectors.bundle(detectors.SKIPPING, detectors.RAGGED, sizes=(32,), seed=1)
-    head = onnx_masks(other, "fp32")
-    assert head is not None
-    content = head.SerializeToString()
-    manifest = json.loads((things / "manifest.json").read_text())
-    manifest["masks"]["program"] = sha256(content)
-    (things / "masks.engine").write_bytes(content)
-    (things / "manifest.json").write_text(json.dumps(manifest))
-    assert laud("verify", str(things), "--calls", "1").status == 1
-
-
-@pytest.mark.usefixtures("gpu")
-def test_branches_that_answer_something_else_are_found(laud: Laud, layers: Path) -> None:
-    net = net_of("layer")
-    other = bundle_of(net, random_weights(net, seed=1), None)
-    content = onnx_model(other, "fp32", one_image=True).SerializeToString()
-    manifest = json.loads((layers / "manifest.json").read_text())
-    manifest["branches"]["program"] = sha256(content)
-    (layers / "branches.engine").write_bytes(content)
-    (layers / "manifest.json").write_text(json.dumps(manifest))
-    assert laud("verify", str(layers), "--calls", "1").status == 1
 
 
 @pytest.mark.usefixtures("gpu")

@@ -219,7 +219,7 @@ def test_a_detector_is_two_programs_in_the_same_buckets(
     outputs = [each.name for each in onnx.load(found.onnx).graph.output]
     assert outputs == ["decisions", "boxes", "scores", *(f"features_{i}" for i in range(4))]
     assert set(built.manifest.plugins) >= {"block_conv_linear_add", "dilate", "partition"}
-    whole, heads = asked.profiles[:4], asked.profiles[4:]
+    heads, whole = asked.profiles[:4], asked.profiles[4:]
     images, sizes = (1, 2, 1, 2), (64, 64, 96, 96)
     assert [each["image"][1] for each in whole] == [
         (count, size, size, 3) for count, size in zip(images, sizes, strict=True)

@@ -16,13 +16,15 @@ from engines.architecture import ResNet
 from engines.bundle import Bundle, read_bundle
 from engines.core import Glance, OperatingPoint, Output, Paradigm, UInt8Array
 from engines.cpu.detector import CpuDetector
+from engines.detection.agreement import agreement
 from engines.detection.architecture import Detector
+from engines.detection.letterbox import detections_of
 from engines.errors import BundleError, EngineError, InvalidInput, PlanError
 from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.tensorrt.dense import dense_bundle
 from engines.tensorrt.detector import TensorRtDetector
 from engines.tensorrt.forms import Forms
-from engines.tensorrt.plans import Branches, Bucket, MaskHead
+from engines.tensorrt.plans import Branches, Bucket, MaskHead, Precision
 from tests.engines.cpu import detectors
 from tests.engines.cpu.same_objects import assert_same_objects
 from tests.engines.int8 import noise
@@ -43,6 +45,7 @@ class Scripted:
         sizes: Sequence[int] = (SIZE,),
         batches: Sequence[int] = (1, 3),
         alone: bool = False,
+        precision: Precision = "fp32",
     ) -> None:
         shapes = [(images, size) for size in sizes for images in batches]
         buckets = tuple(
@@ -50,8 +53,8 @@ class Scripted:
             for i, (images, size) in enumerate(shapes)
         )
         self.gpu = ScriptedGpu()
-        self.network = self._network(onnx_model(bundle, "fp32", select=False), shapes)
-        model = onnx_masks(bundle, "fp32")
+        self.network = self._network(onnx_model(bundle, precision, select=False), shapes)
+        model = onnx_masks(bundle, precision)
         self.masks = None if model is None else self._network(model, shapes)
         self.branches = None
         fields: dict[str, Any] = {}
@@ -60,7 +63,7 @@ class Scripted:
         if alone:
             ones = [shape for shape in shapes if shape[0] == 1]
             self.branches = self._network(
-                onnx_model(bundle, "fp32", select=False, one_image=True), ones
+                onnx_model(bundle, precision, select=False, one_image=True), ones
             )
             fields["branches"] = Branches(
                 onnx="2" * 64,
@@ -69,7 +72,7 @@ class Scripted:
                     Bucket(image_size=size, images=1, profile=i) for i, (_, size) in enumerate(ones)
                 ),
             )
-        manifest = plan_manifest(bundle=bundle.hash, buckets=buckets, precision="fp32", **fields)
+        manifest = plan_manifest(bundle=bundle.hash, buckets=buckets, precision=precision, **fields)
         self.engine = TensorRtDetector(
             bundle, manifest, self.gpu, self.network, self.branches,
             Forms(otherwise="branches") if alone else None, self.masks,
@@ -141,6 +144,24 @@ def test_the_nuclei_are_found_as_the_native_engine_finds_them() -> None:
     scripted = Scripted(bundle, sizes=[full.image_size], batches=[1])
     with CpuDetector(bundle, threads=1, precision="fp32") as native, scripted.engine as engine:
         assert_same(engine.infer(images, [full]), native.infer(images, [full]))
+
+
+def test_in_half_precision_the_pyramid_passes_from_one_program_to_the_other_as_it_is() -> None:
+    bundle = detectors.bundle(detectors.SKIPPING, detectors.RAGGED)
+    images, points = noise(2, SIZE), [bundle.manifest.full.point] * 2
+    scripted = Scripted(bundle, precision="fp16")
+    with scripted.engine as engine, Scripted(bundle).engine as single:
+        assert engine.precision == "fp16"
+        half, whole = engine.infer(images, points), single.infer(images, points)
+    assert scripted.masks is not None
+    assert scripted.masks.seen[0]["features_0"].dtype == np.float16
+    assert half.arrays["masks"].dtype == np.float32
+    counts = [np.asarray(each.arrays["counts"], np.int64).sum() for each in (half, whole)]
+    assert abs(counts[0] - counts[1]) <= 0.1 * counts[1]
+    found, wanted = (
+        [detections_of(each, i, SIZE, SIZE, SIZE) for i in range(2)] for each in (half, whole)
+    )
+    assert agreement(found, wanted) > 0.8
 
 
 def test_two_programs_are_graphs_and_share_nothing() -> None:

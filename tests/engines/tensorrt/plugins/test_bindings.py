@@ -29,7 +29,7 @@ ROOT = HERE.parents[3]
 STAND_IN = HERE.parent / "stand_in" / "nvinfer.cpp"
 VERSIONS = ("tensorrt-10", "tensorrt-11")
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-LIMIT_S = 600
+LIMIT_S = 1800
 
 
 @dataclass(frozen=True)
