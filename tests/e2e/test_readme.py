@@ -340,8 +340,10 @@ NEED_TORCH = (
 
 
 def needs_torch(line: str) -> bool:
-    made = ("--reference", "--png", "--pareto", "nested.laud", "clothing-128.laud", "direct.laud")
-    return line.startswith(NEED_TORCH) or any(word in line for word in made)
+    made = ("nested.laud", "clothing-128.laud", "px224.laud", "direct.laud")
+    return line.startswith(NEED_TORCH) or any(
+        word in line for word in ("--reference", "--png", "--pareto", *made)
+    )
 
 
 def parameters() -> list[Any]:
