@@ -127,6 +127,13 @@ def cascade(command: Command, demo: Server, pictures: Path, place: Path) -> None
     assert "two passes" in printed or "log-loss  size log-loss" in printed
 
 
+def own_script(command: Command, demo: Server, pictures: Path, place: Path) -> None:
+    """A script of the checkout that tells of the demo's own points."""
+    line = command.line.replace("DIR", shlex.quote(str(pictures)))
+    printed = run(line.replace(".venv/bin/python ", f"{sys.executable} {ROOT}/", 1), place)
+    assert "glance-" in printed or "equal answers" in printed
+
+
 def inspect(command: Command, demo: Server, pictures: Path, place: Path) -> None:
     assert "full" in run(command.line, place)
 
@@ -294,6 +301,8 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     "make": make,
     ".venv/bin/python tests/benchmarks/footprint.py": footprint,
     ".venv/bin/python tests/benchmarks/cascade.py": cascade,
+    ".venv/bin/python tests/benchmarks/shares.py": own_script,
+    ".venv/bin/python tests/benchmarks/mirrored.py": own_script,
     ".venv/bin/python -m engines.tensorrt.compile_matrix": compile_matrix,
     "laud bench engine": bench,
     "laud bench predictor": bench_predictor,
@@ -331,8 +340,10 @@ NEED_TORCH = (
 
 
 def needs_torch(line: str) -> bool:
-    made = ("--reference", "--png", "--pareto", "nested.laud", "clothing-128.laud", "direct.laud")
-    return line.startswith(NEED_TORCH) or any(word in line for word in made)
+    made = ("nested.laud", "clothing-128.laud", "px224.laud", "direct.laud")
+    return line.startswith(NEED_TORCH) or any(
+        word in line for word in ("--reference", "--png", "--pareto", *made)
+    )
 
 
 def parameters() -> list[Any]:
