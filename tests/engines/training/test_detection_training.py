@@ -19,7 +19,8 @@ from engines.models.detection import LaudDetector
 from engines.runs import read_run
 from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
-from engines.training.detection_trainer import detection_losses, level_pyramid
+from engines.training.detection_losses import detection_losses
+from engines.training.detection_trainer import level_pyramid
 from engines.training.run import train
 from engines.training.scene_batches import SceneBatches
 from engines.training.starts import starting_network
