@@ -110,9 +110,10 @@ def pool_region(features: UInt8Array, box: Float32Array, stride: int, size: int)
     values = features.astype(np.float32) - np.float32(SIGNED_ZERO)
     sums = np.zeros((size, size, features.shape[2]), np.float32)
     for row, by_row in zip(down.pixels, down.weights, strict=True):
+        pooled = np.zeros_like(sums)
         for column, by_column in zip(across.pixels, across.weights, strict=True):
-            weight = by_row[:, np.newaxis] * by_column
-            sums += weight[:, :, np.newaxis] * values[row[:, np.newaxis], column]
+            pooled += by_column[:, np.newaxis] * values[row[:, np.newaxis], column]
+        sums += by_row[:, np.newaxis, np.newaxis] * pooled
     return to_bytes(sums / np.float32(_SAMPLES**2) + np.float32(SIGNED_ZERO))
 
 
