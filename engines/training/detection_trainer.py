@@ -179,6 +179,8 @@ class DetectionTrainer:
     def _run(self, phase: Phase, optimiser: torch.optim.Optimizer) -> None:
         per_epoch, epochs = self._batches.steps_per_epoch, epochs_of(self.config, phase)
         steps, first = epochs * per_epoch, self.progress.step
+        # Of what this phase does not move: gradients of the last step would count in their norm.
+        self.model.zero_grad(set_to_none=True)
         # Epochs of all phases differ in what is shown.
         before = phases_of(self.config)[: self.progress.phase]
         shown = sum(epochs_of(self.config, each) for each in before)

@@ -33,7 +33,7 @@ SHORT = {
 # Of the one that learns to skip: 16 pixels of patches in a picture of 64.
 SHORT_DYNAMIC = (
     "--set dynamic.epochs=1 --set dynamic.sizes=[64] --set dynamic.budgets=[0.7] "
-    "--set dynamic.statistics_images=2"
+    "--set dynamic.statistics_images=2 --set masks.epochs=1"
 )
 LICENCES = {"nuclei": "CC0", "bccd": "MIT, Copyright (c) 2017 shenggan"}
 
