@@ -56,6 +56,12 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
     say(f"multiply-accumulates at {config.image_size} px:")
     for line in detector_macs(backbone.net, config.detector, size).lines():
         say(f"  {line}")
+    # It travels with the bundle, so it does not say where files lay.
+    settings = config.model_dump(
+        mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
+    )
+    if config.masks_alone and start is not None:
+        settings["begun_with"] = start.config
     description = Run(
         name=config.name,
         labels=labels,
@@ -64,10 +70,7 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
         points=config.points,
         last_phase=phases_of(config)[-1],
         data=config.data.root.resolve(),
-        # It travels with the bundle, so it does not say where files lay.
-        config=config.model_dump(
-            mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
-        ),
+        config=settings,
         notices=notices_of(config, start),
         task=config.task,
         detector=config.detector,

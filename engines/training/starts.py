@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -52,7 +52,8 @@ class Start:
     """A finished network to start from: its description, labels, normalisation, and weights.
 
     heads: of a detector, its tensors behind the backbone, named as `LaudDetector` does; detector:
-    their shape. thresholds: of a bundle's first point that skips, None without one.
+    their shape. thresholds: of a bundle's first point that skips, None without one. config: how it
+    was trained.
     """
 
     net: ResNet
@@ -63,6 +64,7 @@ class Start:
     heads: dict[str, Tensor] = field(default_factory=dict)
     detector: Detector | None = None
     thresholds: tuple[float, ...] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def read_start(init: InitConfig) -> Start | None:
@@ -79,10 +81,11 @@ def read_start(init: InitConfig) -> Start | None:
         net, labels, preprocessing = manifest.architecture, manifest.labels, manifest.preprocessing
         state = {name: torch.from_numpy(array).float() for name, array in bundle.weights.items()}
         notices, detector = manifest.provenance.notices, manifest.detector
+        config = manifest.provenance.config
         thresholds = _first_thresholds(manifest)
     else:
         run, _ = read_run(init.path)
-        detector = run.detector
+        detector, config = run.detector, run.config
         net, labels, preprocessing, notices = (
             run.architecture, run.labels, run.preprocessing, run.notices,
         )  # fmt: skip
@@ -92,7 +95,7 @@ def read_start(init: InitConfig) -> Start | None:
     heads = {name: each for name, each in state.items() if body and _BODY not in name}
     return Start(
         _resnet(init, net), labels, preprocessing, body or state, notices,
-        heads, detector, thresholds,
+        heads, detector, thresholds, config,
     )  # fmt: skip
 
 

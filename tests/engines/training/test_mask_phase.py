@@ -141,6 +141,7 @@ def test_a_bundle_keeps_all_but_its_mask_head(root: Path, tmp_path: Path, bundle
     again = export(run, tmp_path / "again.laud", all_points=True, say=lambda line: None)
     assert again.manifest.detector is not None
     assert again.manifest.detector.roi_size == 7
+    assert again.manifest.provenance.config["begun_with"] == bundle.manifest.provenance.config
     before, after = (
         {name: torch.from_numpy(array) for name, array in each.weights.items()}
         for each in (bundle, again)
