@@ -52,7 +52,7 @@ class Run(FrozenModel):
     architecture: ResNet
     points: tuple[PointRequest, ...]
     glances: bool = False
-    last_phase: Literal["static", "sizes", "dynamic"]
+    last_phase: Literal["static", "sizes", "dynamic", "masks"]
     data: Path
     config: dict[str, Any]
     notices: tuple[str, ...] = ()

@@ -29,9 +29,7 @@ from engines.detection.architecture import (
     CANDIDATES_PER_LEVEL,
     LEVEL_UNITS,
     LEVELS,
-    MASK_SIZE,
     MOST_DETECTIONS,
-    ROI_SIZE,
     STRIDE,
     Detector,
     LevelRates,
@@ -134,7 +132,7 @@ class CpuDetector(Closing):
                 "labels": np.empty((n, MOST_DETECTIONS), np.int64),
             }
             if detector.masks:
-                shape = (n, MOST_DETECTIONS, MASK_SIZE, MASK_SIZE)
+                shape = (n, MOST_DETECTIONS, detector.mask_size, detector.mask_size)
                 filled["masks"] = np.empty(shape, np.float32)
             told = np.empty((n, places, net.num_classes + 5), np.float32) if tell_places else None
             active_units = np.empty((n, own), np.int64)
@@ -223,7 +221,7 @@ def _spec(
         width=detector.width,
         head_convs=detector.head_convs,
         mask_convs=detector.mask_convs if detector.masks else 0,
-        region=ROI_SIZE,
+        region=detector.roi_size,
         overlap=detector.overlap,
         least_score=detector.least_score,
         candidates=CANDIDATES_PER_LEVEL,

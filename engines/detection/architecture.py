@@ -33,9 +33,6 @@ LEVEL_UNITS = (2, 4, 8, 16)
 """Per level, the unit of its distances in pixels. A level answers for objects whose farthest side
 is 4 to 8 units away (the finest: 0 to 8, the coarsest: 4 and more)."""
 
-ROI_SIZE = 14
-MASK_SIZE = 2 * ROI_SIZE
-
 MAX_WIDTH = 96
 
 Patch = Annotated[int, Field(ge=1, le=64)]
@@ -47,7 +44,9 @@ class Detector(FrozenModel):
 
     width: channels of the pyramid and of the dense heads. head_convs: 3x3 convolutions in each of
     the two towers (class; box and centre). masks: whether objects get a mask. mask_convs: 3x3
-    convolutions of the mask head, `width` channels each. overlap: boxes of one label that overlap
+    convolutions of the mask head, `width` channels each. roi_size: samples on a side that a mask,
+    twice as large, is made from; more than an object has pixels in the pyramid only interpolate,
+    and the head costs its square. overlap: boxes of one label that overlap
     by more (IoU) are one object. least_score: nothing below it is answered.
 
     level_patches: pixels on a side of the patches of each pyramid level, the finest first. A masker
@@ -61,6 +60,7 @@ class Detector(FrozenModel):
     head_convs: Annotated[int, Field(ge=1, le=4)] = 2
     masks: bool = True
     mask_convs: Annotated[int, Field(ge=1, le=4)] = 2
+    roi_size: Annotated[int, Field(ge=2, le=28)] = 14
     overlap: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     least_score: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     level_patches: tuple[Patch, Patch, Patch, Patch] | None = None
@@ -82,6 +82,11 @@ class Detector(FrozenModel):
                     "earlier stage, or level_patches larger patches"
                 )
         return self
+
+    @property
+    def mask_size(self) -> int:
+        """Samples on a side of a mask."""
+        return 2 * self.roi_size
 
     @property
     def num_maskers(self) -> int:
@@ -217,7 +222,7 @@ def macs_per_object(detector: Detector) -> int:
     """What the mask head takes for one object."""
     if not detector.masks:
         return 0
-    small, large = ROI_SIZE**2, MASK_SIZE**2
+    small, large = detector.roi_size**2, detector.mask_size**2
     width, half = detector.width, detector.width // 2
     convs = detector.mask_convs * 9 * width * width * small
     return convs + 4 * width * half * small + half * large

@@ -7,7 +7,8 @@ surest -> boxes -> a mask for each. Heads, anchors, NMS and RoIAlign are torchvi
 Where the detector has patches, a masker a level says which of them the pyramid's last convolution
 and the dense heads compute. Everything else is computed here and then masked, as in the backbone.
 
-Legend: N images, P places (pixels of all levels, the finest level first), C labels, D detections.
+Legend: N images, P places (pixels of all levels, the finest level first), C labels, D detections, M
+samples on a side of a mask.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from engines.detection.architecture import (
     LEVEL_UNITS,
     LEVELS,
     MOST_DETECTIONS,
-    ROI_SIZE,
     Detector,
     stage_channels,
 )
@@ -160,7 +160,8 @@ class InstanceHeads(nn.Module):
         super().__init__()
         self.detector = detector
         self.anchors = AnchorGenerator(tuple((unit,) for unit in LEVEL_UNITS), ((1.0,),) * LEVELS)
-        self.pool = MultiScaleRoIAlign([str(level) for level in range(LEVELS)], ROI_SIZE, _SAMPLES)
+        levels = [str(level) for level in range(LEVELS)]
+        self.pool = MultiScaleRoIAlign(levels, detector.roi_size, _SAMPLES)
         if detector.masks:
             width = detector.width
             self.mask_head = MaskRCNNHeads(width, (width,) * detector.mask_convs, 1)
@@ -212,7 +213,7 @@ class InstanceHeads(nn.Module):
     def mask_logits(
         self, features: Sequence[Tensor], boxes: Sequence[Tensor], height: int, width: int
     ) -> Tensor:
-        """Logits (D of all images, 28, 28) over boxes (D, 4) of each image of that size."""
+        """Logits (D of all images, M, M) over boxes (D, 4) of each image of that size."""
         named = {str(level): each for level, each in enumerate(features)}
         regions = self.pool(named, list(boxes), [(height, width)] * len(boxes))
         logits: Tensor = self.mask_predictor(self.mask_head(regions))
@@ -232,7 +233,7 @@ class LaudDetector(nn.Module):
         self, x: Tensor, decide: Decide | None = None
     ) -> tuple[list[tuple[Found, Tensor | None]], list[Mask]]:
         """Objects of each normalised image (N, 3, H, W), and their masks' probabilities
-        (D, 28, 28), None where the detector has boxes only; and what its maskers decided."""
+        (D, M, M), None where the detector has boxes only; and what its maskers decided."""
         height, width = x.shape[2:]
         raw, asked = self.dense(x, decide)
         outputs = raw.float()

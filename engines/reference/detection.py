@@ -16,7 +16,6 @@ from engines.caps import units_of
 from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.detection.architecture import (
-    MASK_SIZE,
     STRIDE,
     level_units_of,
     macs_per_object,
@@ -87,7 +86,8 @@ class ReferenceDetector(Closing):
             "decisions": torch.stack(decisions).bool().numpy(),
         }
         if model.detector.masks:
-            arrays["masks"] = np.zeros((*shape, MASK_SIZE, MASK_SIZE), np.float32)
+            side = model.detector.mask_size
+            arrays["masks"] = np.zeros((*shape, side, side), np.float32)
         for i, (each, masks) in enumerate(found):
             count = counts[i]
             arrays["boxes"][i, :count] = each.boxes.numpy()

@@ -22,8 +22,6 @@ from engines.cpu.forcing import side_by_side
 from engines.cpu.weights import without_scales
 from engines.detection.architecture import (
     LEVELS,
-    MASK_SIZE,
-    ROI_SIZE,
     STRIDE,
     STRIDES,
     Detector,
@@ -173,11 +171,13 @@ class _Pass:
         self.answers = [self._heads(*each) for each in zip(features, pixels, strict=True)]
         widths = [each.width for each in sizes]
         self.objects: Objects = choose(self.answers, widths, size.width, self._num_labels, detector)
-        self.masks = np.zeros((len(self.objects.scores), MASK_SIZE, MASK_SIZE), np.float32)
+        count, side = len(self.objects.scores), detector.mask_size
+        self.masks = np.zeros((count, side, side), np.float32)
         if detector.masks:
             for i, box in enumerate(self.objects.boxes):
                 level = level_of(box)
-                self.masks[i] = self._mask(pool_region(features[level], box, STRIDES[level]))
+                region = pool_region(features[level], box, STRIDES[level], detector.roi_size)
+                self.masks[i] = self._mask(region)
         self.activation, self.decisions = backbone.activation, backbone.decided()
         levels = [LevelRates(p.mean(), a) for p, a in zip(pixels, asked, strict=True)]
         network = executed_macs(net, size, backbone.rates)
@@ -215,12 +215,13 @@ class _Pass:
         x, zero = region, SIGNED_ZERO
         for i in range(self._detector.mask_convs):
             x, zero = to_bytes(self._three(x, f"mask.{i}", zero)), 0
-        whole = np.empty((MASK_SIZE, MASK_SIZE), np.float32)
+        size, side = self._detector.roi_size, self._detector.mask_size
+        whole = np.empty((side, side), np.float32)
         last = self._layers["mask.out"]
         for i in range(UPS):
             layer = self._layers[f"mask.up.{i}"]
             up = to_bytes(linear(convolve(x, layer), layer))
-            logits = linear(convolve(up, last), last).reshape(ROI_SIZE, ROI_SIZE)
+            logits = linear(convolve(up, last), last).reshape(size, size)
             whole[i // 2 :: 2, i % 2 :: 2] = logits
         return sigmoid(whole)
 

@@ -17,7 +17,6 @@ from engines.detection.architecture import (
     LEVEL_UNITS,
     LEVELS,
     MOST_DETECTIONS,
-    ROI_SIZE,
     STRIDES,
     Detector,
 )
@@ -103,17 +102,18 @@ def level_of(box: Float32Array) -> int:
     return int(np.clip(level, first, first + LEVELS - 1)) - first
 
 
-def pool_region(features: UInt8Array, box: Float32Array, stride: int) -> UInt8Array:
-    """RoIAlign of a signed map (H, W, C) on a box in pixels of the image, (S, S, C)."""
+def pool_region(features: UInt8Array, box: Float32Array, stride: int, size: int) -> UInt8Array:
+    """RoIAlign of a signed map (H, W, C) on a box in pixels of the image, (S, S, C), S = size."""
     scale = np.float32(1 / stride)
-    down = _reach(box[1] * scale, box[3] * scale, features.shape[0])
-    across = _reach(box[0] * scale, box[2] * scale, features.shape[1])
+    down = _reach(box[1] * scale, box[3] * scale, features.shape[0], size)
+    across = _reach(box[0] * scale, box[2] * scale, features.shape[1], size)
     values = features.astype(np.float32) - np.float32(SIGNED_ZERO)
-    sums = np.zeros((ROI_SIZE, ROI_SIZE, features.shape[2]), np.float32)
+    sums = np.zeros((size, size, features.shape[2]), np.float32)
     for row, by_row in zip(down.pixels, down.weights, strict=True):
+        pooled = np.zeros_like(sums)
         for column, by_column in zip(across.pixels, across.weights, strict=True):
-            weight = by_row[:, np.newaxis] * by_column
-            sums += weight[:, :, np.newaxis] * values[row[:, np.newaxis], column]
+            pooled += by_column[:, np.newaxis] * values[row[:, np.newaxis], column]
+        sums += by_row[:, np.newaxis, np.newaxis] * pooled
     return to_bytes(sums / np.float32(_SAMPLES**2) + np.float32(SIGNED_ZERO))
 
 
@@ -126,9 +126,9 @@ class _Reach:
     weights: Float32Array
 
 
-def _reach(first: np.float32, last: np.float32, limit: int) -> _Reach:
-    width = np.maximum(last - first, _ONE) / np.float32(ROI_SIZE)
-    bins = np.arange(ROI_SIZE, dtype=np.float32)[:, np.newaxis]
+def _reach(first: np.float32, last: np.float32, limit: int, size: int) -> _Reach:
+    width = np.maximum(last - first, _ONE) / np.float32(size)
+    bins = np.arange(size, dtype=np.float32)[:, np.newaxis]
     within = (np.arange(_SAMPLES, dtype=np.float32) + np.float32(0.5)) * width
     at = first + bins * width + within / np.float32(_SAMPLES)
     inside = (at >= -1) & (at <= limit)
@@ -137,9 +137,9 @@ def _reach(first: np.float32, last: np.float32, limit: int) -> _Reach:
     above = np.where(low == limit - 1, np.float32(0), at - low.astype(np.float32))
     high = np.minimum(low + 1, limit - 1)
     # Samples one behind another, of each the pixel before it and that behind it.
-    pixels = np.stack([low, high], axis=2).reshape(ROI_SIZE, -1).T
+    pixels = np.stack([low, high], axis=2).reshape(size, -1).T
     parts = np.stack([_ONE - above, above], axis=2) * inside[:, :, np.newaxis]
-    weights = parts.reshape(ROI_SIZE, -1).T.astype(np.float32)
+    weights = parts.reshape(size, -1).T.astype(np.float32)
     for later in range(1, len(pixels)):
         for earlier in range(later):
             # Where it was merged already, its weight is 0.

@@ -69,14 +69,22 @@ class DetectionDynamic(FrozenModel):
         low, high = self.probabilities
         if not 0.0 < low <= high < 1.0:
             raise ValueError(f"probabilities must rise between 0 and 1, got {low:g} and {high:g}")
-        if self.learns != bool(self.budgets):
-            raise ValueError("dynamic training needs epochs and budgets, or neither; fits stand for epochs too")
+        if self.learns and not self.budgets:
+            raise ValueError("dynamic training needs epochs and budgets; fits stand for epochs too")
         return self
 
     @property
     def learns(self) -> bool:
         """Whether there is such a phase at all."""
         return bool(self.epochs or self.fits)
+
+
+class DetectionMasks(FrozenModel):
+    """Train the mask head alone behind a network that stays what it is, so that nothing else that
+    was measured of it changes."""
+
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
+    rate: Rate = 0.0005
 
 
 class DetectionConfig(FrozenModel):
@@ -87,7 +95,11 @@ class DetectionConfig(FrozenModel):
     fresh layers; backbone_rate: that of the backbone, relative to each tensor's root mean square.
     mask_objects: of each picture, most objects whose masks are learned in a step. mask_jitter: by
     how much of its size their boxes are off, at most. measure_every: epochs between two looks at
-    the validation split. dynamic: what follows, where patches are to be skipped.
+    the validation split. dynamic: what follows, where patches are to be skipped. masks: what comes
+    last.
+
+    With epochs 0 a finished detector is begun with: made dynamic, or, with dynamic.epochs 0 too, a
+    whole bundle whose mask head alone is trained.
     """
 
     task: Literal["detection", "segmentation"]
@@ -108,12 +120,21 @@ class DetectionConfig(FrozenModel):
     mask_jitter: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     measure_every: Annotated[int, Field(ge=1)] = 5
     dynamic: DetectionDynamic = DetectionDynamic()
+    masks: DetectionMasks = DetectionMasks()
     notices: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.epochs and not (self.dynamic.learns and self.init.source in ("bundle", "run")):
-            raise ValueError("epochs may be 0 only where a finished detector is made dynamic")
+        finished = self.dynamic.learns and self.init.source in ("bundle", "run")
+        if not self.epochs and not (finished or self.masks_alone):
+            raise ValueError(
+                "epochs may be 0 only where a finished detector is made dynamic, or the mask head "
+                "of a bundle is trained"
+            )
+        if self.masks.epochs and not self.detector.masks:
+            raise ValueError("masks.epochs needs detector.masks: there is no mask head")
+        if self.dynamic.budgets and not (self.dynamic.learns or self.masks_alone):
+            raise ValueError("dynamic.budgets needs dynamic.epochs or dynamic.fits")
         if self.detector.masks != (self.task == "segmentation"):
             raise ValueError(
                 f"task '{self.task}' {'needs' if self.task == 'segmentation' else 'takes no'} "
@@ -122,7 +143,8 @@ class DetectionConfig(FrozenModel):
         if any(stage.paradigm.masks_channels for stage in self.stages):
             raise ValueError("a detector's stages skip patches (paradigm spatial) or nothing")
         masked = any(stage.paradigm.masks_space for stage in self.stages)
-        if (masked or self.detector.level_patches is not None) != self.dynamic.learns:
+        masked = masked or self.detector.level_patches is not None
+        if masked != self.dynamic.learns and not self.masks_alone:
             raise ValueError(
                 "stages of paradigm spatial and detector.level_patches need dynamic.epochs, which "
                 "needs some of them"
@@ -138,6 +160,12 @@ class DetectionConfig(FrozenModel):
             except ValidationError as error:
                 raise ValueError(f"point '{point.name}': {explain(error)}") from None
         return self
+
+    @property
+    def masks_alone(self) -> bool:
+        """Whether all but the mask head is a bundle's, its maskers included."""
+        before = self.epochs or self.dynamic.learns
+        return bool(self.masks.epochs) and not before and self.init.source == "bundle"
 
     @property
     def crop_ratio(self) -> float:

@@ -12,15 +12,17 @@ from engines.bundle import Preprocessing
 from engines.detection.architecture import detector_macs
 from engines.detection.read import read_scenes
 from engines.detection.scenes import SceneSet
-from engines.errors import ConfigError
+from engines.errors import CheckpointError, ConfigError
+from engines.models.checkpoints import load_strictly
 from engines.models.detection import LaudDetector
 from engines.models.inputs import normalise
 from engines.runs import Run
 from engines.training.detection_config import DetectionConfig
+from engines.training.detection_losses import detection_losses, mask_losses
 from engines.training.detection_trainer import (
     DetectionData,
     DetectionTrainer,
-    detection_losses,
+    epochs_of,
     phases_of,
 )
 from engines.training.report import RunFolder
@@ -47,11 +49,19 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
     kept = keep_heads(model, start, labels, say)
     if not config.epochs and not kept:
         raise ConfigError("epochs may be 0 only where a finished detector of these labels is begun")
+    if config.masks_alone and start is not None:
+        take_over(model, start)
     preprocessing = preprocessing_of(config, start)
     size = MapSize(config.image_size, config.image_size)
     say(f"multiply-accumulates at {config.image_size} px:")
     for line in detector_macs(backbone.net, config.detector, size).lines():
         say(f"  {line}")
+    # It travels with the bundle, so it does not say where files lay.
+    settings = config.model_dump(
+        mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
+    )
+    if not config.epochs and start is not None:
+        settings["begun_with"] = start.config
     description = Run(
         name=config.name,
         labels=labels,
@@ -60,10 +70,7 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
         points=config.points,
         last_phase=phases_of(config)[-1],
         data=config.data.root.resolve(),
-        # It travels with the bundle, so it does not say where files lay.
-        config=config.model_dump(
-            mode="json", exclude_unset=True, exclude={"data": {"root"}, "init": {"path"}}
-        ),
+        config=settings,
         notices=notices_of(config, start),
         task=config.task,
         detector=config.detector,
@@ -72,10 +79,32 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
     if not run.state.exists():
         step_s = step_seconds(model, config, data, preprocessing)
         steps = SceneBatches(data.train_pixels, config).steps_per_epoch
-        minutes = (config.epochs + config.dynamic.epochs) * steps * step_s / 60
+        epochs = sum(epochs_of(config, phase) for phase in phases_of(config))
+        minutes = epochs * steps * step_s / 60
         say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step")
-    DetectionTrainer(config, model, data, preprocessing, run, say, fresh_heads=not kept).train()
+    thresholds = start.thresholds if config.masks_alone and start is not None else None
+    DetectionTrainer(
+        config, model, data, preprocessing, run, say, fresh_heads=not kept, thresholds=thresholds
+    ).train()
     return out
+
+
+def take_over(model: LaudDetector, start: Start) -> None:
+    """All that `start` holds, maskers included. Raises ConfigError where it skips otherwise."""
+    ours, theirs = (
+        (net.stages, None if of is None else (of.level_patches, of.looks))
+        for net, of in ((model.net, model.detector), (start.net, start.detector))
+    )
+    if ours != theirs:
+        raise ConfigError(
+            "the detector that init.path names skips otherwise: stages, detector.level_patches and "
+            "detector.level_looks must be its own"
+        )
+    body = {f"dense.body.{name}": each for name, each in start.state.items()}
+    try:
+        load_strictly(model, {**body, **start.heads})
+    except CheckpointError as error:
+        raise ConfigError(f"'detector' must be that of init.path: {error}") from None
 
 
 def keep_heads(model: LaudDetector, start: Start | None, labels: tuple[str, ...], say: Say) -> bool:
@@ -142,13 +171,17 @@ def _check(config: DetectionConfig, split: SceneSet) -> None:
 def step_seconds(
     model: LaudDetector, config: DetectionConfig, data: DetectionData, preprocessing: Preprocessing
 ) -> float:
-    """Seconds of one step, timed on this machine (the second of two), the batch not counted."""
+    """Seconds of one step of the first phase that has any, timed on this machine (the second of
+    two), the batch not counted."""
     images, targets = SceneBatches(data.train_pixels, config).batch(0, 0)
     x = normalise(images, preprocessing)
     step_s = 0.0
     for _ in range(2):
         started = time.monotonic()
-        losses, _ = detection_losses(model, x, targets, autocast=cpu_has_bf16())
+        if config.masks_alone:
+            losses = mask_losses(model, x, targets, autocast=cpu_has_bf16())
+        else:
+            losses, _ = detection_losses(model, x, targets, autocast=cpu_has_bf16())
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         step_s = time.monotonic() - started
     model.zero_grad(set_to_none=True)

@@ -1,5 +1,5 @@
-"""Training a detector: static, then dynamic where patches are to be skipped; resumable after a kill
-at any moment, with the same result.
+"""Training a detector: static, then dynamic where patches are to be skipped, then the mask head
+alone; resumable after a kill at any moment, with the same result.
 
 Every random choice is a function of (seed, phase, epoch, step). The state is written every minute
 and at each epoch's end.
@@ -8,13 +8,12 @@ and at each epoch's end.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.bundle import Preprocessing
@@ -22,12 +21,14 @@ from engines.core import UInt8Array
 from engines.detection.scenes import SceneSet
 from engines.errors import ConfigError
 from engines.models.detecting import Measured, measure_detector
-from engines.models.detection import DenseNetwork, LaudDetector
+from engines.models.detection import LaudDetector
 from engines.models.inputs import normalise
-from engines.models.masks import Decide, Mask, Thresholds
+from engines.models.masks import Decide, Thresholds
 from engines.training.detection_config import DetectionConfig
+from engines.training.detection_losses import detection_losses, mask_losses
 from engines.training.foreground import (
     ForegroundMasks,
+    bias_at,
     masker_loss,
     prepare_maskers,
     random_thresholds,
@@ -45,7 +46,7 @@ from engines.training.state import (
 )
 from engines.training.trainer import Say, cpu_has_bf16, schedule, set_rates
 
-Phase = Literal["static", "dynamic"]
+Phase = Literal["static", "dynamic", "masks"]
 
 _SHOWN_AT = 0.1
 """Probability of an object, below which patches are skipped where validation is measured."""
@@ -70,7 +71,19 @@ class DetectionData:
 
 def phases_of(config: DetectionConfig) -> tuple[Phase, ...]:
     """What is trained, in order."""
-    return ("static", "dynamic") if config.dynamic.learns else ("static",)
+    phases: list[Phase] = ["static"]
+    if config.dynamic.learns:
+        phases.append("dynamic")
+    if config.masks.epochs:
+        phases.append("masks")
+    return tuple(phases)
+
+
+def epochs_of(config: DetectionConfig, phase: Phase) -> int:
+    """How long a phase is."""
+    return {
+        "static": config.epochs, "dynamic": config.dynamic.epochs, "masks": config.masks.epochs
+    }[phase]  # fmt: skip
 
 
 class DetectionTrainer:
@@ -86,14 +99,18 @@ class DetectionTrainer:
         say: Say = print,
         *,
         fresh_heads: bool = True,
+        thresholds: Sequence[float] | None = None,
     ) -> None:
-        """fresh_heads: pyramid and heads have learned nothing yet."""
+        """fresh_heads: pyramid and heads have learned nothing yet. thresholds: of maskers that have
+        learned (M,), about where objects' probability is that at which validation is measured."""
         self.config, self.data, self.preprocessing = config, data, preprocessing
         self.model = model.to(memory_format=torch.channels_last)
         self.run_folder, self.say = run, say
         self.progress = Progress()
         self._fresh_heads = fresh_heads
         self._bias = nn.Parameter(torch.zeros(model.dense.num_maskers))
+        if thresholds is not None:
+            self._bias.data.copy_(bias_at(_SHOWN_AT, thresholds))
         self._batches = SceneBatches(data.train_pixels, config)
         self._saved_at = 0.0
         self._autocast = cpu_has_bf16()
@@ -167,6 +184,12 @@ class DetectionTrainer:
     def _optimiser(self, phase: Phase) -> torch.optim.Optimizer:
         """Pretrained tensors step relative to their size, fresh ones by a rate of their own."""
         config, pretrained = self.config, self.config.init.source != "random"
+        if phase == "masks":
+            head = list(self.model.instances.parameters())
+            groups = [
+                {"params": [each], "rate": config.masks.rate, "relative": False} for each in head
+            ]
+            return torch.optim.Adam(groups, betas=_BETAS)
         dynamic = phase == "dynamic"
         of = config.dynamic if dynamic else config
         groups = []
@@ -184,14 +207,14 @@ class DetectionTrainer:
             groups.append({"params": [self._bias], "rate": rate, "relative": False})
         return torch.optim.Adam(groups, betas=_BETAS)
 
-    def _epochs(self, phase: Phase) -> int:
-        return self.config.dynamic.epochs if phase == "dynamic" else self.config.epochs
-
     def _run(self, phase: Phase, optimiser: torch.optim.Optimizer) -> None:
-        per_epoch, epochs = self._batches.steps_per_epoch, self._epochs(phase)
+        per_epoch, epochs = self._batches.steps_per_epoch, epochs_of(self.config, phase)
         steps, first = epochs * per_epoch, self.progress.step
-        # Epochs of both phases differ in what is shown.
-        shown = self.config.epochs if phase == "dynamic" else 0
+        # Of what this phase does not move: gradients of the last step would count in their norm.
+        self.model.zero_grad(set_to_none=True)
+        # Epochs of all phases differ in what is shown.
+        before = phases_of(self.config)[: self.progress.phase]
+        shown = sum(epochs_of(self.config, each) for each in before)
         if first < steps:
             self.say(f"{phase}: {epochs} epochs of {per_epoch} steps")
         started = said = self._saved_at = time.monotonic()
@@ -213,12 +236,14 @@ class DetectionTrainer:
                 self._save(optimiser)
         if phase == "dynamic":
             self._fit_maskers()
+        if phase != "static" and self.config.dynamic.budgets:
             thresholds = thresholds_at(_SHOWN_AT, self._bias)
             self.run_folder.write_thresholds(dict.fromkeys(self.config.dynamic.budgets, thresholds))
         # Before the state, which would let a killed run go on without it.
         self.run_folder.save_model(phase, self.model)
         self.progress.phase, self.progress.step = self.progress.phase + 1, 0
-        save_state(self.run_folder.state, self.progress, {"model": self.model.state_dict()})
+        groups = {"model": self.model.state_dict(), "maskers": {"bias": self._bias}}
+        save_state(self.run_folder.state, self.progress, groups)
 
     def _step(
         self,
@@ -232,15 +257,20 @@ class DetectionTrainer:
         self.model.train()
         x = normalise(images, self.preprocessing)
         decide = None
-        if phase == "dynamic":
+        if phase != "static" and self.model.dense.num_maskers:
             rng = np.random.default_rng((_THRESHOLDS, self.config.seed, step))
             dynamic = self.config.dynamic
             drawn = random_thresholds(len(x), dynamic.probabilities, dynamic.full_share, rng)
             decide = ForegroundMasks(self._bias, *drawn)
-        losses, asked = detection_losses(self.model, x, targets, decide, autocast=self._autocast)
-        if asked:
-            size = x.shape[2]
-            losses["masker"] = masker_loss(self.model.dense, asked, self._bias, targets, size)
+        if phase == "masks":
+            losses = mask_losses(self.model, x, targets, decide, autocast=self._autocast)
+        else:
+            losses, asked = detection_losses(
+                self.model, x, targets, decide, autocast=self._autocast
+            )
+            if asked:
+                size = x.shape[2]
+                losses["masker"] = masker_loss(self.model.dense, asked, self._bias, targets, size)
         loss = torch.stack(list(losses.values())).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -256,7 +286,7 @@ class DetectionTrainer:
         row: dict[str, float | str | int] = {"phase": phase, "epoch": epoch}
         row |= {key: value / per_epoch for key, value in self.progress.sums.items()}
         self.progress.sums = {}
-        if epoch % self.config.measure_every == 0 or epoch == self._epochs(phase):
+        if epoch % self.config.measure_every == 0 or epoch == epochs_of(self.config, phase):
             row |= self._measured(phase)
         self.progress.history.append(row)
         self.run_folder.write_metrics(self.progress.history)
@@ -265,7 +295,7 @@ class DetectionTrainer:
 
     def _measured(self, phase: Phase) -> dict[str, float]:
         found = dict(_shown("", self._measure(None)))
-        if phase == "dynamic":
+        if phase != "static" and self.model.dense.num_maskers:
             thresholds = torch.tensor([thresholds_at(_SHOWN_AT, self._bias)])
             skipping = self._measure(Thresholds(thresholds))
             found |= dict(_shown("dynamic_", skipping))
@@ -300,63 +330,6 @@ def _shown(prefix: str, found: Measured) -> Iterator[tuple[str, float]]:
         value = getattr(scores, name)
         if value is not None:
             yield f"accuracy_{prefix}{name}", value
-
-
-def detection_losses(
-    model: LaudDetector,
-    x: Tensor,
-    targets: list[Target],
-    decide: Decide | None = None,
-    *,
-    autocast: bool,
-) -> tuple[dict[str, Tensor], list[Mask]]:
-    """Losses of normalised images (N, 3, H, W), of classes, boxes, centres and masks; and what
-    maskers decided."""
-    height, width = x.shape[2:]
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        raw, asked = model.dense(x, decide)
-    outputs = raw.float()
-    places = model.instances.places(outputs, height, width)
-    known = [
-        {"boxes": torch.from_numpy(each.boxes), "labels": torch.from_numpy(each.labels)}
-        for each in targets
-    ]
-    answers = {
-        "cls_logits": outputs.logits,
-        "bbox_regression": outputs.distances,
-        "bbox_ctrness": outputs.centres,
-    }
-    matched = [torch.from_numpy(each.places) for each in targets]
-    if (active := active_places(model.dense, asked)) is not None:
-        # What is not computed can learn nothing, and must not count among what does.
-        matched = [each.where(on, -1) for each, on in zip(matched, active, strict=True)]
-    found = model.dense.head.compute_loss(known, answers, [places] * len(targets), matched)
-    losses: dict[str, Tensor] = {
-        "class": found["classification"],
-        "box": found["bbox_regression"],
-        "centre": found["bbox_ctrness"],
-    }
-    if model.detector.masks:
-        boxes = [torch.from_numpy(each.mask_boxes) for each in targets]
-        # RoIAlign interpolates: in 16 bits its gradient would be lost in rounding.
-        features = [feature.float() for feature in outputs.features]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            logits = model.instances.mask_logits(features, boxes, height, width)
-        wanted = torch.from_numpy(np.concatenate([each.mask_pixels for each in targets])).float()
-        # The sum of nothing, where no picture has an object, still has a gradient.
-        losses["mask"] = F.binary_cross_entropy_with_logits(
-            logits.float(), wanted, reduction="sum"
-        ) / max(wanted.numel(), 1)
-    return losses, asked
-
-
-def active_places(dense: DenseNetwork, masks: list[Mask]) -> Tensor | None:
-    """Which places of all levels are computed, bool (N, P); None where all are."""
-    first = len(dense.net.maskers)
-    of_levels = [mask.pixels for mask in masks if mask.masker >= first]
-    if not of_levels:
-        return None
-    return torch.cat([each.flatten(1) > 0 for each in of_levels if each is not None], dim=1)
 
 
 @torch.no_grad()

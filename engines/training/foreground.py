@@ -190,6 +190,12 @@ def random_thresholds(
     return torch.from_numpy(np.log(p / (1 - p))).float(), torch.from_numpy(everything)
 
 
+def bias_at(probability: float, thresholds: Sequence[float]) -> Tensor:
+    """The bias of maskers (M,) whose thresholds are those of that probability."""
+    logit = math.log(probability / (1 - probability))
+    return torch.tensor([logit - each for each in thresholds])
+
+
 def thresholds_at(probability: float, bias: Tensor) -> list[float]:
     """What a masker's own logit has to reach for that probability, (M,)."""
     logit = math.log(probability / (1 - probability))

@@ -10,7 +10,7 @@ import numpy as np
 
 from engines.architecture import MapSize
 from engines.core import Float32Array, UInt8Array
-from engines.detection.architecture import LEVEL_UNITS, MASK_SIZE
+from engines.detection.architecture import LEVEL_UNITS
 from engines.detection.scenes import BoolArray, Int64Array, Scene
 from engines.errors import ConfigError, ImageError
 from engines.preprocessing import decode
@@ -31,7 +31,8 @@ class Target:
     """What is to be found in one image.
 
     places: int64 (P,), the object that each place answers for, -1 for none. mask_boxes (M, 4) and
-    mask_pixels, bool (M, 28, 28): some objects, their boxes a little off, and what lies in them.
+    mask_pixels, bool (M, S, S), S samples on a side: some objects, their boxes a little off, and
+    what lies in them.
     """
 
     boxes: Float32Array
@@ -117,7 +118,9 @@ class SceneBatches:
             rng=rng,
             spec=config.data,
         )
-        boxes, pixels = mask_targets(shown, config.mask_objects, config.mask_jitter, rng)
+        boxes, pixels = mask_targets(
+            shown, config.mask_objects, config.mask_jitter, config.detector.mask_size, rng
+        )
         places = answering_places(shown.boxes, self._maps)
         return shown, Target(shown.boxes, shown.labels, places, boxes, pixels)
 
@@ -164,12 +167,12 @@ def answering_places(boxes: Float32Array, maps: tuple[MapSize, ...]) -> Int64Arr
 
 
 def mask_targets(
-    shown: Shown, most: int, jitter: float, rng: np.random.Generator
+    shown: Shown, most: int, jitter: float, size: int, rng: np.random.Generator
 ) -> tuple[Float32Array, BoolArray]:
     """Boxes (M, 4) of at most that many objects, each side off by up to `jitter` of their size, and
-    what of the object lies in them, (M, 28, 28)."""
+    what of the object lies in them, (M, size, size)."""
     if shown.masks is None or not len(shown.boxes):
-        return np.zeros((0, 4), np.float32), np.zeros((0, MASK_SIZE, MASK_SIZE), np.bool_)
+        return np.zeros((0, 4), np.float32), np.zeros((0, size, size), np.bool_)
     chosen = rng.permutation(len(shown.boxes))[:most]
     boxes = shown.boxes[chosen]
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
@@ -177,7 +180,7 @@ def mask_targets(
     off = boxes + sides * rng.uniform(-jitter, jitter, boxes.shape)
     moved: Float32Array = np.clip(off, 0, last + 1).astype(np.float32)
     # Samples at the centres of a grid over the box, each the nearest pixel's.
-    grid = (np.arange(MASK_SIZE) + 0.5) / MASK_SIZE
+    grid = (np.arange(size) + 0.5) / size
     x, y = (
         np.clip(moved[:, k, None] + grid * (moved[:, k + 2] - moved[:, k])[:, None], 0, last)
         .astype(np.int64)

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from engines.architecture import RegNet, ResNet, Stage
 from engines.bundle import Preprocessing, read_bundle
+from engines.detection.architecture import Detector
 from engines.errors import CheckpointError, ConfigError
+from engines.manifest import Manifest
 from engines.models.checkpoints import load_strictly, load_torchvision, torchvision_resnet
 from engines.models.open_nsfw import MEAN_BGR, load_open_nsfw, open_nsfw_resnet
 from engines.models.resnet import LaudResNet, fold_batchnorm
@@ -49,7 +51,9 @@ class StartingConfig(Protocol):
 class Start:
     """A finished network to start from: its description, labels, normalisation, and weights.
 
-    heads: of a detector, its tensors behind the backbone, named as `LaudDetector` does.
+    heads: of a detector, its tensors behind the backbone, named as `LaudDetector` does; detector:
+    their shape. thresholds: of a bundle's first point that skips, None without one. config: how it
+    was trained.
     """
 
     net: ResNet
@@ -58,6 +62,9 @@ class Start:
     state: dict[str, Tensor]
     notices: tuple[str, ...]
     heads: dict[str, Tensor] = field(default_factory=dict)
+    detector: Detector | None = None
+    thresholds: tuple[float, ...] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def read_start(init: InitConfig) -> Start | None:
@@ -67,14 +74,18 @@ def read_start(init: InitConfig) -> Start | None:
     """
     if init.source not in ("bundle", "run") or init.path is None:
         return None
+    thresholds = None
     if init.source == "bundle":
         bundle = read_bundle(str(init.path))
         manifest = bundle.manifest
         net, labels, preprocessing = manifest.architecture, manifest.labels, manifest.preprocessing
         state = {name: torch.from_numpy(array).float() for name, array in bundle.weights.items()}
-        notices = manifest.provenance.notices
+        notices, detector = manifest.provenance.notices, manifest.detector
+        config = manifest.provenance.config
+        thresholds = _first_thresholds(manifest)
     else:
         run, _ = read_run(init.path)
+        detector, config = run.detector, run.config
         net, labels, preprocessing, notices = (
             run.architecture, run.labels, run.preprocessing, run.notices,
         )  # fmt: skip
@@ -82,7 +93,18 @@ def read_start(init: InitConfig) -> Start | None:
         state = _read_state(model_file(init.path, "sizes" if run.detector is None else "static"))
     body = {name.removeprefix(_BODY): each for name, each in state.items() if _BODY in name}
     heads = {name: each for name, each in state.items() if body and _BODY not in name}
-    return Start(_resnet(init, net), labels, preprocessing, body or state, notices, heads)
+    return Start(
+        _resnet(init, net), labels, preprocessing, body or state, notices,
+        heads, detector, thresholds, config,
+    )  # fmt: skip
+
+
+def _first_thresholds(manifest: Manifest) -> tuple[float, ...] | None:
+    for record in manifest.points:
+        asked = tuple(each for each in record.point.thresholds if each is not None)
+        if asked and len(asked) == len(record.point.thresholds):
+            return asked
+    return None
 
 
 def _resnet(init: InitConfig, net: ResNet | RegNet) -> ResNet:

@@ -33,7 +33,7 @@ SHORT = {
 # Of the one that learns to skip: 16 pixels of patches in a picture of 64.
 SHORT_DYNAMIC = (
     "--set dynamic.epochs=1 --set dynamic.sizes=[64] --set dynamic.budgets=[0.7] "
-    "--set dynamic.statistics_images=2"
+    "--set dynamic.statistics_images=2 --set masks.epochs=1"
 )
 LICENCES = {"nuclei": "CC0", "bccd": "MIT, Copyright (c) 2017 shenggan"}
 
@@ -96,8 +96,12 @@ def run(line: str, place: Place) -> str:
 
 
 def train(command: Command, place: Place) -> None:
-    dynamic = SHORT_DYNAMIC if "nuclei.yaml" in command.line else ""
-    run(f"{command.line} {SHORT['laud train']} {dynamic}", place)
+    short = SHORT["laud train"]
+    if "nuclei.yaml" in command.line:
+        short = f"{short} {SHORT_DYNAMIC}"
+    for phase in re.findall(r"--set (\S*epochs)=0", command.line):
+        short = short.replace(f"--set {phase}=1", "")
+    run(f"{command.line} {short}", place)
     (out,) = re.findall(r"--out (\S+)", command.line)
     assert (place.path / out / "model-static.safetensors").is_file()
 

@@ -34,7 +34,8 @@ _BODY, _HEAD = "dense.body.", "dense.head"
 
 def static_detector(bundle: Bundle, size: int) -> ov.Model:
     """From uint8 (1, size, size, 3) RGB to `boxes` (D, 4) in pixels, `scores` (D,), `labels` (D,)
-    and, where the detector has them, `masks` (D, 28, 28); in no order. Nothing is skipped.
+    and, where the detector has them, `masks` (D, M, M), `Detector.mask_size` on a
+    side; in no order. Nothing is skipped.
 
     Raises BundleError where the bundle finds no objects or tensors do not fit.
     """

@@ -1,6 +1,6 @@
 """What comes behind a detector's dense answers, in OpenVINO's operators: boxes, and their masks.
 
-Legend: C labels, K candidates, D objects.
+Legend: C labels, K candidates, D objects, M samples on a side of a mask.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from engines.detection.architecture import (
     CANDIDATES_PER_LEVEL,
     LEVEL_UNITS,
     MOST_DETECTIONS,
-    ROI_SIZE,
     STRIDES,
     Detector,
 )
@@ -105,7 +104,7 @@ def with_masks(
     weights: Tensors,
     detector: Detector,
 ) -> dict[str, ov.Output]:
-    """What was found with a mask (D, 28, 28) each, from the level that fits its size."""
+    """What was found with a mask (D, M, M) each, from the level that fits its size."""
     boxes = found["boxes"]
     level = _level_of(boxes, len(features))
     # Thresholds of sizes: nothing that a few bits could hold.
@@ -120,8 +119,8 @@ def with_masks(
                 each,
                 own,
                 ops.convert(ops.multiply(which, np.int64(0)), "i32"),
-                ROI_SIZE,
-                ROI_SIZE,
+                detector.roi_size,
+                detector.roi_size,
                 _SAMPLES,
                 1.0 / STRIDES[i],
                 "avg",

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from engines.architecture import Block, MapSize, ResNet
 from engines.detection.architecture import (
-    MASK_SIZE,
-    ROI_SIZE,
     Detector,
     pyramid_sizes,
     stage_channels,
@@ -90,7 +88,7 @@ def _block(block: Block, area_in: int, area_out: int, stride_in_1x1: bool) -> It
 def _mask(detector: Detector) -> Work:
     """Of one object."""
     width, half = detector.width, detector.width // 2
-    small, large = ROI_SIZE**2, MASK_SIZE**2
+    small, large = detector.roi_size**2, detector.mask_size**2
     convs = _layer(width, width, 3, small, small).times(detector.mask_convs)
     # A transposed convolution is a 1x1 for each of the four pixels that one becomes.
     return convs + _layer(width, 4 * half, 1, small, small) + _layer(half, 1, 1, large, large)

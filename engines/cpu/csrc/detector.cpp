@@ -60,6 +60,9 @@ const DetectorSpec& checked(const DetectorSpec& s) {
       throw std::invalid_argument("a count of the detector is not between 1 and 4096");
     }
   }
+  if (s.region > kMostRegion) {
+    throw std::invalid_argument("a region has more than 32 pixels on a side");
+  }
   if (s.mask_convs < 0 || s.mask_convs > kMostWidth || (s.mask_convs && s.width % 2)) {
     throw std::invalid_argument("mask_convs is not between 0 and 4096, or the width is odd");
   }

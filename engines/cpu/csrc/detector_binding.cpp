@@ -91,6 +91,7 @@ std::int64_t level_of_box(const Vector<float>& box, std::int64_t first, std::int
 void pool_box(const Map& features, const Vector<float>& box, float scale,
               const Result<float, 3>& region) {
   if (box.shape(0) != 4 || region.shape(0) != region.shape(1) ||
+      region.shape(0) > static_cast<std::size_t>(kMostRegion) ||
       region.shape(2) != features.shape(2) || features.shape(0) < 1 || features.shape(1) < 1) {
     throw std::invalid_argument("an array's shape does not fit the features or the region");
   }

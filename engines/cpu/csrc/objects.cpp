@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::int64_t kSamples = 2;
 constexpr std::int64_t kBlock = 16;  // channels that are summed side by side
+constexpr std::int64_t kStrip = 64;  // and those that rows are kept of
 // Boxes of this size come from the level whose stride is 2^kCanonicalLevel.
 constexpr float kCanonicalSize = 224.0f, kCanonicalLevel = 4.0f, kLevelSlack = 1e-6f;
 
@@ -184,40 +185,143 @@ std::int64_t level_of(const Box& box, std::int64_t first, std::int64_t levels) {
   return static_cast<std::int64_t>(std::min(level, high)) - first;
 }
 
+namespace {
+
+#if defined(__GNUC__)
+#define LAUD_INLINE [[gnu::always_inline]] inline
+#else
+#define LAUD_INLINE inline
+#endif
+
+// Sums of `count` weighted rows of `channels`, at most kBlock: as many as registers hold.
 template <typename T>
-void pool_region(const Features<T>& f, const Box& box, std::int64_t size, std::int64_t channels,
-                 T* out, std::int64_t row_stride, std::int64_t pixel_stride) {
-  const float left = box.left * f.scale, top = box.top * f.scale;
-  const float width = std::max(box.right * f.scale - left, 1.0f) / static_cast<float>(size);
-  const float height = std::max(box.bottom * f.scale - top, 1.0f) / static_cast<float>(size);
+LAUD_INLINE void weigh(const T* const* from, const float* weights, int count, std::int64_t first,
+                       std::int64_t channels, float* out) {
+  float sums[kBlock] = {};
+  if (channels >= kBlock) {
+    for (int i = 0; i < count; ++i) {
+      const T* const row = from[i] + first;
+      for (std::int64_t c = 0; c < kBlock; ++c) sums[c] += weights[i] * to_float(row[c]);
+    }
+  } else {
+    for (int i = 0; i < count; ++i) {
+      const T* const row = from[i] + first;
+      for (std::int64_t c = 0; c < channels; ++c) sums[c] += weights[i] * to_float(row[c]);
+    }
+  }
+  for (std::int64_t c = 0; c < kBlock; ++c) out[c] = sums[c];
+}
+
+// A row of the features, pooled across all bins, kStrip channels each.
+struct PooledRow {
+  std::int64_t row;
+  float bins[kMostRegion * kStrip];
+};
+
+// Rows that neighbouring bins share are pooled once. A bin reads at most 2 * kSamples rows, and of
+// those of the bin above it at most one lies below its own first: what is replaced is not in use.
+constexpr int kPooledRows = 4 * kSamples;
+
+LAUD_INLINE PooledRow& oldest(PooledRow* rows) {
+  PooledRow* found = rows;
+  for (int i = 1; i < kPooledRows; ++i) found = rows[i].row < found->row ? rows + i : found;
+  return *found;
+}
+
+LAUD_INLINE const PooledRow* kept(const PooledRow* rows, std::int64_t row) {
+  for (int i = 0; i < kPooledRows; ++i) {
+    if (rows[i].row == row) return rows + i;
+  }
+  return nullptr;
+}
+
+template <typename T>
+LAUD_INLINE void pool_across(const T* row, std::int64_t pixel_stride, const Reach* across,
+                             std::int64_t size, std::int64_t channels, float* bins) {
+  for (std::int64_t x = 0; x < size; ++x) {
+    const T* from[2 * kSamples];
+    for (int k = 0; k < across[x].count; ++k) from[k] = row + across[x].pixels[k] * pixel_stride;
+    for (std::int64_t c = 0; c < channels; c += kBlock) {
+      weigh(from, across[x].weights, across[x].count, c, channels - c, bins + x * kStrip + c);
+    }
+  }
+}
+
+// channels: at most kStrip.
+template <typename T>
+LAUD_INLINE void pool_strip(const Features<T>& f, const Reach* across, const Reach* down,
+                            std::int64_t size, std::int64_t channels, PooledRow* rows, T* out,
+                            std::int64_t row_stride, std::int64_t pixel_stride) {
+  for (int i = 0; i < kPooledRows; ++i) rows[i].row = -1;
   for (std::int64_t y = 0; y < size; ++y) {
-    const Reach down = reach(top, height, y, f.height);
-    for (std::int64_t x = 0; x < size; ++x) {
-      const Reach across = reach(left, width, x, f.width);
-      const T* pixels[4 * kSamples * kSamples];
-      float weights[4 * kSamples * kSamples];
-      std::int64_t count = 0;
-      for (int i = 0; i < down.count; ++i) {
-        const T* const row = f.first + down.pixels[i] * f.row_stride;
-        for (int k = 0; k < across.count; ++k) {
-          pixels[count] = row + across.pixels[k] * f.pixel_stride;
-          weights[count++] = down.weights[i] * across.weights[k];
-        }
+    const float* above[2 * kSamples];
+    for (int i = 0; i < down[y].count; ++i) {
+      const std::int64_t row = down[y].pixels[i];
+      const PooledRow* found = kept(rows, row);
+      if (!found) {
+        PooledRow& fresh = oldest(rows);
+        fresh.row = row;
+        pool_across(f.first + row * f.row_stride, f.pixel_stride, across, size, channels,
+                    fresh.bins);
+        found = &fresh;
       }
+      above[i] = found->bins;
+    }
+    for (std::int64_t x = 0; x < size; ++x) {
       T* const to = out + y * row_stride + x * pixel_stride;
-      for (std::int64_t n = 0; n < channels; n += kBlock) {
-        float sums[kBlock] = {};
-        const std::int64_t some = std::min(kBlock, channels - n);
-        for (std::int64_t i = 0; i < count; ++i) {
-          const T* const from = pixels[i] + n;
-          for (std::int64_t k = 0; k < some; ++k) sums[k] += weights[i] * to_float(from[k]);
-        }
+      for (std::int64_t c = 0; c < channels; c += kBlock) {
+        float sums[kBlock];
+        weigh(above, down[y].weights, down[y].count, x * kStrip + c, kBlock, sums);
+        const std::int64_t some = std::min(kBlock, channels - c);
         for (std::int64_t k = 0; k < some; ++k) {
-          to_number(sums[k] / (kSamples * kSamples), to[n + k]);
+          to_number(sums[k] / (kSamples * kSamples), to[c + k]);
         }
       }
     }
   }
+}
+
+template <typename T>
+LAUD_INLINE void pool(const Features<T>& f, const Box& box, std::int64_t size,
+                      std::int64_t channels, T* out, std::int64_t row_stride,
+                      std::int64_t pixel_stride) {
+  const float left = box.left * f.scale, top = box.top * f.scale;
+  const float width = std::max(box.right * f.scale - left, 1.0f) / static_cast<float>(size);
+  const float height = std::max(box.bottom * f.scale - top, 1.0f) / static_cast<float>(size);
+  Reach across[kMostRegion], down[kMostRegion];
+  for (std::int64_t i = 0; i < size; ++i) {
+    across[i] = reach(left, width, i, f.width);
+    down[i] = reach(top, height, i, f.height);
+  }
+  PooledRow rows[kPooledRows];
+  for (std::int64_t n = 0; n < channels; n += kStrip) {
+    Features<T> strip = f;
+    strip.first += n;
+    pool_strip(strip, across, down, size, std::min(kStrip, channels - n), rows, out + n, row_stride,
+               pixel_stride);
+  }
+}
+
+#if defined(LAUD_X86)
+template <typename T>
+[[gnu::target("avx2")]] void pool_avx2(const Features<T>& f, const Box& box, std::int64_t size,
+                                       std::int64_t channels, T* out, std::int64_t row_stride,
+                                       std::int64_t pixel_stride) {
+  pool(f, box, size, channels, out, row_stride, pixel_stride);
+}
+#endif
+
+}  // namespace
+
+template <typename T>
+void pool_region(const Features<T>& f, const Box& box, std::int64_t size, std::int64_t channels,
+                 T* out, std::int64_t row_stride, std::int64_t pixel_stride) {
+#if defined(LAUD_X86)
+  // The same bits: no product is fused with a sum in this file.
+  static const bool wide = __builtin_cpu_supports("avx2");
+  if (wide) return pool_avx2(f, box, size, channels, out, row_stride, pixel_stride);
+#endif
+  pool(f, box, size, channels, out, row_stride, pixel_stride);
 }
 
 template void pool_region(const Features<float>&, const Box&, std::int64_t, std::int64_t, float*,

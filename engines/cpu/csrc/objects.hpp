@@ -79,9 +79,11 @@ struct Features {
 // exponent of the finest level's stride. Between 0 and levels - 1.
 std::int64_t level_of(const Box& box, std::int64_t first, std::int64_t levels);
 
+inline constexpr std::int64_t kMostRegion = 32;
+
 // RoIAlign (arXiv:1703.06870) with two samples a side and bin, corners not shifted by half a pixel:
-// means over size x size bins of the box, `channels` each, at `out` with the given strides. Sums
-// are floats; bytes stay in their steps.
+// means over size x size bins of the box, size at most kMostRegion, `channels` each, at `out` with
+// the given strides. Sums are floats, along rows first; bytes stay in their steps.
 template <typename T>
 void pool_region(const Features<T>& features, const Box& box, std::int64_t size,
                  std::int64_t channels, T* out, std::int64_t row_stride, std::int64_t pixel_stride);

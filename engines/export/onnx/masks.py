@@ -5,14 +5,15 @@ fits its box; RoiAlign of all levels and a choice among its answers, since shape
 follow from data. RoiAlign is in float32 in both precisions: half of it knows a place at 512 px to
 a quarter of a pixel, and ONNX Runtime has it in float32 alone.
 
-Legend: N images, D objects of all of them, h x w pixels of a level.
+Legend: N images, D objects of all of them, h x w pixels of a level, S samples on a side of a
+region, M = 2 S on a side of a mask.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from engines.detection.architecture import LEVELS, ROI_SIZE, STRIDES, Detector
+from engines.detection.architecture import LEVELS, STRIDES, Detector
 from engines.export.onnx.detector import BOXES, FEATURES
 from engines.export.onnx.graph import Graph
 from engines.export.onnx.layers import Layers, Shape
@@ -30,7 +31,7 @@ def mask_head(graph: Graph, layers: Layers, shape: Detector) -> None:
     """All of it, from the tensors `instances.*` of a bundle.
 
     Inputs: `features_0` and on, as the network answers them; `boxes`, float32 (D, 4), in pixels of
-    the images, and `images`, int64 (D,): whose each is. Output: `masks`, float32 (D, 28, 28),
+    the images, and `images`, int64 (D,): whose each is. Output: `masks`, float32 (D, M, M),
     probabilities over each box.
     """
     width = shape.width
@@ -40,7 +41,7 @@ def mask_head(graph: Graph, layers: Layers, shape: Detector) -> None:
     ]
     graph.input(BOXES, np.float32, ["D", 4])
     graph.input(IMAGES, np.int64, ["D"])
-    x = _regions(graph, features)
+    x = _regions(graph, features, shape.roi_size)
     for i in range(shape.mask_convs):
         x = layers.relu(layers.convolution(x, f"instances.mask_head.{i}.0", Shape(width, width, 3)))
     predictor, half = "instances.mask_predictor", width // 2
@@ -49,19 +50,19 @@ def mask_head(graph: Graph, layers: Layers, shape: Detector) -> None:
     planes = graph.add("Squeeze", graph.wide(logits), graph.integers(1), out="logits")
     graph.output(
         MASKS, graph.add("Sigmoid", planes, out="probabilities"), np.float32,
-        ["D", 2 * ROI_SIZE, 2 * ROI_SIZE],
+        ["D", shape.mask_size, shape.mask_size],
     )  # fmt: skip
 
 
-def _regions(graph: Graph, features: list[str]) -> str:
-    """Of every box from its level, in the type of the maps: (D, width, ROI_SIZE, ROI_SIZE)."""
+def _regions(graph: Graph, features: list[str], size: int) -> str:
+    """Of every box from its level, in the type of the maps: (D, width, S, S)."""
     area = _areas(graph)
     found = ""
     for i, (each, stride) in enumerate(zip(features, STRIDES, strict=True)):
         region = graph.add(
             "RoiAlign", graph.wide(each), BOXES, IMAGES, out=f"level_{i}/regions",
             mode="avg", coordinate_transformation_mode="output_half_pixel",
-            output_height=ROI_SIZE, output_width=ROI_SIZE, sampling_ratio=_SAMPLES,
+            output_height=size, output_width=size, sampling_ratio=_SAMPLES,
             spatial_scale=1.0 / stride,
         )  # fmt: skip
         if not found:

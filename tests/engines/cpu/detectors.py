@@ -73,9 +73,9 @@ _CALM = 0.05
 
 PLAIN = Detector(width=8, head_convs=1, masks=False)
 MASKED = Detector(width=24, head_convs=2, mask_convs=2, least_score=0.5)
-DEEP = Detector(width=72, head_convs=3, mask_convs=1, least_score=0.6)
+DEEP = Detector(width=72, head_convs=3, mask_convs=1, roi_size=7, least_score=0.6)
 DYNAMIC = MASKED.model_copy(update={"level_patches": (4, 2, 1, 1)})
-RAGGED = MASKED.model_copy(update={"level_patches": (5, 4, 4, 2)})
+RAGGED = MASKED.model_copy(update={"level_patches": (5, 4, 4, 2), "roi_size": 3})
 """Maps of 96 and 160 px have patches that end at their borders."""
 LOOKING = DYNAMIC.model_copy(update={"level_looks": (2, 2, 2, 3)})
 ABROAD = MASKED.model_copy(update={"level_patches": (6, 4, 4, 2), "level_looks": (1, 3, 0, 2)})

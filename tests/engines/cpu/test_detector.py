@@ -343,6 +343,7 @@ def test_wrong_boxes_are_an_error() -> None:
         (features[:0], region),
         (features, region[:2]),
         (features[..., :1].copy(), region),
+        (features, np.empty((33, 33, 2), np.float32)),
     ):
         with pytest.raises(ValueError, match="does not fit"):
             _native.pool_region(wrong[0], boxes[0], 1.0, wrong[1])

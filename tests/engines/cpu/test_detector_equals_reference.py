@@ -202,18 +202,20 @@ def test_suppression_is_that_of_torchvision(labels: int, count: int, overlap: fl
     assert few[: min(5, found)].tolist() == wanted[:5].tolist()
 
 
-def test_regions_are_those_of_torchvision() -> None:
+@pytest.mark.parametrize("size", [1, 7, 14, 32])
+@pytest.mark.parametrize("channels", [6, 64, 88])
+def test_regions_are_those_of_torchvision(size: int, channels: int) -> None:
     """Boxes of every size, also beyond the map and of no area."""
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(20, 30, 8)).astype(np.float32)
+    features = rng.normal(size=(20, 30, channels)).astype(np.float32)
     corners = rng.uniform(-20, 120, (60, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0, 90, (60, 2)) ** 2 / 60], 1)
     boxes = boxes.astype(np.float32)
     boxes[:3] = [[0, 0, 120, 80], [5, 5, 5, 5], [119, 79, 120, 80]]
     as_torch = torch.from_numpy(features).permute(2, 0, 1)[None]
-    wanted = roi_align(as_torch, [torch.from_numpy(boxes)], 14, 0.25, 2).permute(0, 2, 3, 1)
+    wanted = roi_align(as_torch, [torch.from_numpy(boxes)], size, 0.25, 2).permute(0, 2, 3, 1)
     for box, one in zip(boxes, wanted.numpy(), strict=True):
-        region = np.empty((14, 14, 8), np.float32)
+        region = np.full((size, size, channels), np.nan, np.float32)
         _native.pool_region(features, box, 0.25, region)
         np.testing.assert_allclose(region, one, atol=1e-5)
 

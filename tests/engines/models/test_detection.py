@@ -128,7 +128,10 @@ def test_a_mask_depends_on_its_own_box_alone(model: LaudDetector) -> None:
 
 @pytest.mark.parametrize(
     ("net", "detector", "size"),
-    [(NET, DETECTOR, 64), (NET.model_copy(update={"num_classes": 3}), Detector(width=16), 96)],
+    [
+        (NET, DETECTOR, 64),
+        (NET.model_copy(update={"num_classes": 3}), Detector(width=16, roi_size=5), 96),
+    ],
 )
 def test_macs_are_those_of_the_convolutions(net: ResNet, detector: Detector, size: int) -> None:
     model = LaudDetector(net, detector)

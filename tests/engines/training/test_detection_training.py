@@ -19,7 +19,8 @@ from engines.models.detection import LaudDetector
 from engines.runs import read_run
 from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
-from engines.training.detection_trainer import detection_losses, level_pyramid
+from engines.training.detection_losses import detection_losses
+from engines.training.detection_trainer import level_pyramid
 from engines.training.run import train
 from engines.training.scene_batches import SceneBatches
 from engines.training.starts import starting_network
@@ -160,7 +161,8 @@ def test_boxes_alone_are_trained_without_masks(root: Path, tmp_path: Path) -> No
         ({"task": "detection"}, "task 'detection' takes no masks"),
         ({"crop_size": 50}, "crop_size.*multiple of 32"),
         ({"sizes": [96]}, "sizes must be smaller than image_size 64"),
-        ({"dynamic": {"epochs": 1}}, "needs epochs and budgets"),
+        ({"dynamic": {"epochs": 1}}, "needs budgets"),
+        ({"dynamic": {"budgets": [0.5]}}, "budgets needs dynamic.epochs"),
         ({"dynamic": {"epochs": 1, "budgets": [0.5]}}, "need dynamic.epochs"),
         ({"epochs": 0}, "epochs may be 0 only"),
         ({"data": {"root": "x", "zoom": [2, 1]}}, "two rising factors"),

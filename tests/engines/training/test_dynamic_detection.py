@@ -29,7 +29,7 @@ from engines.reference.detection import ReferenceDetector
 from engines.runs import read_run
 from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
-from engines.training.detection_trainer import detection_losses
+from engines.training.detection_losses import detection_losses
 from engines.training.foreground import (
     ForegroundMasks,
     foreground_units,

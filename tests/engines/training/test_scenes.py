@@ -100,7 +100,7 @@ def test_a_picture_without_objects_is_shown_too() -> None:
     assert found.masks is not None
     assert found.masks.shape == (0, 64, 64)
     assert (answering_places(found.boxes, (MapSize(4, 4),) * 4) == -1).all()
-    boxes, masks = mask_targets(found, 8, 0.1, np.random.default_rng(0))
+    boxes, masks = mask_targets(found, 8, 0.1, 28, np.random.default_rng(0))
     assert boxes.shape == (0, 4)
     assert masks.shape == (0, 28, 28)
 
@@ -149,10 +149,11 @@ def test_masks_are_sampled_in_their_moved_boxes() -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     box = np.array([[20, 10, 48, 24]], np.float32)
     exact = Shown(pixels, box, np.zeros(1, np.int64), masks)
-    boxes, found = mask_targets(exact, 5, 0.0, np.random.default_rng(0))
+    boxes, found = mask_targets(exact, 5, 0.0, 14, np.random.default_rng(0))
     assert (boxes == box).all()
+    assert found.shape == (1, 14, 14)
     assert found.all()
-    moved, off = mask_targets(exact, 5, 0.2, np.random.default_rng(0))
+    moved, off = mask_targets(exact, 5, 0.2, 14, np.random.default_rng(0))
     assert 0 < np.abs(moved - box).max() <= 0.2 * 28
     assert 0.3 < off.mean() < 1.0
 

@@ -26,6 +26,7 @@ from engines.errors import BundleError, EngineError
 from tests.engines.cpu.cases import bundle as classifier
 from tests.engines.cpu.cases import pictures
 from tests.engines.cpu.detectors import (
+    DEEP,
     DYNAMIC,
     MASKED,
     PLAIN,
@@ -74,7 +75,7 @@ def detections(found: Arrays) -> Detections:
 
 @pytest.mark.parametrize(
     ("net", "detector"),
-    [(SMALL, PLAIN), (WIDE, MASKED), (SKIPPING, DYNAMIC)],
+    [(SMALL, PLAIN), (WIDE, MASKED), (WIDE, DEEP), (SKIPPING, DYNAMIC)],
     ids=["boxes", "masks of three labels", "one that may skip"],
 )
 def test_graph_finds_what_our_engine_finds(net: Any, detector: Any) -> None:

@@ -78,7 +78,7 @@ def test_boxes_of_every_size(detector: Detector, precision: Precision) -> None:
             found[mine], wanted[first : first + mine.sum()], rtol=0, atol=bound
         )
     none = head.run(**inputs, boxes=boxes[:0].numpy(), images=images[:0].numpy())["masks"]
-    assert none.shape == (0, 28, 28)
+    assert none.shape == (0, detector.mask_size, detector.mask_size)
 
 
 def test_masks_of_what_the_network_finds() -> None:
