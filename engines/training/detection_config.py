@@ -70,7 +70,9 @@ class DetectionDynamic(FrozenModel):
         if not 0.0 < low <= high < 1.0:
             raise ValueError(f"probabilities must rise between 0 and 1, got {low:g} and {high:g}")
         if self.learns != bool(self.budgets):
-            raise ValueError("dynamic training needs epochs and budgets, or neither; fits stand for epochs too")
+            raise ValueError(
+                "dynamic training needs epochs and budgets, or neither; fits stand for epochs too"
+            )
         return self
 
     @property
