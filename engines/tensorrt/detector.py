@@ -21,7 +21,6 @@ from engines.core import OperatingPoint, Output, UInt8Array
 from engines.cpu.counting import wishes_of_batch
 from engines.detection.architecture import (
     LEVELS,
-    MASK_SIZE,
     STRIDE,
     STRIDES,
     Detector,
@@ -129,7 +128,8 @@ class TensorRtDetector(PlanEngine):
         for name in ("boxes", "scores", "labels"):
             arrays[name][objects.images, rank] = getattr(objects, name)
         if self._masks is not None:
-            arrays["masks"] = np.zeros((count, most, MASK_SIZE, MASK_SIZE), np.float32)
+            side = self._detector.mask_size
+            arrays["masks"] = np.zeros((count, most, side, side), np.float32)
             masks = [seen.masks for _, seen in parts if seen.masks is not None]
             arrays["masks"][objects.images, rank] = np.concatenate(masks)
         arrays[DECISIONS] = np.concatenate([seen.places[DECISIONS] for _, seen in parts])
@@ -175,7 +175,8 @@ class TensorRtDetector(PlanEngine):
     def _masked(self, lane: Lane, dense: Lane, objects: Objects) -> Array:
         """Masks of a bucket's objects, so many at a time; places without one get no box."""
         total = len(objects.images)
-        masks = np.empty((total, MASK_SIZE, MASK_SIZE), np.float32)
+        side = self._detector.mask_size
+        masks = np.empty((total, side, side), np.float32)
         if not total:
             return masks
         for name in FEATURES:

@@ -372,9 +372,7 @@ def test_the_readme_opens_with_the_two_commands_and_one_curl() -> None:
 
 
 def test_python_examples(demo: Server) -> None:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
-    )
+    blocks = readme_blocks("python")
     assert blocks
     for block in blocks:
         code = block.replace("localhost:8000", demo.url.removeprefix("http://"))
@@ -393,9 +391,7 @@ def test_yaml_example_is_a_valid_configuration(
 
     for variable in [name for name in os.environ if name.startswith("LAUD_")]:
         monkeypatch.delenv(variable)
-    (block,) = re.findall(
-        r"^```yaml\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
-    )
+    (block,) = readme_blocks("yaml")
     path = tmp_path / "settings.yaml"
     path.write_text(block, encoding="utf-8")
     assert load_settings(path).bundles == ("zoo:clothing",)

@@ -103,7 +103,7 @@ async def test_an_endpoint_gets_its_request_and_what_its_path_holds(asked: Asked
         ("/plain", "OPTIONS", {}),
         ("/plain/", "POST", {}),
         ("/of/a/b/ask", "POST", {}),
-        ("/root/plain", "POST", {"root_path": "/root"}),
+        ("/prefix/plain", "POST", {"root_path": "/prefix"}),
         ("/plain", "POST", {"type": "websocket"}),
     ],
 )
