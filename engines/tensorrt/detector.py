@@ -47,7 +47,7 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True, eq=False)
 class Seen:
     """Of a batch: answers of all places, by the names of the plan's outputs; the objects; and
-    masks, float32 (D, 28, 28), where objects have such."""
+    masks, float32 (D, M, M), M the detector's mask_size, where objects have such."""
 
     places: Mapping[str, Array]
     objects: Objects
