@@ -76,7 +76,7 @@ def detections(found: Arrays) -> Detections:
 @pytest.mark.parametrize(
     ("net", "detector"),
     [(SMALL, PLAIN), (WIDE, MASKED), (WIDE, DEEP), (SKIPPING, DYNAMIC)],
-    ids=["boxes", "masks of three labels", "one that may skip"],
+    ids=["boxes", "masks of three labels", "small regions", "one that may skip"],
 )
 def test_graph_finds_what_our_engine_finds(net: Any, detector: Any) -> None:
     source = bundle(net, detector)
