@@ -284,7 +284,7 @@ class Metrics:
             self.expected_accuracy.labels(model).observe(reply.accuracy)
         self.glances.observe(model, reply)
         if reply.activation.size and reply.looked_again is not False:
-            # Of a few numbers, `mean` takes four times as long.
+            # Of a few numbers, numpy's mean takes longer.
             rate = float(reply.activation.sum()) / reply.activation.size
             self.activation.labels(model, point).observe(rate)
         for phase, seconds in reply.phases_s.items():

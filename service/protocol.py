@@ -216,6 +216,9 @@ class LimitedProtocol(HttpToolsProtocol):
         incoming = incoming_of(cycle.scope)
         if incoming is not None:
             incoming.is_whole = True
+        if not self.pipeline:
+            # A large last read paused it. Nobody asks for more, and only who reads hears of a leave.
+            self.flow.resume_reading()
         if self.expect_100_continue and not cycle.response_started and not self._is_leaving:
             cycle.keep_alive = self._keeps_alive
         if cycle.response_complete and not self.pipeline and not self.transport.is_closing():

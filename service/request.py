@@ -184,7 +184,7 @@ def request_id(given: str | None) -> str:
     """The client's `x-request-id` where it is 1 to 128 printable characters, else a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    # As uuid4, whose system call and object take five times as long; nobody relies on the secrecy.
+    # As uuid4, without its system call and object; nobody relies on the secrecy.
     return f"{_IDS.getrandbits(128):032x}"
 
 

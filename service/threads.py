@@ -28,10 +28,8 @@ class Threads(concurrent.futures.Executor):
         self._lock = threading.Lock()
         self._ended = False
         names = [name] if count == 1 else [f"{name}_{number}" for number in range(count)]
-        self._threads = [
-            threading.Thread(target=self._run, name=each, daemon=True) for each in names
-        ]
-        self._begun = False
+        self._names = names[::-1]
+        self._threads: list[threading.Thread] = []
 
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -41,12 +39,13 @@ class Threads(concurrent.futures.Executor):
         with self._lock:
             if self._ended:
                 raise RuntimeError("the threads have ended")
+            # Those that a machine short of threads refused are begun with what comes next.
+            while self._names:
+                thread = threading.Thread(target=self._run, name=self._names[-1], daemon=True)
+                thread.start()
+                self._threads.append(thread)
+                self._names.pop()
             self._work.put((found, lambda: fn(*args, **kwargs)))
-            if not self._begun:
-                # After the work, which the first of them then takes at once.
-                self._begun = True
-                for thread in self._threads:
-                    thread.start()
         return found
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -58,7 +57,7 @@ class Threads(concurrent.futures.Executor):
                     self._drop()
                 for _ in self._threads:
                     self._work.put(None)
-        if wait and self._begun:
+        if wait:
             for thread in self._threads:
                 thread.join()
 
@@ -76,14 +75,13 @@ class Threads(concurrent.futures.Executor):
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             future, call = work
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = call()
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-                del result
-            # What was run may hold pictures, and the next may be long in coming.
+            if future.set_running_or_notify_cancel():
+                try:
+                    result = call()
+                except BaseException as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(result)
+                    del result
+            # What was given may hold pictures, and the next may be long in coming.
             del work, future, call

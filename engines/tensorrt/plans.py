@@ -82,8 +82,9 @@ class PlanManifest(FrozenModel):
     library_version: of what compiled it, to the last digit. capabilities: of the devices that it
     was compiled for. device: the one that it was timed on; None where there was none. plugins: our
     operators that are plugins in it; the others compute everything and mask. dense: whether it is
-    of the network without maskers, to compare with. one_image: whether layers are skipped by
-    branches, an image at a time. version: of laudserve.
+    of the network without maskers, to compare with. branches: the second program, which skips
+    layers by branches, an image at a time. masks: the one behind it that makes masks of objects.
+    version: of laudserve.
     """
 
     schema_version: Literal[1] = 1

@@ -22,6 +22,9 @@ from engines.tensorrt.running import DECISIONS, PlanEngine
 
 Errors = npt.NDArray[np.float64]
 
+LOST_BY = 0.05
+"""A place whose score differs by less may be a candidate on one side only: rounding decides."""
+
 
 @dataclass(frozen=True, eq=False)
 class Differences:
@@ -70,8 +73,10 @@ class ObjectsWay(Way):
     """Of a plan that finds objects.
 
     Compared are candidates (places whose score is enough for an object): scores, boxes in widths of
-    the image, and masks of the objects that the engine found. A place that is a candidate on one
-    side only counts as a decision that differs. Rough errors are those of scores.
+    the image, and masks of the objects that the engine found. Of images with equal decisions, what
+    is a candidate on one side only, by more than a little, counts as a decision that differs, as a
+    share of the candidates: finding nothing is no way to be right. Rough errors are those of
+    scores.
     """
 
     engine: TensorRtDetector
@@ -99,12 +104,14 @@ class ObjectsWay(Way):
             each = _most(np.abs(_wide(seen.masks) - _wide(made)))
             np.maximum.at(masks, objects.images, each)
         differs = found[DECISIONS] != wanted[DECISIONS]
-        lost = (here >= least) != (there >= least)
+        same = ~differs.any(axis=1)
+        either = ((here >= least) | (there >= least))[same]
+        lost = either & ~candidates[same] & (np.abs(here - there)[same] > LOST_BY)
         return Differences(
             np.maximum(np.maximum(rough, boxes), masks),
             rough,
-            ~differs.any(axis=1),
-            max(_share(differs), _share(lost)),
+            same,
+            max(_share(differs), lost.sum() / max(1, either.sum())),
         )
 
 

@@ -98,8 +98,8 @@ class DetectionConfig(FrozenModel):
     the validation split. dynamic: what follows, where patches are to be skipped. masks: what comes
     last.
 
-    With epochs 0 a finished detector is begun with: made dynamic, or, with dynamic.epochs 0 too, a
-    whole bundle whose mask head alone is trained.
+    With epochs 0 a finished detector is begun with: made dynamic, or, with dynamic.epochs and
+    dynamic.fits 0 too, a whole bundle whose mask head alone is trained.
     """
 
     task: Literal["detection", "segmentation"]
@@ -125,7 +125,10 @@ class DetectionConfig(FrozenModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        finished = self.dynamic.learns and self.init.source in ("bundle", "run")
+        source = self.init.source
+        # Of a run what its static phase ended with is begun with, which fits alone are not for.
+        finished = source == "bundle" if self.dynamic.epochs == 0 else source in ("bundle", "run")
+        finished = finished and self.dynamic.learns
         if not self.epochs and not (finished or self.masks_alone):
             raise ValueError(
                 "epochs may be 0 only where a finished detector is made dynamic, or the mask head "
@@ -144,10 +147,12 @@ class DetectionConfig(FrozenModel):
             raise ValueError("a detector's stages skip patches (paradigm spatial) or nothing")
         masked = any(stage.paradigm.masks_space for stage in self.stages)
         masked = masked or self.detector.level_patches is not None
+        if self.dynamic.budgets and not masked:
+            raise ValueError("dynamic.budgets: nothing skips, neither stages nor level_patches")
         if masked != self.dynamic.learns and not self.masks_alone:
             raise ValueError(
-                "stages of paradigm spatial and detector.level_patches need dynamic.epochs, which "
-                "needs some of them"
+                "stages of paradigm spatial and detector.level_patches need dynamic.epochs or "
+                "dynamic.fits, which need some of them"
             )
         unknown = set(self.dynamic.sizes) - {self.image_size, *self.sizes}
         if unknown:

@@ -83,6 +83,11 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
         minutes = epochs * steps * step_s / 60
         say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step")
     thresholds = start.thresholds if config.masks_alone and start is not None else None
+    if config.masks_alone and model.dense.num_maskers and thresholds is None:
+        raise ConfigError(
+            "the bundle that init.path names has maskers and no point that skips, so nobody knows "
+            "where they decide: export it with --all-points, or set dynamic.fits"
+        )
     DetectionTrainer(
         config, model, data, preprocessing, run, say, fresh_heads=not kept, thresholds=thresholds
     ).train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -81,6 +82,22 @@ def test_a_client_that_closes_its_connection_leaves_what_is_not_answered() -> No
         server.until_no_connections()
         assert answered is not None
         assert not answered.has_left, "it had its answer"
+
+
+def test_a_client_that_leaves_after_a_large_read_is_noticed() -> None:
+    """uvicorn stops reading once 64 kB wait to be asked for, and nobody asks after the body."""
+    app = Exchanges()
+    with listening(app, Rules()) as server, held(app, server):
+        with connect(server.port) as client:
+            client.send(head(content_length=100_000))
+            left = incoming_of(app.starts.get(timeout=PATIENCE_S))
+            assert left is not None
+            server.loop.call_soon_threadsafe(time.sleep, 0.1)
+            client.send(bytes(100_000))
+            client.socket.close()
+        server.until_no_connections()
+        assert left.is_whole
+        assert left.has_left
 
 
 @pytest.mark.anyio

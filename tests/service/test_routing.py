@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -134,7 +135,27 @@ async def test_what_takes_images_does_not_pass_through_the_framework(
         passed.append(scope["path"])
         await through(self, scope, receive, send)
 
+    behind: list[str] = []
+    handle = ExceptionMiddleware.__call__
+
+    async def handled(
+        self: ExceptionMiddleware, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        behind.append(scope["path"])
+        await handle(self, scope, receive, send)
+
     monkeypatch.setattr(FastAPI, "__call__", call)
+    monkeypatch.setattr(ExceptionMiddleware, "__call__", handled)
+    for path in (
+        "/v1/classify",
+        "/v1/detect",
+        "/v1/segment",
+        "/v2/models/colours/infer",
+        "/v2/models/colours/versions/1/infer",
+    ):
+        await running.client.post(path, content=jpeg())
+    assert (await running.client.get("/v1/models")).status_code == 200
+    assert behind == ["/v1/models"]
     assert (await running.client.post("/v1/classify", content=jpeg())).status_code == 200
     assert passed == []
     # Who instruments FastAPI loads this; then it has to see every request.

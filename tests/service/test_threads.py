@@ -85,6 +85,38 @@ def test_it_holds_nothing_that_it_has_run() -> None:
         assert gone.wait(PATIENCE_S)
 
 
+def test_it_holds_nothing_that_was_cancelled() -> None:
+    class Large:
+        pass
+
+    with Threads("laud-test") as thread:
+        gate, gone = threading.Event(), threading.Event()
+        blocked = thread.submit(gate.wait, PATIENCE_S)
+        large = Large()
+        weakref.finalize(large, gone.set)
+        assert thread.submit(lambda kept: None, large).cancel()
+        del large
+        gate.set()
+        assert blocked.result(PATIENCE_S)
+        assert gone.wait(PATIENCE_S)
+
+
+def test_threads_that_a_machine_refuses_are_begun_with_what_comes_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Threads("laud-test", 2) as threads:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start"):
+                threads.submit(lambda: 1)
+        together = threading.Barrier(2)
+        waiting = [threads.submit(together.wait, PATIENCE_S) for _ in range(2)]
+        assert sorted(future.result(PATIENCE_S) for future in waiting) == [0, 1]
+
+
 def test_several_run_side_by_side_and_all_end() -> None:
     before = threading.active_count()
     with Threads("laud-test", 3) as threads:

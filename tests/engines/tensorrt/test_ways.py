@@ -19,7 +19,7 @@ from engines.bundle import Bundle
 from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.tensorrt.detector import Seen, TensorRtDetector
 from engines.tensorrt.oracle import OnnxFile, OnnxRuntime
-from engines.tensorrt.plans import Bucket, MaskHead
+from engines.tensorrt.plans import Bucket, MaskHead, Precision
 from engines.tensorrt.verifying import Verdict, measured, trials, verify
 from engines.tensorrt.ways import ObjectsWay
 from tests.engines.cpu import detectors
@@ -77,10 +77,12 @@ class Wrong:
         return self._change(self._engine.seen(*given))
 
 
-def verified(bundle: Bundle, way: ObjectsWay, change: Change | None = None) -> Verdict:
+def verified(
+    bundle: Bundle, way: ObjectsWay, change: Change | None = None, precision: Precision = "fp32"
+) -> Verdict:
     wrong: Any = way.engine if change is None else Wrong(way.engine, change)
     changed = replace(way, engine=wrong, buckets=BUCKETS[:1])
-    return verify(bundle, [changed], at, print, precision="fp32")
+    return verify(bundle, [changed], at, print, precision=precision)
 
 
 def test_units_of_levels_are_drawn_too(bundle: Bundle) -> None:
@@ -128,6 +130,20 @@ def test_what_is_wrong_is_found(bundle: Bundle, way: ObjectsWay, what: str) -> N
     assert not found.agrees
     if "no numbers" in what:
         assert np.isinf(found.worst_error)
+
+
+def test_few_candidates_that_are_lost_are_many_of_the_candidates(
+    bundle: Bundle, way: ObjectsWay
+) -> None:
+    """Limits of half precision are wide, and most places are candidates for nothing anyway."""
+
+    def without_every_fifth(seen: Seen) -> Seen:
+        scores = seen.places["scores"].copy()
+        flat = scores.reshape(-1)
+        flat[np.flatnonzero(flat >= way.detector.least_score)[::5]] = 0.0
+        return places(seen, "scores", lambda _x: scores)
+
+    assert not verified(bundle, way, without_every_fifth, "fp16").agrees
 
 
 def test_another_decision_may_move_boxes_and_masks_anywhere(

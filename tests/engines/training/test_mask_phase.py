@@ -51,7 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All three phases."""
+    """All three phases, with maskers fitted at the end of the second."""
     place = tmp_path_factory.mktemp("phases")
     return train(_write(place / "t.yaml", root), place / "run", {}, lambda line: None)
 
@@ -64,6 +64,7 @@ def bundle(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def _write(path: Path, root: Path, **changes: Any) -> Path:
     content = {**tiny_dynamic(root), "masks": {"epochs": 2, "rate": 0.01}}
+    content["dynamic"]["fits"] = 1
     path.write_text(yaml.safe_dump({**content, **changes}))
     return path
 
@@ -75,7 +76,7 @@ def _alone(path: Path, root: Path, source: Path, **changes: Any) -> Path:
         "init": {"source": "bundle", "path": str(source)},
         "detector": {**plain["detector"], "roi_size": 7},
         "epochs": 0,
-        "dynamic": {**plain["dynamic"], "epochs": 0},
+        "dynamic": {**plain["dynamic"], "epochs": 0, "fits": 0},
     }
     return _write(path, root, **{**alone, **changes})
 
@@ -114,7 +115,23 @@ def test_the_last_phase_leaves_the_others_work_as_it_was(finished: Path) -> None
     assert thresholds.keys() == {0.7, 0.5}
     rows = (finished / "metrics.csv").read_text().splitlines()
     phases = [row.split(",")[0] for row in rows[1:]]
-    assert phases == ["static"] * 3 + ["dynamic"] * 2 + ["masks"] * 2
+    assert phases == ["static"] * 3 + ["dynamic"] * 2 + ["fit"] + ["masks"] * 2
+
+
+def test_maskers_and_head_of_a_bundle_may_both_be_made_anew(
+    root: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    dynamic = {**tiny_dynamic(root)["dynamic"], "epochs": 0, "fits": 2}
+    path = _alone(tmp_path / "t.yaml", root, bundle.path, dynamic=dynamic)
+    run = train(path, tmp_path / "run", {}, lambda line: None)
+    before = {name: torch.from_numpy(each).float() for name, each in bundle.weights.items()}
+    after = {name: each for name, each in _state(run, "masks").items() if name in before}
+    changed = _changed(before, after)
+    assert {name for name in changed if "masker" not in name and not name.startswith(HEAD)} == set()
+    assert any("masker" in name for name in changed)
+    assert any(name.startswith(HEAD) for name in changed)
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == ["fit", "masks", "masks"]
 
 
 @pytest.mark.parametrize("steps", [10, 11])
