@@ -217,7 +217,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if incoming is not None:
             incoming.is_whole = True
         if not self.pipeline:
-            # A large last read paused it; nobody asks for more, and only who reads hears of a leave.
+            # A large last read paused it; nobody asks for more, and only readers hear of a leave.
             self.flow.resume_reading()
         if self.expect_100_continue and not cycle.response_started and not self._is_leaving:
             cycle.keep_alive = self._keeps_alive
