@@ -70,7 +70,7 @@ class DetectionDynamic(FrozenModel):
         if not 0.0 < low <= high < 1.0:
             raise ValueError(f"probabilities must rise between 0 and 1, got {low:g} and {high:g}")
         if self.learns and not self.budgets:
-            raise ValueError("dynamic training needs epochs and budgets; fits stand for epochs too")
+            raise ValueError("dynamic training needs budgets beside epochs; fits stand for epochs")
         return self
 
     @property
@@ -147,13 +147,13 @@ class DetectionConfig(FrozenModel):
             raise ValueError("a detector's stages skip patches (paradigm spatial) or nothing")
         masked = any(stage.paradigm.masks_space for stage in self.stages)
         masked = masked or self.detector.level_patches is not None
-        if self.dynamic.budgets and not masked:
-            raise ValueError("dynamic.budgets: nothing skips, neither stages nor level_patches")
         if masked != self.dynamic.learns and not self.masks_alone:
             raise ValueError(
                 "stages of paradigm spatial and detector.level_patches need dynamic.epochs or "
                 "dynamic.fits, which need some of them"
             )
+        if self.dynamic.budgets and not masked:
+            raise ValueError("dynamic.budgets: nothing skips, neither stages nor level_patches")
         unknown = set(self.dynamic.sizes) - {self.image_size, *self.sizes}
         if unknown:
             raise ValueError(f"dynamic.sizes {sorted(unknown)} are neither image_size nor in sizes")
