@@ -16,6 +16,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    Histogram,
     ProcessCollector,
     Summary,
     disable_created_metrics,
@@ -25,7 +26,7 @@ from service.correction_metrics import CorrectionMetrics
 from service.costs import ModelCosts
 from service.executor import Model
 from service.exposition import exposition
-from service.families import Family, Histograms, Series
+from service.families import Family
 from service.glance_metrics import GlanceMetrics
 from service.objectives import CUSTOM_CLASS, DEFAULT_CLASS, SloClass
 from service.policy.core import MEDIAN, PLANNED
@@ -284,9 +285,7 @@ class Metrics:
             self.expected_accuracy.labels(model).observe(reply.accuracy)
         self.glances.observe(model, reply)
         if reply.activation.size and reply.looked_again is not False:
-            # Of a few numbers, numpy's mean takes longer.
-            rate = float(reply.activation.sum()) / reply.activation.size
-            self.activation.labels(model, point).observe(rate)
+            self.activation.labels(model, point).observe(float(reply.activation.mean()))
         for phase, seconds in reply.phases_s.items():
             self.phase_duration.labels(model, phase).observe(seconds)
 
@@ -345,8 +344,12 @@ class Metrics:
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, namespace=PREFIX, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Series:
-        return self._histograms(name, text, buckets).labels()
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            name, text, labels, namespace=PREFIX, registry=self.registry, buckets=buckets
+        )
 
     def _counters(self, name: str, text: str, *labels: str) -> Family[Counter]:
         return Family(self._counter(name, text, *labels))
@@ -356,8 +359,8 @@ class Metrics:
 
     def _histograms(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
-    ) -> Histograms:
-        return Histograms(f"{PREFIX}_{name}", text, buckets, labels, self.registry)
+    ) -> Family[Histogram]:
+        return Family(self._histogram(name, text, buckets, *labels))
 
 
 _MEDIAN, _PLANNED = f"{MEDIAN:g}", f"{PLANNED:g}"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from random import Random
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,8 +27,6 @@ from service.results import Objects
 
 T = TypeVar("T")
 
-# A generator of our own, which nobody seeds.
-_IDS = Random()
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -184,8 +182,7 @@ def request_id(given: str | None) -> str:
     """The client's `x-request-id` where it is 1 to 128 printable characters, else a new one."""
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    # As uuid4, without its system call and object; nobody relies on the secrecy.
-    return f"{_IDS.getrandbits(128):032x}"
+    return uuid.uuid4().hex
 
 
 async def until_disconnect(

@@ -267,7 +267,7 @@ def classification(
 ) -> Classification:
     """The `top` most probable labels, and how they came about."""
     found, names = reply.probabilities, model.manifest.labels
-    best = [int(found.argmax())] if top == 1 else (-found).argsort(kind="stable")[:top].tolist()
+    best = (-found).argsort(kind="stable")[:top].tolist()
     answer = Classification(
         model=model.name,
         labels=[Label(label=names[i], probability=round(float(found[i]), 6)) for i in best],
