@@ -30,9 +30,9 @@ from engines.detection.architecture import (
     LEVEL_UNITS,
     LEVELS,
     MOST_DETECTIONS,
-    STRIDE,
     Detector,
     LevelRates,
+    check_points,
     executed_dense_macs,
     level_units_of,
     macs_per_object,
@@ -110,7 +110,7 @@ class CpuDetector(Closing):
         own = len(net.maskers)
         check_batch(images, points, own + detector.num_maskers)
         check_contiguous(images)
-        _check_points(points)
+        check_points(points)
         n, size = len(images), MapSize(*images.shape[1:3])
         places = sum(each.area for each in pyramid_sizes(net, size))
         flags = None if active is None else _flags(active, n, places)
@@ -227,16 +227,6 @@ def _spec(
         candidates=CANDIDATES_PER_LEVEL,
         most=MOST_DETECTIONS,
     )
-
-
-def _check_points(points: Sequence[OperatingPoint]) -> None:
-    for point in points:
-        if point.image_size % STRIDE:
-            raise InvalidInput(
-                f"a detector's images are multiples of {STRIDE}, got {point.image_size}"
-            )
-        if point.glance is not None:
-            raise InvalidInput(f"a detector does not glance, point '{point.name}' does")
 
 
 def _flags(active: npt.NDArray[np.bool_], n: int, places: int) -> npt.NDArray[np.uint8]:

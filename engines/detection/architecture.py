@@ -13,7 +13,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from engines.architecture import MapSize, ResNet
-from engines.core import FrozenModel
+from engines.core import FrozenModel, OperatingPoint
+from engines.errors import InvalidInput
 from engines.macs import static_macs
 
 MOST_DETECTIONS = 500
@@ -128,6 +129,20 @@ class DetectorMacs:
             for name, macs in (*parts.items(), ("dense", self.dense))
         ]
         return [*lines, f"{'each object':12} {self.per_object / 1e6:9.1f} M"]
+
+
+def check_image_size(size: int) -> None:
+    """Raise InvalidInput for a size that the pyramid does not divide."""
+    if size % STRIDE:
+        raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
+
+
+def check_points(points: Sequence[OperatingPoint]) -> None:
+    """Raise InvalidInput for points that no detector runs at."""
+    for point in points:
+        check_image_size(point.image_size)
+        if point.glance is not None:
+            raise InvalidInput(f"a detector does not glance, point '{point.name}' does")
 
 
 def pyramid_sizes(net: ResNet, image: MapSize) -> tuple[MapSize, ...]:

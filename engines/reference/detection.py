@@ -16,11 +16,11 @@ from engines.caps import units_of
 from engines.closing import Closing
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch
 from engines.detection.architecture import (
-    STRIDE,
+    check_image_size,
     level_units_of,
     macs_per_object,
 )
-from engines.errors import BundleError, EngineError, InvalidInput
+from engines.errors import BundleError, EngineError
 from engines.models.detecting import dense_macs
 from engines.models.detection import LaudDetector
 from engines.models.inputs import normalise
@@ -61,8 +61,7 @@ class ReferenceDetector(Closing):
             raise EngineError("the engine has been closed")
         check_batch(images, points, model.dense.num_maskers)
         size = images.shape[1]
-        if size % STRIDE:
-            raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
+        check_image_size(size)
         begin = time.perf_counter()
         x = normalise(images, self._preprocessing)
         prepared = time.perf_counter()

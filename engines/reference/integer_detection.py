@@ -22,17 +22,17 @@ from engines.cpu.forcing import side_by_side
 from engines.cpu.weights import without_scales
 from engines.detection.architecture import (
     LEVELS,
-    STRIDE,
     STRIDES,
     Detector,
     LevelRates,
+    check_image_size,
     executed_dense_macs,
     level_units_of,
     macs_per_object,
     pyramid_sizes,
 )
 from engines.detection.quantisation import TOWERS, UPS, quantise_detector
-from engines.errors import BundleError, EngineError, InvalidInput
+from engines.errors import BundleError, EngineError
 from engines.macs import executed_macs
 from engines.quantisation import SIGNED_ZERO, stem_border
 from engines.reference.integer import (
@@ -93,8 +93,7 @@ class IntegerDetector(Closing):
         detector = self._detector
         check_batch(images, points, len(self._net.maskers) + detector.num_maskers)
         size = images.shape[1]
-        if size % STRIDE:
-            raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
+        check_image_size(size)
         if decisions is not None:
             of_levels = level_units_of(self._net, detector, MapSize(size, size))
             units = [*units_of(self._net, size).tolist(), *of_levels]

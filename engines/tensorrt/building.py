@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from engines.bundle import ZOO_PREFIX, Bundle, read_bundle
 from engines.core import MAX_IMAGE_SIZE
-from engines.detection.architecture import STRIDE
+from engines.detection.architecture import check_image_size
 from engines.errors import BundleError, EngineError, InvalidInput
 from engines.replacing import replace_file
 from engines.tensorrt.dense import dense_bundle
@@ -207,8 +207,7 @@ def buildable(ref: str | Path, plan: BuildPlan) -> Bundle:
     bundle = read_bundle(ref)
     if bundle.manifest.detector is not None:
         for size in plan.sizes or ():
-            if size % STRIDE:
-                raise InvalidInput(f"a detector's images are multiples of {STRIDE}, got {size}")
+            check_image_size(size)
     return dense_bundle(bundle) if plan.dense else bundle
 
 

@@ -21,13 +21,13 @@ from engines.core import OperatingPoint, Output, UInt8Array
 from engines.cpu.counting import wishes_of_batch
 from engines.detection.architecture import (
     LEVELS,
-    STRIDE,
     STRIDES,
     Detector,
+    check_points,
     macs_per_object,
 )
 from engines.detection.objects import Objects
-from engines.errors import BundleError, InvalidInput, PlanError
+from engines.errors import BundleError, PlanError
 from engines.tensorrt.buckets import Portion
 from engines.tensorrt.choosing import chosen
 from engines.tensorrt.counting import DetectorCounter
@@ -103,13 +103,7 @@ class TensorRtDetector(PlanEngine):
 
     def _check(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> None:
         super()._check(images, points)
-        for point in points:
-            if point.image_size % STRIDE:
-                raise InvalidInput(
-                    f"a detector's images are multiples of {STRIDE}, got {point.image_size}"
-                )
-            if point.glance is not None:
-                raise InvalidInput(f"a detector does not glance, point '{point.name}' does")
+        check_points(points)
 
     def _answer(self, images: UInt8Array, points: Sequence[OperatingPoint], forms: Forms) -> Output:
         taken = Taken()
