@@ -51,6 +51,12 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
         raise ConfigError("epochs may be 0 only where a finished detector of these labels is begun")
     if config.masks_alone and start is not None:
         take_over(model, start)
+    thresholds = start.thresholds if config.masks_alone and start is not None else None
+    if config.masks_alone and model.dense.num_maskers and thresholds is None:
+        raise ConfigError(
+            "the bundle that init.path names has maskers and no point that skips, so nobody knows "
+            "where they decide: export it with --all-points, or set dynamic.fits"
+        )
     preprocessing = preprocessing_of(config, start)
     size = MapSize(config.image_size, config.image_size)
     say(f"multiply-accumulates at {config.image_size} px:")
@@ -81,13 +87,8 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
         steps = SceneBatches(data.train_pixels, config).steps_per_epoch
         epochs = sum(epochs_of(config, phase) for phase in phases_of(config))
         minutes = epochs * steps * step_s / 60
-        say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step")
-    thresholds = start.thresholds if config.masks_alone and start is not None else None
-    if config.masks_alone and model.dense.num_maskers and thresholds is None:
-        raise ConfigError(
-            "the bundle that init.path names has maskers and no point that skips, so nobody knows "
-            "where they decide: export it with --all-points, or set dynamic.fits"
-        )
+        fits = f", {config.dynamic.fits} fits of maskers left out" if config.dynamic.fits else ""
+        say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step{fits}")
     DetectionTrainer(
         config, model, data, preprocessing, run, say, fresh_heads=not kept, thresholds=thresholds
     ).train()

@@ -174,7 +174,11 @@ class DetectionTrainer:
         is skipped."""
         dynamic, pixels = self.config.dynamic, self.data.train_pixels
         sizes = dynamic.sizes or (self.config.image_size,)
+        said = time.monotonic()
         for place, scene in enumerate(pixels.scenes):
+            if time.monotonic() - said > _SAY_EVERY_S:
+                said = time.monotonic()
+                self.say(f"seen {place} of {len(pixels.scenes)} pictures")
             size = sizes[(place + fit) % len(sizes)]
             shown, target = whole_picture(pixels[place], scene, size)
             drawn = random_thresholds(1, dynamic.probabilities, 0.0, rng)

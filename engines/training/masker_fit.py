@@ -15,7 +15,7 @@ Legend: M maskers (the backbone's blocks in order, then the levels), R patches, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -59,17 +59,16 @@ def fit_maskers(
     bias: Tensor,
     shown: Iterable[tuple[Tensor, Target, Decide | None]],
     rng: np.random.Generator,
-    say: Callable[[int], None] = lambda pictures: None,
 ) -> None:
     """Set the weights of all maskers, and their biases (M,), in place.
 
     shown: normalised pictures (1, 3, S, S), what is in them, and how maskers decide while they are
-    looked at; None: everything is computed. say: hears how many pictures have been seen.
+    looked at; None: everything is computed.
     """
     maskers = patch_maskers(dense)
     inputs: list[list[Tensor]] = [[] for _ in maskers]
     wanted: list[list[Tensor]] = [[] for _ in maskers]
-    for pictures, (image, target, decide) in enumerate(shown, start=1):
+    for image, target, decide in shown:
         units = foreground_units(dense, [target], image.shape[2])
         pooled = pooled_inputs(dense, image, decide)
         for place, (masker, x, y) in enumerate(zip(maskers, pooled, units, strict=True)):
@@ -78,7 +77,6 @@ def fit_maskers(
             # Half the bytes: what is standardised and clipped at +-5 has digits to spare.
             inputs[place].append(masker.standardise(x[0, some]).half())
             wanted[place].append(y[0, some])
-        say(pictures)
     for place, masker in enumerate(maskers):
         weight, offset = logistic(torch.cat(inputs[place]).float(), torch.cat(wanted[place]))
         inputs[place] = []

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.engines.detection.tiny import write_nuclei
 from tests.engines.training.tiny import tiny_training, write_pictures
+from tests.engines.training.tiny_detection import write_dynamic
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,6 +32,23 @@ def one_thread() -> Iterator[None]:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder with the splits train and validation: noisy pictures of three colours."""
     return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def nuclei(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Annotated pictures with the splits train, one of them without an object, and validation."""
+    place = tmp_path_factory.mktemp("nuclei")
+    return write_nuclei(place, {"train": (4, 3, 0, 5), "validation": (3,)})
+
+
+@pytest.fixture(scope="module")
+def dynamic_detector(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny detector whose maskers learned beside the network."""
+    from engines.training.run import train
+
+    place = tmp_path_factory.mktemp("dynamic")
+    path = write_dynamic(place / "tiny.yaml", nuclei)
+    return train(path, place / "run", {}, lambda line: None)
 
 
 @pytest.fixture(scope="session")

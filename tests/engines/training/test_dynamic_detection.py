@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -42,37 +40,18 @@ from engines.training.foreground import (
 from engines.training.run import train
 from engines.training.scene_batches import Target, answering_places
 from engines.training.starts import starting_network
-from tests.engines.detection.tiny import write_nuclei
 from tests.engines.training.killing import Killed, killed_at
-from tests.engines.training.tiny_detection import tiny_dynamic
+from tests.engines.training.tiny_detection import tiny_dynamic, write_dynamic
 
 pytestmark = pytest.mark.torch
 
 SIZE = 64
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_nuclei(
-        tmp_path_factory.mktemp("nuclei"), {"train": (4, 3, 0, 5), "validation": (3,)}
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("dynamic")
-    return train(_write(place / "tiny.yaml", root), place / "run", {}, lambda line: None)
-
-
 @pytest.fixture
-def model(root: Path) -> LaudDetector:
-    config = DetectionConfig.model_validate(tiny_dynamic(root))
+def model(nuclei: Path) -> LaudDetector:
+    config = DetectionConfig.model_validate(tiny_dynamic(nuclei))
     return LaudDetector(starting_network(config, 1).net, config.detector)
-
-
-def _write(path: Path, root: Path, **changes: Any) -> Path:
-    path.write_text(yaml.safe_dump({**tiny_dynamic(root), **changes}))
-    return path
 
 
 def _target(*boxes: tuple[float, float, float, float]) -> Target:
@@ -99,8 +78,8 @@ def test_patches_are_wanted_where_objects_are(model: LaudDetector) -> None:
     assert not wanted[6].any()
 
 
-def test_a_level_may_look_at_a_later_stage(root: Path) -> None:
-    plain = tiny_dynamic(root)
+def test_a_level_may_look_at_a_later_stage(nuclei: Path) -> None:
+    plain = tiny_dynamic(nuclei)
     plain["detector"]["level_looks"] = [2, 2, 2, 3]
     config = DetectionConfig.model_validate(plain)
     model = LaudDetector(starting_network(config, 1).net, config.detector)
@@ -226,7 +205,7 @@ def test_what_is_not_active_is_not_answered(model: LaudDetector) -> None:
     torch.testing.assert_close(every.centres, static.centres)
 
 
-def test_what_is_not_computed_does_not_count(root: Path, model: LaudDetector) -> None:
+def test_what_is_not_computed_does_not_count(nuclei: Path, model: LaudDetector) -> None:
     x, targets = torch.randn(1, 3, SIZE, SIZE), [_target((5, 5, 11, 11), (40, 40, 60, 60))]
     every, _ = detection_losses(model, x, targets, lambda _, z: torch.ones_like(z), autocast=False)
     none, _ = detection_losses(model, x, targets, lambda _, z: torch.zeros_like(z), autocast=False)
@@ -237,9 +216,13 @@ def test_what_is_not_computed_does_not_count(root: Path, model: LaudDetector) ->
 
 @pytest.mark.parametrize("steps", [6, 8])
 def test_a_run_killed_while_maskers_learn_equals_an_uninterrupted_one(
-    root: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    nuclei: Path,
+    tmp_path: Path,
+    dynamic_detector: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
 ) -> None:
-    path = _write(tmp_path / "tiny.yaml", root)
+    path = write_dynamic(tmp_path / "tiny.yaml", nuclei)
     revive = killed_at(monkeypatch, steps)
     with pytest.raises(Killed):
         train(path, tmp_path / "halves", {}, lambda line: None)
@@ -247,19 +230,25 @@ def test_a_run_killed_while_maskers_learn_equals_an_uninterrupted_one(
     halves = train(path, tmp_path / "halves", {}, lambda line: None)
     first, second = (
         safetensors.torch.load_file(folder / "model-dynamic.safetensors")
-        for folder in (finished, halves)
+        for folder in (dynamic_detector, halves)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert (finished / "thresholds.json").read_text() == (halves / "thresholds.json").read_text()
-    assert (finished / "metrics.csv").read_text() == (halves / "metrics.csv").read_text()
+    assert (dynamic_detector / "thresholds.json").read_text() == (
+        halves / "thresholds.json"
+    ).read_text()
+    assert (dynamic_detector / "metrics.csv").read_text() == (halves / "metrics.csv").read_text()
 
 
-def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_path: Path) -> None:
-    run, thresholds = read_run(finished)
+def test_it_ends_with_points_at_every_budget(
+    nuclei: Path, dynamic_detector: Path, tmp_path: Path
+) -> None:
+    run, thresholds = read_run(dynamic_detector)
     assert run.last_phase == "dynamic"
     assert [point.name for point in run.points] == ["full", "skip-64-70", "skip-64-50", "size-32"]
     assert len(thresholds[0.5]) == 7
-    bundle = export(finished, tmp_path / "tiny.laud", all_points=True, say=lambda line: None)
+    bundle = export(
+        dynamic_detector, tmp_path / "tiny.laud", all_points=True, say=lambda line: None
+    )
     assert read_bundle(bundle.path).hash == bundle.hash
     for name, budget in (("skip-64-70", 0.7), ("skip-64-50", 0.5)):
         record = bundle.manifest.point(name)
@@ -283,13 +272,17 @@ def test_it_ends_with_points_at_every_budget(root: Path, finished: Path, tmp_pat
 
 @pytest.mark.parametrize("source", ["bundle", "run"])
 def test_a_finished_detector_can_be_made_dynamic(
-    root: Path, finished: Path, tmp_path: Path, source: str
+    nuclei: Path, dynamic_detector: Path, tmp_path: Path, source: str
 ) -> None:
-    bundle = export(finished, tmp_path / "tiny.laud", all_points=True, say=lambda line: None)
-    path = bundle.path if source == "bundle" else finished
+    bundle = export(
+        dynamic_detector, tmp_path / "tiny.laud", all_points=True, say=lambda line: None
+    )
+    path = bundle.path if source == "bundle" else dynamic_detector
     said: list[str] = []
     again = train(
-        _write(tmp_path / "again.yaml", root, init={"source": source, "path": str(path)}, epochs=0),
+        write_dynamic(
+            tmp_path / "again.yaml", nuclei, init={"source": source, "path": str(path)}, epochs=0
+        ),
         tmp_path / "again",
         {},
         said.append,
@@ -298,7 +291,7 @@ def test_a_finished_detector_can_be_made_dynamic(
     name = "dense.head.classification_head.conv.0.weight"
     wanted = torch.from_numpy(bundle.weights[name]).float()
     if source == "run":
-        wanted = safetensors.torch.load_file(finished / "model-static.safetensors")[name]
+        wanted = safetensors.torch.load_file(dynamic_detector / "model-static.safetensors")[name]
     torch.testing.assert_close(static[name], wanted)
     assert not any(line.startswith("static:") for line in said)
     rows = (again / "metrics.csv").read_text().splitlines()
@@ -307,21 +300,21 @@ def test_a_finished_detector_can_be_made_dynamic(
 
 @pytest.mark.parametrize("changes", [{"width": 24}, {"head_convs": 2}, {"mask_convs": 2}])
 def test_a_detector_of_another_shape_is_refused(
-    root: Path, finished: Path, tmp_path: Path, changes: dict[str, int]
+    nuclei: Path, dynamic_detector: Path, tmp_path: Path, changes: dict[str, int]
 ) -> None:
-    path = _write(
+    path = write_dynamic(
         tmp_path / "again.yaml",
-        root,
-        init={"source": "run", "path": str(finished)},
-        detector={**tiny_dynamic(root)["detector"], **changes},
+        nuclei,
+        init={"source": "run", "path": str(dynamic_detector)},
+        detector={**tiny_dynamic(nuclei)["detector"], **changes},
     )
     with pytest.raises(ConfigError, match="'detector' must be its own"):
         train(path, tmp_path / "again", {}, lambda line: None)
 
 
-def test_the_tiny_set_has_a_validation_split(root: Path) -> None:
-    assert len(read_scenes(root, "validation").scenes) == 1
-    assert detection_trainer.phases_of(DetectionConfig.model_validate(tiny_dynamic(root))) == (
+def test_the_tiny_set_has_a_validation_split(nuclei: Path) -> None:
+    assert len(read_scenes(nuclei, "validation").scenes) == 1
+    assert detection_trainer.phases_of(DetectionConfig.model_validate(tiny_dynamic(nuclei))) == (
         "static",
         "dynamic",
     )

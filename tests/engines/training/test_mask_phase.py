@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -20,16 +19,15 @@ from engines.errors import ConfigError
 from engines.export.run import export
 from engines.models.detection import LaudDetector
 from engines.runs import read_run
-from engines.training import detection_trainer
+from engines.training import detection_trainer, starts
 from engines.training.detection_config import DetectionConfig
 from engines.training.detection_losses import detection_losses, mask_losses
 from engines.training.foreground import bias_at, thresholds_at
 from engines.training.run import train
 from engines.training.scene_batches import SceneBatches
 from engines.training.starts import starting_network
-from tests.engines.detection.tiny import write_nuclei
 from tests.engines.training.killing import Killed, killed_at
-from tests.engines.training.tiny_detection import read_tiny, tiny_dynamic
+from tests.engines.training.tiny_detection import read_tiny, tiny_dynamic, write_dynamic
 
 pytestmark = pytest.mark.torch
 
@@ -43,17 +41,10 @@ def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_nuclei(
-        tmp_path_factory.mktemp("nuclei"), {"train": (4, 3, 0, 5), "validation": (3,)}
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three phases, with maskers fitted at the end of the second."""
     place = tmp_path_factory.mktemp("phases")
-    return train(_write(place / "t.yaml", root), place / "run", {}, lambda line: None)
+    return train(_write(place / "t.yaml", nuclei), place / "run", {}, lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +53,22 @@ def bundle(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export(finished, out, all_points=True, say=lambda line: None)
 
 
-def _write(path: Path, root: Path, **changes: Any) -> Path:
-    content = {**tiny_dynamic(root), "masks": {"epochs": 2, "rate": 0.01}}
-    content["dynamic"]["fits"] = 1
-    path.write_text(yaml.safe_dump({**content, **changes}))
-    return path
+def _write(path: Path, nuclei: Path, **changes: Any) -> Path:
+    dynamic = {**tiny_dynamic(nuclei)["dynamic"], "fits": 1}
+    masks = {"epochs": 2, "rate": 0.01}
+    return write_dynamic(path, nuclei, **{"dynamic": dynamic, "masks": masks, **changes})
 
 
-def _alone(path: Path, root: Path, source: Path, **changes: Any) -> Path:
+def _alone(path: Path, nuclei: Path, source: Path, **changes: Any) -> Path:
     """Of a bundle's mask head, at half the samples."""
-    plain = tiny_dynamic(root)
+    plain = tiny_dynamic(nuclei)
     alone = {
         "init": {"source": "bundle", "path": str(source)},
         "detector": {**plain["detector"], "roi_size": 7},
         "epochs": 0,
         "dynamic": {**plain["dynamic"], "epochs": 0, "fits": 0},
     }
-    return _write(path, root, **{**alone, **changes})
+    return _write(path, nuclei, **{**alone, **changes})
 
 
 def _state(run: Path, phase: str) -> dict[str, Tensor]:
@@ -90,12 +80,12 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_nothing_but_the_head_learns_from_its_loss(root: Path) -> None:
-    content = tiny_dynamic(root)
+def test_nothing_but_the_head_learns_from_its_loss(nuclei: Path) -> None:
+    content = tiny_dynamic(nuclei)
     content["detector"]["roi_size"] = 7
     config = DetectionConfig.model_validate(content)
     model = LaudDetector(starting_network(config, 1).net, config.detector)
-    _, targets = SceneBatches(read_tiny(root, "train"), config).batch(0, 0)
+    _, targets = SceneBatches(read_tiny(nuclei, "train"), config).batch(0, 0)
     assert {each.mask_pixels.shape[1:] for each in targets} == {(14, 14)}
     x = torch.randn(2, 3, 64, 64)
     losses = mask_losses(model, x, targets, autocast=False)
@@ -119,10 +109,10 @@ def test_the_last_phase_leaves_the_others_work_as_it_was(finished: Path) -> None
 
 
 def test_maskers_and_head_of_a_bundle_may_both_be_made_anew(
-    root: Path, bundle: Bundle, tmp_path: Path
+    nuclei: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    dynamic = {**tiny_dynamic(root)["dynamic"], "epochs": 0, "fits": 2}
-    path = _alone(tmp_path / "t.yaml", root, bundle.path, dynamic=dynamic)
+    dynamic = {**tiny_dynamic(nuclei)["dynamic"], "epochs": 0, "fits": 2}
+    path = _alone(tmp_path / "t.yaml", nuclei, bundle.path, dynamic=dynamic)
     run = train(path, tmp_path / "run", {}, lambda line: None)
     before = {name: torch.from_numpy(each).float() for name, each in bundle.weights.items()}
     after = {name: each for name, each in _state(run, "masks").items() if name in before}
@@ -134,12 +124,23 @@ def test_maskers_and_head_of_a_bundle_may_both_be_made_anew(
     assert [row.split(",")[0] for row in rows[1:]] == ["fit", "masks", "masks"]
 
 
+def test_maskers_of_which_nobody_knows_where_they_decide_are_refused(
+    nuclei: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a bundle whose dial dropped every point that skips."""
+    monkeypatch.setattr(starts, "_first_thresholds", lambda manifest: None)
+    path = _alone(tmp_path / "t.yaml", nuclei, bundle.path)
+    with pytest.raises(ConfigError, match=r"no point that skips.*dynamic\.fits"):
+        train(path, tmp_path / "run", {}, lambda line: None)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("steps", [10, 11])
 def test_a_run_killed_in_the_last_phase_equals_an_uninterrupted_one(
-    root: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    nuclei: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     """At its beginning, where maskers' bias is the phase before's, and in its midst."""
-    path = _write(tmp_path / "t.yaml", root)
+    path = _write(tmp_path / "t.yaml", nuclei)
     revive = killed_at(monkeypatch, steps)
     with pytest.raises(Killed):
         train(path, tmp_path / "halves", {}, lambda line: None)
@@ -150,9 +151,9 @@ def test_a_run_killed_in_the_last_phase_equals_an_uninterrupted_one(
     assert (finished / "metrics.csv").read_text() == (halves / "metrics.csv").read_text()
 
 
-def test_a_bundle_keeps_all_but_its_mask_head(root: Path, tmp_path: Path, bundle: Bundle) -> None:
+def test_a_bundle_keeps_all_but_its_mask_head(nuclei: Path, tmp_path: Path, bundle: Bundle) -> None:
     said: list[str] = []
-    path = _alone(tmp_path / "t.yaml", root, bundle.path)
+    path = _alone(tmp_path / "t.yaml", nuclei, bundle.path)
     run = train(path, tmp_path / "run", {}, said.append)
     assert any(line.startswith("masks: 2 epochs") for line in said)
     again = export(run, tmp_path / "again.laud", all_points=True, say=lambda line: None)
@@ -194,15 +195,15 @@ def test_thresholds_are_told_as_a_bias_and_back() -> None:
     ],
 )
 def test_a_bundle_that_does_not_fit_is_refused(
-    root: Path, tmp_path: Path, bundle: Bundle, changes: dict[str, Any], message: str
+    nuclei: Path, tmp_path: Path, bundle: Bundle, changes: dict[str, Any], message: str
 ) -> None:
-    plain = tiny_dynamic(root)
+    plain = tiny_dynamic(nuclei)
     content: dict[str, Any] = {}
     if "stages" in changes:
         content["stages"] = [plain["stages"][0], *plain["stages"][1:3], {"depth": 1, "width": 8}]
     if "detector" in changes:
         content["detector"] = {**plain["detector"], **changes["detector"]}
-    path = _alone(tmp_path / "t.yaml", root, bundle.path, **content)
+    path = _alone(tmp_path / "t.yaml", nuclei, bundle.path, **content)
     with pytest.raises(ConfigError, match=message):
         train(path, tmp_path / "run", {}, lambda line: None)
 
@@ -217,11 +218,11 @@ def test_a_bundle_that_does_not_fit_is_refused(
     ],
 )
 def test_what_has_no_finished_network_before_it_is_refused(
-    root: Path, tmp_path: Path, changes: dict[str, Any], message: str
+    nuclei: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     if "stages" in changes:
         stages = [{"depth": 1, "width": width} for width in (4, 4, 8, 8)]
         changes = {**changes, "stages": stages, "dynamic": {}}
-    path = _alone(tmp_path / "t.yaml", root, Path("nowhere.laud"), **changes)
+    path = _alone(tmp_path / "t.yaml", nuclei, Path("nowhere.laud"), **changes)
     with pytest.raises(ConfigError, match=message):
         train(path, tmp_path / "run", {}, lambda line: None)

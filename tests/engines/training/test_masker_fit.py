@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -39,39 +38,19 @@ from engines.training.masker_fit import fit_maskers, logistic, whole_picture
 from engines.training.run import train
 from engines.training.scene_batches import ScenePixels
 from engines.training.starts import starting_network
-from tests.engines.detection.tiny import write_nuclei
 from tests.engines.training.killing import Killed
-from tests.engines.training.tiny_detection import tiny_dynamic
+from tests.engines.training.tiny_detection import tiny_dynamic, write_dynamic
 
 pytestmark = pytest.mark.torch
 
 SIZE = 64
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_nuclei(
-        tmp_path_factory.mktemp("nuclei"), {"train": (4, 3, 0, 5), "validation": (3,)}
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Maskers learned beside the network, and were not fitted."""
-    place = tmp_path_factory.mktemp("dynamic")
-    return train(_write(place / "tiny.yaml", root), place / "run", {}, lambda line: None)
-
-
 @pytest.fixture
-def model(root: Path) -> LaudDetector:
-    config = DetectionConfig.model_validate(tiny_dynamic(root))
+def model(nuclei: Path) -> LaudDetector:
+    config = DetectionConfig.model_validate(tiny_dynamic(nuclei))
     torch.manual_seed(0)
     return LaudDetector(starting_network(config, 1).net, config.detector).eval()
-
-
-def _write(path: Path, root: Path, **changes: Any) -> Path:
-    path.write_text(yaml.safe_dump({**tiny_dynamic(root), **changes}))
-    return path
 
 
 def _weights(run: Path) -> dict[str, Tensor]:
@@ -118,8 +97,8 @@ def test_where_patches_are_all_alike_the_masker_says_so(rate: float) -> None:
     torch.testing.assert_close(decided, torch.full((300,), rate), atol=1e-2, rtol=0.0)
 
 
-def test_a_picture_is_shown_as_it_is_served(root: Path) -> None:
-    scenes = read_scenes(root, "train").scenes
+def test_a_picture_is_shown_as_it_is_served(nuclei: Path) -> None:
+    scenes = read_scenes(nuclei, "train").scenes
     pixels = ScenePixels(scenes)
     for size in (SIZE, 32):
         for place, scene in enumerate(scenes):
@@ -148,9 +127,9 @@ def test_maskers_pool_what_they_decide_by(model: LaudDetector) -> None:
 
 
 def test_fitting_finds_what_was_wanted_and_changes_nothing_else(
-    root: Path, model: LaudDetector
+    nuclei: Path, model: LaudDetector
 ) -> None:
-    scenes = read_scenes(root, "train").scenes
+    scenes = read_scenes(nuclei, "train").scenes
     pixels = ScenePixels(scenes)
     made = [whole_picture(pixels[i], scene, SIZE) for i, scene in enumerate(scenes)]
     images = [torch.from_numpy(p[None]).permute(0, 3, 1, 2).float() / 64 - 1 for p, _ in made]
@@ -166,22 +145,22 @@ def test_fitting_finds_what_was_wanted_and_changes_nothing_else(
         return float(masker_loss(model.dense, asked, bias, targets, SIZE).detach())
 
     blind = loss()
-    seen: list[int] = []
     shown = [(image, target, None) for image, target in zip(images, targets, strict=True)]
-    fit_maskers(model.dense, bias, shown, np.random.default_rng(0), seen.append)
-    assert seen == [1, 2, 3, 4]
+    fit_maskers(model.dense, bias, shown, np.random.default_rng(0))
     assert loss() < 0.5 * blind
     changed = {n for n, each in model.state_dict().items() if not torch.equal(each, before[n])}
     assert changed == {n for n in before if "masker" in n and n.endswith("weight")}
 
 
 def test_a_finished_detector_gets_other_maskers_and_keeps_its_answers(
-    root: Path, finished: Path, tmp_path: Path
+    nuclei: Path, dynamic_detector: Path, tmp_path: Path
 ) -> None:
-    dynamic = {**tiny_dynamic(root)["dynamic"], "epochs": 0, "fits": 2}
-    bundle = export(finished, tmp_path / "tiny.laud", all_points=True, say=lambda line: None)
+    dynamic = {**tiny_dynamic(nuclei)["dynamic"], "epochs": 0, "fits": 2}
+    bundle = export(
+        dynamic_detector, tmp_path / "tiny.laud", all_points=True, say=lambda line: None
+    )
     init = {"source": "bundle", "path": str(bundle.path)}
-    path = _write(tmp_path / "fit.yaml", root, init=init, epochs=0, dynamic=dynamic)
+    path = write_dynamic(tmp_path / "fit.yaml", nuclei, init=init, epochs=0, dynamic=dynamic)
     said: list[str] = []
     first = train(path, tmp_path / "one", {}, said.append)
     assert not any("steps" in line for line in said)
@@ -206,10 +185,10 @@ def test_a_finished_detector_gets_other_maskers_and_keeps_its_answers(
 
 
 def test_maskers_that_learned_are_fitted_as_if_the_run_was_never_killed(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nuclei: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dynamic = {**tiny_dynamic(root)["dynamic"], "fits": 2}
-    path = _write(tmp_path / "fit.yaml", root, dynamic=dynamic)
+    dynamic = {**tiny_dynamic(nuclei)["dynamic"], "fits": 2}
+    path = write_dynamic(tmp_path / "fit.yaml", nuclei, dynamic=dynamic)
     whole = train(path, tmp_path / "whole", {}, lambda line: None)
     shown = 0
 
@@ -233,10 +212,10 @@ def test_maskers_that_learned_are_fitted_as_if_the_run_was_never_killed(
     assert phases[-3:] == ["dynamic", "dynamic", "fit"]
 
 
-def test_fits_without_budgets_are_refused(root: Path) -> None:
+def test_fits_without_budgets_are_refused(nuclei: Path) -> None:
     dynamic = {"fits": 1}
     with pytest.raises(ValueError, match="fits stand for epochs"):
-        DetectionConfig.model_validate({**tiny_dynamic(root), "dynamic": dynamic})
+        DetectionConfig.model_validate({**tiny_dynamic(nuclei), "dynamic": dynamic})
 
 
 def test_a_masker_of_channels_is_refused(model: LaudDetector) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from engines.detection.read import read_scenes
 from engines.training.scene_batches import ScenePixels
 
@@ -38,6 +40,12 @@ def tiny_dynamic(root: Path) -> dict[str, Any]:
         "detector": {**plain["detector"], "level_patches": [4, 2, 1, 1]},
         "dynamic": {"epochs": 2, "budgets": [0.7, 0.5], "statistics_images": 2},
     }
+
+
+def write_dynamic(path: Path, root: Path, **changes: Any) -> Path:
+    """A file with what `tiny_dynamic` holds, sections replaced."""
+    path.write_text(yaml.safe_dump({**tiny_dynamic(root), **changes}), encoding="utf-8")
+    return path
 
 
 def read_tiny(root: Path, split: str) -> ScenePixels:
