@@ -1,6 +1,7 @@
 // What comes behind the dense answers, against its definition spelled out.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -213,8 +214,8 @@ LAUD_TEST(numbers_that_are_none_are_no_objects_and_no_wrong_access) {
   std::vector<float> region(4);
   const Box box{boxes[0], boxes[1], boxes[2], boxes[3]};
   const Features<float> features{map.data(), 4, 4, 4, 1, 0.25f};
-  pool_region(features, box, 2, 1, region.data(), 2, 1);
-  pool_region(features, {-infinity, 0, infinity, 4}, 2, 1, region.data(), 2, 1);
+  pool_region(features, box, 2, 1, region.data(), 2, 1, 4);
+  pool_region(features, {-infinity, 0, infinity, 4}, 2, 1, region.data(), 2, 1, 4);
   for (const Box& each : {box, Box{0, 0, 0, 0}, Box{0, 0, infinity, 1}}) {
     const std::int64_t level = level_of(each, 2, 4);
     if (level < 0 || level > 3) fail("level ", level);
@@ -268,9 +269,9 @@ LAUD_TEST(a_region_is_the_mean_of_four_samples_a_bin) {
   const Features<std::uint16_t> bf16{rounded.data(), height, width, row, channels, scale};
   for (const Box& box : boxes) {
     std::vector<float> region(static_cast<std::size_t>(size * size * channels), -7.0f);
-    pool_region(floats, box, size, channels, region.data(), size * channels, channels);
+    pool_region(floats, box, size, channels, region.data(), size * channels, channels, 4);
     std::vector<std::uint16_t> halves(region.size(), 0xffa5);
-    pool_region(bf16, box, size, channels, halves.data(), size * channels, channels);
+    pool_region(bf16, box, size, channels, halves.data(), size * channels, channels, 4);
     const double left = box.left * scale, top = box.top * scale;
     const double w = std::max(box.right * scale - left, 1.0) / size;
     const double h = std::max(box.bottom * scale - top, 1.0) / size;
@@ -290,6 +291,43 @@ LAUD_TEST(a_region_is_the_mean_of_four_samples_a_bin) {
       const float half = from_bf16(halves[static_cast<std::size_t>(i)]);
       if (!(std::fabs(half - wanted) < 0.02)) fail("bf16 bin ", i, ": ", half, ", not ", wanted);
     }
+  }
+}
+
+template <typename T>
+void check_same_bits(Random& random, const std::vector<T>& map, std::int64_t height,
+                     std::int64_t width, std::int64_t channels) {
+  const Features<T> features{map.data(), height, width, width * channels, channels, 0.25f};
+  for (const std::int64_t size : {1, 7, 14}) {
+    for (int i = 0; i < 20; ++i) {
+      const Box box = random_box(random, 4 * height);
+      std::vector<T> plain(static_cast<std::size_t>(size * size * channels)), wide(plain.size());
+      pool_region(features, box, size, channels, plain.data(), size * channels, channels, 4);
+      pool_region(features, box, size, channels, wide.data(), size * channels, channels, 8);
+      if (std::memcmp(plain.data(), wide.data(), plain.size() * sizeof(T))) {
+        fail("the bits of a region of ", size, " depend on the instruction set");
+      }
+    }
+  }
+}
+
+LAUD_TEST(every_instruction_set_makes_the_same_bits_of_a_region) {
+  Random random(9);
+  for (const std::int64_t channels : {5, 16, 72}) {
+    const std::int64_t height = 9, width = 11;
+    std::vector<float> map;
+    for (std::int64_t i = 0; i < height * width * channels; ++i) {
+      map.push_back(static_cast<float>(random.between(-1000, 1000)) / 7.0f);
+    }
+    std::vector<std::uint16_t> halves;
+    std::vector<std::uint8_t> bytes;
+    for (const float each : map) {
+      halves.push_back(to_bf16(each));
+      bytes.push_back(static_cast<std::uint8_t>(random.between(0, 255)));
+    }
+    check_same_bits(random, map, height, width, channels);
+    check_same_bits(random, halves, height, width, channels);
+    check_same_bits(random, bytes, height, width, channels);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "binding.hpp"
 #include "detector.hpp"
+#include "isa.hpp"
 
 namespace laud {
 namespace {
@@ -101,7 +102,8 @@ void pool_box(const Map& features, const Vector<float>& box, float scale,
   const float* const b = box.data();
   pool_region(Features<float>{features.data(), static_cast<std::int64_t>(features.shape(0)), width,
                               width * channels, channels, scale},
-              {b[0], b[1], b[2], b[3]}, size, channels, region.data(), size * channels, channels);
+              {b[0], b[1], b[2], b[3]}, size, channels, region.data(), size * channels, channels,
+              choose_kernels(Element::f32, "").vector);
 }
 
 }  // namespace

@@ -21,7 +21,7 @@ void Detector::pool(const Box& box, T* region) const {
                              level.width, canvas_.width * channels, channels,
                              std::ldexp(1.0f, -static_cast<int>(finest + l))};
   pool_region(features, box, spec_.region, channels, region + (bordered + 1) * channels,
-              bordered * channels, channels);
+              bordered * channels, channels, kernels_.vector);
 }
 
 void Detector::draw_mask(int thread, std::int64_t image, std::int64_t object) {

@@ -187,15 +187,9 @@ std::int64_t level_of(const Box& box, std::int64_t first, std::int64_t levels) {
 
 namespace {
 
-#if defined(__GNUC__)
-#define LAUD_INLINE [[gnu::always_inline]] inline
-#else
-#define LAUD_INLINE inline
-#endif
-
 // Sums of `count` weighted rows of `channels`, at most kBlock: as many as registers hold.
 template <typename T>
-LAUD_INLINE void weigh(const T* const* from, const float* weights, int count, std::int64_t first,
+[[gnu::always_inline]] inline void weigh(const T* const* from, const float* weights, int count, std::int64_t first,
                        std::int64_t channels, float* out) {
   float sums[kBlock] = {};
   if (channels >= kBlock) {
@@ -222,13 +216,13 @@ struct PooledRow {
 // those of the bin above it at most one lies below its own first: what is replaced is not in use.
 constexpr int kPooledRows = 4 * kSamples;
 
-LAUD_INLINE PooledRow& oldest(PooledRow* rows) {
+[[gnu::always_inline]] inline PooledRow& oldest(PooledRow* rows) {
   PooledRow* found = rows;
   for (int i = 1; i < kPooledRows; ++i) found = rows[i].row < found->row ? rows + i : found;
   return *found;
 }
 
-LAUD_INLINE const PooledRow* kept(const PooledRow* rows, std::int64_t row) {
+[[gnu::always_inline]] inline const PooledRow* kept(const PooledRow* rows, std::int64_t row) {
   for (int i = 0; i < kPooledRows; ++i) {
     if (rows[i].row == row) return rows + i;
   }
@@ -236,7 +230,7 @@ LAUD_INLINE const PooledRow* kept(const PooledRow* rows, std::int64_t row) {
 }
 
 template <typename T>
-LAUD_INLINE void pool_across(const T* row, std::int64_t pixel_stride, const Reach* across,
+[[gnu::always_inline]] inline void pool_across(const T* row, std::int64_t pixel_stride, const Reach* across,
                              std::int64_t size, std::int64_t channels, float* bins) {
   for (std::int64_t x = 0; x < size; ++x) {
     const T* from[2 * kSamples];
@@ -249,7 +243,7 @@ LAUD_INLINE void pool_across(const T* row, std::int64_t pixel_stride, const Reac
 
 // channels: at most kStrip.
 template <typename T>
-LAUD_INLINE void pool_strip(const Features<T>& f, const Reach* across, const Reach* down,
+[[gnu::always_inline]] inline void pool_strip(const Features<T>& f, const Reach* across, const Reach* down,
                             std::int64_t size, std::int64_t channels, PooledRow* rows, T* out,
                             std::int64_t row_stride, std::int64_t pixel_stride) {
   for (int i = 0; i < kPooledRows; ++i) rows[i].row = -1;
@@ -282,7 +276,7 @@ LAUD_INLINE void pool_strip(const Features<T>& f, const Reach* across, const Rea
 }
 
 template <typename T>
-LAUD_INLINE void pool(const Features<T>& f, const Box& box, std::int64_t size,
+[[gnu::always_inline]] inline void pool(const Features<T>& f, const Box& box, std::int64_t size,
                       std::int64_t channels, T* out, std::int64_t row_stride,
                       std::int64_t pixel_stride) {
   const float left = box.left * f.scale, top = box.top * f.scale;
@@ -315,20 +309,22 @@ template <typename T>
 
 template <typename T>
 void pool_region(const Features<T>& f, const Box& box, std::int64_t size, std::int64_t channels,
-                 T* out, std::int64_t row_stride, std::int64_t pixel_stride) {
+                 T* out, std::int64_t row_stride, std::int64_t pixel_stride, int vector) {
 #if defined(LAUD_X86)
-  // The same bits: no product is fused with a sum in this file.
-  static const bool wide = __builtin_cpu_supports("avx2");
-  if (wide) return pool_avx2(f, box, size, channels, out, row_stride, pixel_stride);
+  // The same bits: no product is fused with a sum in this file. Emulated kernels have wide vectors
+  // on any CPU.
+  if (vector >= 8 && __builtin_cpu_supports("avx2")) {
+    return pool_avx2(f, box, size, channels, out, row_stride, pixel_stride);
+  }
 #endif
   pool(f, box, size, channels, out, row_stride, pixel_stride);
 }
 
 template void pool_region(const Features<float>&, const Box&, std::int64_t, std::int64_t, float*,
-                          std::int64_t, std::int64_t);
+                          std::int64_t, std::int64_t, int);
 template void pool_region(const Features<std::uint16_t>&, const Box&, std::int64_t, std::int64_t,
-                          std::uint16_t*, std::int64_t, std::int64_t);
+                          std::uint16_t*, std::int64_t, std::int64_t, int);
 template void pool_region(const Features<std::uint8_t>&, const Box&, std::int64_t, std::int64_t,
-                          std::uint8_t*, std::int64_t, std::int64_t);
+                          std::uint8_t*, std::int64_t, std::int64_t, int);
 
 }  // namespace laud

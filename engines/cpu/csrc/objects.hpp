@@ -83,10 +83,12 @@ inline constexpr std::int64_t kMostRegion = 32;
 
 // RoIAlign (arXiv:1703.06870) with two samples a side and bin, corners not shifted by half a pixel:
 // means over size x size bins of the box, size at most kMostRegion, `channels` each, at `out` with
-// the given strides. Sums are floats, along rows first; bytes stay in their steps.
+// the given strides. Sums are floats, along rows first; bytes stay in their steps. `vector`: of the
+// kernels beside it, whose instruction set it keeps to; the bits do not depend on it.
 template <typename T>
 void pool_region(const Features<T>& features, const Box& box, std::int64_t size,
-                 std::int64_t channels, T* out, std::int64_t row_stride, std::int64_t pixel_stride);
+                 std::int64_t channels, T* out, std::int64_t row_stride, std::int64_t pixel_stride,
+                 int vector);
 
 // 1 / (1 + exp(-x)).
 float sigmoid(float x);
