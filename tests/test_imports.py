@@ -122,6 +122,22 @@ def test_engines_import_where_there_is_no_service() -> None:
     assert json.loads(_run(IMPORT_ALL_ENGINES).splitlines()[-1]) == {}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("conftest.py")), ids=_module_name)
+def test_fixtures_import_where_there_is_no_torch(path: Path) -> None:
+    """pytest imports these before it drops a test: one that needs torch ends every run."""
+    # Read off the source: a package in some environments is called `tests` too.
+    seen: set[Path] = set()
+    left = [path]
+    while left:
+        file = left.pop()
+        imported = _top_level_imports(file)
+        assert not imported & {"torch", "torchvision"}, f"{file.relative_to(ROOT)} imports it"
+        seen.add(file)
+        files = {ROOT.joinpath(*name.split(".")).with_suffix(".py") for name in imported}
+        packages = {ROOT.joinpath(*name.split("."), "__init__.py") for name in imported}
+        left.extend(each for each in files | packages if each.exists() and each not in seen)
+
+
 @pytest.mark.parametrize("module", LIGHT_MODULES)
 def test_import_is_light(module: str) -> None:
     if not _files_of(module):

@@ -12,7 +12,6 @@ import yaml
 
 from tests.engines.detection.tiny import write_nuclei
 from tests.engines.training.tiny import tiny_training, write_pictures
-from tests.engines.training.tiny_detection import write_dynamic
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,6 +44,7 @@ def nuclei(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dynamic_detector(nuclei: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny detector whose maskers learned beside the network."""
     from engines.training.run import train
+    from tests.engines.training.tiny_detection import write_dynamic
 
     place = tmp_path_factory.mktemp("dynamic")
     path = write_dynamic(place / "tiny.yaml", nuclei)
