@@ -50,7 +50,9 @@ class DetectionDynamic(FrozenModel):
     each image between these two. full_share: share of the images that skip nothing.
     statistics_images: what the maskers' inputs are standardised by. fits: how often maskers are
     fitted to the finished network at the end (`engines.training.masker_fit`); epochs may then be 0,
-    and the network stays what it was.
+    and the network stays what it was. first_fits: how often they are fitted before the epochs, in
+    which they then stand still (masker_rate is of no use) while the network learns to answer under
+    them.
     """
 
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
@@ -63,6 +65,7 @@ class DetectionDynamic(FrozenModel):
     full_share: Share = 0.4
     statistics_images: Annotated[int, Field(ge=2)] = 32
     fits: Annotated[int, Field(ge=0, le=8)] = 0
+    first_fits: Annotated[int, Field(ge=0, le=8)] = 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -71,6 +74,8 @@ class DetectionDynamic(FrozenModel):
             raise ValueError(f"probabilities must rise between 0 and 1, got {low:g} and {high:g}")
         if self.learns and not self.budgets:
             raise ValueError("dynamic training needs budgets beside epochs; fits stand for epochs")
+        if self.first_fits and not self.epochs:
+            raise ValueError("dynamic.first_fits come before dynamic.epochs, of which there are 0")
         return self
 
     @property
@@ -154,6 +159,8 @@ class DetectionConfig(FrozenModel):
             )
         if self.dynamic.budgets and not masked:
             raise ValueError("dynamic.budgets: nothing skips, neither stages nor level_patches")
+        if self.masks_alone and masked and not self.dynamic.budgets:
+            raise ValueError("masks.epochs of a detector that skips needs its dynamic.budgets")
         unknown = set(self.dynamic.sizes) - {self.image_size, *self.sizes}
         if unknown:
             raise ValueError(f"dynamic.sizes {sorted(unknown)} are neither image_size nor in sizes")

@@ -87,8 +87,9 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
         steps = SceneBatches(data.train_pixels, config).steps_per_epoch
         epochs = sum(epochs_of(config, phase) for phase in phases_of(config))
         minutes = epochs * steps * step_s / 60
-        fits = f", {config.dynamic.fits} fits of maskers left out" if config.dynamic.fits else ""
-        say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step{fits}")
+        fits = config.dynamic.first_fits + config.dynamic.fits
+        beside = f", {fits} fits of maskers left out" if fits else ""
+        say(f"projected: {minutes:.0f} min on this machine, {step_s:.2f} s a step{beside}")
     DetectionTrainer(
         config, model, data, preprocessing, run, say, fresh_heads=not kept, thresholds=thresholds
     ).train()

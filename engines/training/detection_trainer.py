@@ -1,8 +1,8 @@
 """Training a detector: static, then dynamic where patches are to be skipped, then the mask head
 alone; resumable after a kill at any moment, with the same result.
 
-Every random choice is a function of (seed, phase, epoch, step). The state is written every minute
-and at each epoch's end.
+Every random choice is a function of the seed and of how far the training is. The state is written
+every minute and at each epoch's end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from engines.training.foreground import (
     random_thresholds,
     thresholds_at,
 )
-from engines.training.masker_fit import fit_maskers, whole_picture
+from engines.training.masker_fit import fit_maskers, patches_of, whole_picture
 from engines.training.report import RunFolder
 from engines.training.scene_batches import SceneBatches, ScenePixels, Target
 from engines.training.state import (
@@ -134,6 +134,7 @@ class DetectionTrainer:
             phase = phases[self.progress.phase]
             if phase == "dynamic" and not self.progress.step:
                 self._prepare_maskers()
+                self._fit_maskers(self.config.dynamic.first_fits, blind=True)
             optimiser = self._optimiser(phase)
             if moments:
                 restore_optimiser(optimiser, moments)
@@ -151,24 +152,23 @@ class DetectionTrainer:
         images = normalise(np.concatenate(batches), self.preprocessing)
         prepare_maskers(self.model.eval().dense, images)
 
-    def _fit_maskers(self) -> None:
+    def _fit_maskers(self, fits: int, *, blind: bool) -> None:
         """As often as is asked, each time on all training pictures under the masks of the time
-        before; where nothing was learned yet, with nothing skipped."""
-        dynamic = self.config.dynamic
-        for fit in range(dynamic.fits):
-            self.say(f"fitting maskers to the finished network, {fit + 1} of {dynamic.fits}")
+        before; blind: at first with nothing skipped, as of maskers that have learned nothing."""
+        for fit in range(fits):
+            self.say(f"fitting maskers to the network as it is, {fit + 1} of {fits}")
             rng = np.random.default_rng((_FIT, self.config.seed, fit))
-            blind = not fit and not dynamic.epochs
-            dense = self.model.eval().dense
-            fit_maskers(dense, self._bias.data, self._whole_pictures(fit, rng, blind), rng)
-        if dynamic.fits:
+            shown = self._whole_pictures(fit, rng, blind=blind and not fit)
+            most = patches_of(len(self.data.train_pixels.scenes))
+            fit_maskers(self.model.eval().dense, self._bias.data, shown, rng, patches=most)
+        if fits:
             self.progress.history.append(
-                {"phase": "fit", "epoch": dynamic.fits, **self._measured("dynamic")}
+                {"phase": "fit", "epoch": fits, **self._measured("dynamic")}
             )
             self.run_folder.write_metrics(self.progress.history)
 
     def _whole_pictures(
-        self, fit: int, rng: np.random.Generator, blind: bool
+        self, fit: int, rng: np.random.Generator, *, blind: bool
     ) -> Iterator[tuple[Tensor, Target, Decide | None]]:
         """Every training picture at one of the sizes that skip, another in each fit; blind: nothing
         is skipped."""
@@ -195,18 +195,19 @@ class DetectionTrainer:
             ]
             return torch.optim.Adam(groups, betas=_BETAS)
         dynamic = phase == "dynamic"
+        maskers_learn = dynamic and not config.dynamic.first_fits
         of = config.dynamic if dynamic else config
         groups = []
         for name, parameter in self.model.named_parameters():
             if "masker_" in name or "level_maskers" in name:
-                if dynamic:
+                if maskers_learn:
                     rate = config.dynamic.masker_rate
                     groups.append({"params": [parameter], "rate": rate, "relative": False})
                 continue
             relative = pretrained and name.startswith("dense.body.")
             rate = of.backbone_rate if relative else of.rate
             groups.append({"params": [parameter], "rate": rate, "relative": relative})
-        if dynamic:
+        if maskers_learn:
             rate = config.dynamic.masker_rate
             groups.append({"params": [self._bias], "rate": rate, "relative": False})
         return torch.optim.Adam(groups, betas=_BETAS)
@@ -239,7 +240,8 @@ class DetectionTrainer:
             elif now - self._saved_at > _SAVE_EVERY_S:
                 self._save(optimiser)
         if phase == "dynamic":
-            self._fit_maskers()
+            of = self.config.dynamic
+            self._fit_maskers(of.fits, blind=not of.epochs)
         if phase != "static" and self.config.dynamic.budgets:
             thresholds = thresholds_at(_SHOWN_AT, self._bias)
             self.run_folder.write_thresholds(dict.fromkeys(self.config.dynamic.budgets, thresholds))
@@ -272,7 +274,7 @@ class DetectionTrainer:
             losses, asked = detection_losses(
                 self.model, x, targets, decide, autocast=self._autocast
             )
-            if asked:
+            if asked and not self.config.dynamic.first_fits:
                 size = x.shape[2]
                 losses["masker"] = masker_loss(self.model.dense, asked, self._bias, targets, size)
         loss = torch.stack(list(losses.values())).sum()

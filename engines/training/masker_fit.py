@@ -1,4 +1,4 @@
-"""Maskers of a detector fitted to a network that no longer changes.
+"""Maskers of a detector fitted to a network that does not change meanwhile.
 
 Beside a network that learns, maskers are always a little behind it. Of a finished one each masker
 is a logistic regression of wanted patches on what it looks at: convex, so that its best weights are
@@ -32,13 +32,19 @@ from engines.models.masks import Decide
 from engines.training.foreground import foreground_units, patch_maskers, pooled_inputs
 from engines.training.scene_batches import Target, answering_places
 
-PATCHES = 192
-"""Of each masker and picture, drawn evenly: neighbours say the same again."""
+PATCHES, MOST_PATCHES = 192, 80_000
+"""Of each masker and picture, drawn evenly: neighbours say the same again. And of all pictures
+together: 1.3 GB where maskers look at 8,800 channels, however many pictures there are."""
 
 PENALTY = 1e-3
 """Of squared weights of standardised inputs, beside the mean cross-entropy."""
 
 _STEPS = 60
+
+
+def patches_of(pictures: int) -> int:
+    """How many patches of each of so many pictures are used."""
+    return max(1, min(PATCHES, MOST_PATCHES // pictures))
 
 
 def whole_picture(pixels: UInt8Array, scene: Scene, size: int) -> tuple[UInt8Array, Target]:
@@ -59,11 +65,13 @@ def fit_maskers(
     bias: Tensor,
     shown: Iterable[tuple[Tensor, Target, Decide | None]],
     rng: np.random.Generator,
+    *,
+    patches: int = PATCHES,
 ) -> None:
     """Set the weights of all maskers, and their biases (M,), in place.
 
     shown: normalised pictures (1, 3, S, S), what is in them, and how maskers decide while they are
-    looked at; None: everything is computed.
+    looked at; None: everything is computed. patches: most of a masker and picture that are used.
     """
     maskers = patch_maskers(dense)
     inputs: list[list[Tensor]] = [[] for _ in maskers]
@@ -73,7 +81,7 @@ def fit_maskers(
         pooled = pooled_inputs(dense, image, decide)
         for place, (masker, x, y) in enumerate(zip(maskers, pooled, units, strict=True)):
             count = y.shape[1]
-            some = torch.from_numpy(rng.permutation(count)[:PATCHES])
+            some = torch.from_numpy(rng.permutation(count)[:patches])
             # Half the bytes: what is standardised and clipped at +-5 has digits to spare.
             inputs[place].append(masker.standardise(x[0, some]).half())
             wanted[place].append(y[0, some])

@@ -189,8 +189,8 @@ namespace {
 
 // Sums of `count` weighted rows of `channels`, at most kBlock: as many as registers hold.
 template <typename T>
-[[gnu::always_inline]] inline void weigh(const T* const* from, const float* weights, int count, std::int64_t first,
-                       std::int64_t channels, float* out) {
+[[gnu::always_inline]] inline void weigh(const T* const* from, const float* weights, int count,
+                                         std::int64_t first, std::int64_t channels, float* out) {
   float sums[kBlock] = {};
   if (channels >= kBlock) {
     for (int i = 0; i < count; ++i) {
@@ -230,8 +230,9 @@ constexpr int kPooledRows = 4 * kSamples;
 }
 
 template <typename T>
-[[gnu::always_inline]] inline void pool_across(const T* row, std::int64_t pixel_stride, const Reach* across,
-                             std::int64_t size, std::int64_t channels, float* bins) {
+[[gnu::always_inline]] inline void pool_across(const T* row, std::int64_t pixel_stride,
+                                               const Reach* across, std::int64_t size,
+                                               std::int64_t channels, float* bins) {
   for (std::int64_t x = 0; x < size; ++x) {
     const T* from[2 * kSamples];
     for (int k = 0; k < across[x].count; ++k) from[k] = row + across[x].pixels[k] * pixel_stride;
@@ -243,9 +244,10 @@ template <typename T>
 
 // channels: at most kStrip.
 template <typename T>
-[[gnu::always_inline]] inline void pool_strip(const Features<T>& f, const Reach* across, const Reach* down,
-                            std::int64_t size, std::int64_t channels, PooledRow* rows, T* out,
-                            std::int64_t row_stride, std::int64_t pixel_stride) {
+[[gnu::always_inline]] inline void pool_strip(const Features<T>& f, const Reach* across,
+                                              const Reach* down, std::int64_t size,
+                                              std::int64_t channels, PooledRow* rows, T* out,
+                                              std::int64_t row_stride, std::int64_t pixel_stride) {
   for (int i = 0; i < kPooledRows; ++i) rows[i].row = -1;
   for (std::int64_t y = 0; y < size; ++y) {
     const float* above[2 * kSamples];

@@ -185,7 +185,8 @@ void gemm(const Gemm& given) {
   const std::int64_t block = rows_of_block(given.depth);
   for (std::int64_t begin = g.row_begin; begin < g.row_end; begin += block) {
     const std::int64_t rows = g.row_end - begin < block ? g.row_end - begin : block;
-    const std::int64_t tiles = (rows + kRows - 1) / kRows, least = rows / tiles, more = rows % tiles;
+    const std::int64_t tiles = (rows + kRows - 1) / kRows;
+    const std::int64_t least = rows / tiles, more = rows % tiles;
     for (std::int64_t n = 0; n < g.num_vectors; n += kPanel) {
       const int vectors = static_cast<int>(g.num_vectors - n < kPanel ? g.num_vectors - n : kPanel);
       Tile t;

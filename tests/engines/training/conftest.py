@@ -27,6 +27,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def full_precision() -> Iterator[None]:
+    """The same arithmetic on every machine, for what a module's other fixtures train too."""
+    from engines.training import detection_trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detection_trainer, "cpu_has_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder with the splits train and validation: noisy pictures of three colours."""

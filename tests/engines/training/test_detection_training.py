@@ -17,7 +17,6 @@ import safetensors.torch
 from engines.errors import ConfigError
 from engines.models.detection import LaudDetector
 from engines.runs import read_run
-from engines.training import detection_trainer
 from engines.training.detection_config import DetectionConfig
 from engines.training.detection_losses import detection_losses
 from engines.training.detection_trainer import level_pyramid
@@ -28,7 +27,7 @@ from tests.engines.detection.tiny import write_nuclei
 from tests.engines.training.killing import Killed, killed_at
 from tests.engines.training.tiny_detection import read_tiny, tiny_detection
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("full_precision")]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +35,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_nuclei(
         tmp_path_factory.mktemp("nuclei"), {"train": (4, 3, 0, 5), "validation": (3,)}
     )
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same arithmetic on every machine; 16 bits are slower where there is no hardware."""
-    monkeypatch.setattr(detection_trainer, "cpu_has_bf16", lambda: False)
 
 
 def _write(path: Path, root: Path, **changes: Any) -> Path:

@@ -19,7 +19,7 @@ from engines.errors import ConfigError
 from engines.export.run import export
 from engines.models.detection import LaudDetector
 from engines.runs import read_run
-from engines.training import detection_trainer, starts
+from engines.training import starts
 from engines.training.detection_config import DetectionConfig
 from engines.training.detection_losses import detection_losses, mask_losses
 from engines.training.foreground import bias_at, thresholds_at
@@ -29,15 +29,9 @@ from engines.training.starts import starting_network
 from tests.engines.training.killing import Killed, killed_at
 from tests.engines.training.tiny_detection import read_tiny, tiny_dynamic, write_dynamic
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("full_precision")]
 
 HEAD = "instances."
-
-
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same arithmetic on every machine."""
-    monkeypatch.setattr(detection_trainer, "cpu_has_bf16", lambda: False)
 
 
 @pytest.fixture(scope="module")

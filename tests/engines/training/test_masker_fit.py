@@ -165,8 +165,8 @@ def test_a_finished_detector_gets_other_maskers_and_keeps_its_answers(
     first = train(path, tmp_path / "one", {}, said.append)
     assert not any("steps" in line for line in said)
     assert [line for line in said if line.startswith("fitting")] == [
-        "fitting maskers to the finished network, 1 of 2",
-        "fitting maskers to the finished network, 2 of 2",
+        "fitting maskers to the network as it is, 1 of 2",
+        "fitting maskers to the network as it is, 2 of 2",
     ]
     before = {name: torch.from_numpy(each).float() for name, each in bundle.weights.items()}
     after = _weights(first)
