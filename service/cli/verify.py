@@ -92,10 +92,12 @@ def verify(
             source, ways, at, say,
             calls=calls, dense=None if beside is None else beside.infer,
         )  # fmt: skip
+        program, branches, masks = manifest.programs
         table = PlanTable(
             bundle=manifest.bundle,
-            program=manifest.programs[0],
-            branches=manifest.programs[1],
+            program=program,
+            branches=branches,
+            masks=masks,
             name=manifest.name,
             library=manifest.library,
             library_version=manifest.library_version,
