@@ -26,7 +26,8 @@ LOST_BY = 0.05
 """A place whose score differs by less may be a candidate on one side only: rounding decides."""
 
 _FEW = 20
-"""Candidates: where an image has fewer, those that another decision takes away are no share."""
+"""Candidates that an image's share of lost ones is of at least: another decision may take both of
+two."""
 
 _LEAST_SIDE = 8.0
 """Pixels: boxes that are smaller move as if they were that large."""
