@@ -29,12 +29,13 @@ def read_model(
     model: type[_Model],
     *,
     newest: int,
+    oldest: int = 0,
     what: str,
     command: str,
     verb: str = "measure",
     fault: type[LaudError] = LatencyError,
 ) -> _Model:
-    """Read a value that has a `schema_version`, at most `newest`.
+    """Read a value that has a `schema_version`, from `oldest` to `newest`.
 
     what: what the file should be, such as `a latency table`; command: what makes a new one, by
     which verb. Raises a `fault` that says what is wrong and what to do.
@@ -55,6 +56,8 @@ def read_model(
             f"'{path}' has schema version {version}, this laudserve reads up to {newest}; "
             "install a newer laudserve"
         )
+    if isinstance(version, int) and version < oldest:
+        raise fault(f"'{path}' is of an older laudserve; {again}")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

@@ -182,7 +182,7 @@ def build_on_gpu(ref: str | Path, plan: BuildPlan, device: int, say: Say) -> Bui
         head = _mask_head(bundle, precision)
         if head is not None:
             start_own_plugins(trt)
-            masks = mask_part(made(head, buckets))
+            masks = _mask_part(made(head, buckets))
         main = made(model, buckets)
         alone = buckets_alone(buckets, profile_each=True)
         branches = _branches(bundle, precision, alone, made, say)
@@ -298,7 +298,7 @@ def _mask_head(bundle: Bundle, precision: Precision) -> onnx.ModelProto | None:
     return onnx_masks(bundle, precision)
 
 
-def mask_part(part: Part) -> tuple[MaskHead, Part]:
+def _mask_part(part: Part) -> tuple[MaskHead, Part]:
     """The record of a mask head that was compiled."""
     found = MaskHead(onnx=sha256(part.onnx), program=sha256(part.compiled.program), objects=OBJECTS)
     return found, part

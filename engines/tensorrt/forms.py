@@ -17,7 +17,7 @@ from engines.tensorrt.plans import Form, LibraryName, Plan, PlanManifest
 
 @dataclass(frozen=True)
 class Forms:
-    """A form per operating point, by its name; `otherwise` for points that nobody timed."""
+    """A form per operating point, by its name; `otherwise` for what is no point of the bundle."""
 
     of_points: Mapping[str, Form] = field(default_factory=dict)
     otherwise: Form = "blocks"
@@ -27,8 +27,8 @@ class Forms:
 
     @property
     def branch(self) -> bool:
-        """Whether any call takes branches."""
-        return "branches" in (self.otherwise, *self.of_points.values())
+        """Whether any of the points takes branches."""
+        return "branches" in self.of_points.values()
 
 
 def default_form(library: LibraryName) -> Form:
@@ -61,16 +61,17 @@ def faster_form(table: PlanTable, point: str, again: float) -> Form | None:
 
 def chosen_forms(plan: PlanManifest, bundle: Manifest, table: PlanTable | None) -> Forms:
     """The forms of all points of a bundle in a plan of it. table: what was timed of that plan on
-    the device that runs it, if anything was."""
-    if plan.branches is None:
+    the device that runs it, if anything was: where that is no call of branches, they were wrong."""
+    wrong = table is not None and all(call.form == "blocks" for call in table.calls)
+    if plan.branches is None or wrong:
         return Forms()
-    found: dict[str, Form] = {}
+    default = default_form(plan.library)
+    found = {record.point.name: default for record in bundle.points}
     if table is not None:
         for record in bundle.points:
             form = faster_form(table, record.point.name, record.again or 0.0)
-            if form is not None:
-                found[record.point.name] = form
-    return Forms(found, default_form(plan.library))
+            found[record.point.name] = form or default
+    return Forms(found, default)
 
 
 def timed_of(plan: Plan, device: str) -> PlanTable | None:
@@ -83,5 +84,5 @@ def timed_of(plan: Plan, device: str) -> PlanTable | None:
         table = read_plan_table(path)
     except LatencyError:
         return None
-    fits = (table.program, table.branches, table.device) == (*plan.manifest.programs, device)
+    fits = (table.programs, table.device) == (plan.manifest.programs, device)
     return table if fits else None

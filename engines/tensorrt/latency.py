@@ -20,7 +20,16 @@ from pydantic import Field, model_validator
 from engines.core import Engine, FrozenModel
 from engines.errors import InvalidInput, LatencyError
 from engines.latency.files import read_model, write_model
-from engines.tensorrt.plans import ENGINE, Bucket, Form, LibraryName, Precision, Sha256, plans_in
+from engines.tensorrt.plans import (
+    ENGINE,
+    Bucket,
+    Form,
+    LibraryName,
+    Precision,
+    Programs,
+    Sha256,
+    plans_in,
+)
 
 PLAN_TABLE_SCHEMA = 1
 
@@ -89,13 +98,14 @@ class CallLatency(FrozenModel):
 class PlanTable(FrozenModel):
     """All that was timed of one plan on one GPU.
 
-    bundle, program, branches: hashes of what it is of; branches None where the plan has none.
+    bundle, program, branches, masks: hashes of what it is of; None of what the plan has not.
     """
 
     schema_version: Literal[1] = 1
     bundle: Sha256
     program: Sha256
     branches: Sha256 | None = None
+    masks: Sha256 | None = None
     name: str
     engine: Literal["tensorrt"] = "tensorrt"
     library: LibraryName
@@ -104,6 +114,11 @@ class PlanTable(FrozenModel):
     device: str
     version: str
     calls: Annotated[tuple[CallLatency, ...], Field(min_length=1)]
+
+    @property
+    def programs(self) -> Programs:
+        """As `PlanManifest.programs`."""
+        return self.program, self.branches, self.masks
 
 
 class PlanPredictor:
@@ -197,7 +212,7 @@ def check_plan_table(table: PlanTable, engine: Engine) -> None:
     if engine.name != ENGINE:
         raise LatencyError(f"it is of the {ENGINE} engine, not of the {engine.name} engine")
     for what, of, here in (
-        ("plan", (table.program, table.branches), getattr(engine, "programs", None)),
+        ("plan", table.programs, getattr(engine, "programs", None)),
         ("device", table.device, getattr(engine, "device", None)),
     ):
         if of != here:

@@ -10,7 +10,7 @@ MOST_SHARED_BYTES = 48 * 1024
 """Shared memory that a program gets without asking; whether TensorRT would ask, nobody promises."""
 
 
-class Taken(Protocol):
+class Needs(Protocol):
     """What a compiled kernel takes: see `compiling.Compiled`."""
 
     @property
@@ -23,15 +23,15 @@ class Taken(Protocol):
     def shared_bytes(self) -> int: ...
 
 
-def faults(kernel: str, cc: int, taken: Taken) -> list[str]:
+def faults(kernel: str, cc: int, needs: Needs) -> list[str]:
     """What is too much of it on a device of that compute capability: a sentence each, none where it
     fits. kernel: what to call it."""
     found = []
-    if taken.spilled_bytes and cc >= TENSOR_CORES_FROM:
-        found.append(f"{kernel} spills {taken.spilled_bytes} bytes on {taken.arch}")
-    if taken.shared_bytes > MOST_SHARED_BYTES:
+    if needs.spilled_bytes and cc >= TENSOR_CORES_FROM:
+        found.append(f"{kernel} spills {needs.spilled_bytes} bytes on {needs.arch}")
+    if needs.shared_bytes > MOST_SHARED_BYTES:
         found.append(
-            f"{kernel} takes {taken.shared_bytes} bytes of shared memory on {taken.arch}, "
+            f"{kernel} takes {needs.shared_bytes} bytes of shared memory on {needs.arch}, "
             f"more than {MOST_SHARED_BYTES}"
         )
     return found

@@ -23,7 +23,7 @@ from engines.replacing import replace_folder
 ENGINE = "tensorrt"
 """The name of the engine that runs plans."""
 
-PLAN_SCHEMA = 1
+PLAN_SCHEMA = 2
 SUFFIX = ".plan"
 MANIFEST, ONNX, PROGRAM = "manifest.json", "network.onnx", "network.engine"
 BRANCHES_ONNX, BRANCHES_PROGRAM = "branches.onnx", "branches.engine"
@@ -35,6 +35,9 @@ Form = Literal["blocks", "branches"]
 """How a call of one image skips layers: by the block kernels of all calls, or by branches."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Programs = tuple[Sha256, Sha256 | None, Sha256 | None]
+"""By which a latency table knows its plan: of the network, its branches and the mask head."""
+
 Capability = Annotated[int, Field(ge=10, le=999)]
 """A device's compute capability: 86 for 8.6."""
 
@@ -87,7 +90,7 @@ class PlanManifest(FrozenModel):
     version: of laudserve.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     bundle: Sha256
     onnx: Sha256
@@ -105,9 +108,13 @@ class PlanManifest(FrozenModel):
     version: str
 
     @property
-    def programs(self) -> tuple[str, str | None]:
-        """Hashes by which a latency table knows its plan: of the program and of the branches'."""
-        return self.program, None if self.branches is None else self.branches.program
+    def programs(self) -> Programs:
+        """Hashes of all programs."""
+        return (
+            self.program,
+            None if self.branches is None else self.branches.program,
+            None if self.masks is None else self.masks.program,
+        )
 
     @model_validator(mode="after")
     def _buckets_differ(self) -> Self:
@@ -235,7 +242,8 @@ def write_plan(
 
 
 def read_plan(path: Path) -> Plan:
-    """Read and verify a plan. PlanError with the reason: missing, damaged, newer than this."""
+    """Read and verify a plan. PlanError with the reason: missing, damaged, older or newer
+    than this."""
     manifest = read_plan_manifest(path)
     files = {ONNX: manifest.onnx, PROGRAM: manifest.program}
     if manifest.branches is not None:
@@ -267,6 +275,7 @@ def read_plan_manifest(path: Path) -> PlanManifest:
         file,
         PlanManifest,
         newest=PLAN_SCHEMA,
+        oldest=PLAN_SCHEMA,
         what="a plan's manifest",
         command="laud build BUNDLE",
         verb="build",

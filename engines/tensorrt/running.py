@@ -46,8 +46,9 @@ class PlanEngine(Closing):
     fresh. A bucket takes its memory at its first call and keeps it.
 
     Within one bucket an image's answer does not depend on its mates or its place. Another bucket
-    may have other kernels, which add in another order. An image that is alone in its call takes
-    the form that `forms` names for its point, the same for as long as the engine lives.
+    may have other kernels, which add in another order. An image that runs in a bucket of one (a
+    call of one, or what is left of a larger batch) takes the form that `forms` names for its point,
+    the same for as long as the engine lives.
     """
 
     name = ENGINE
@@ -94,7 +95,7 @@ class PlanEngine(Closing):
         return self._infer(images, points, self.forms)
 
     def in_form(self, form: Form) -> Infer:
-        """`infer` with that form for every image that is alone in its call, for whoever compares
+        """`infer` with that form for every image that runs in a bucket of one, for whoever compares
         the two. Raises EngineError for branches where none were loaded."""
         forms = self._only(form)
         return lambda images, points: self._infer(images, points, forms)

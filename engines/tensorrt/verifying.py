@@ -34,6 +34,13 @@ MOST_ERROR: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
 MOST_DIFFERING: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
 """Share of decisions: logits next to a threshold, that rounding moves to its other side."""
 
+MOST_MOVED: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
+"""Of a box, in its longer side, where all decisions of an image are equal."""
+
+MOST_LOST = 0.02
+"""Share of a trial's candidates that one side alone has, where all decisions of an image are equal:
+the last of so many that a level may have, which rounding chooses."""
+
 MOST_ERROR_ANYWHERE = 0.5
 """Of a probability in any image. A decision on its other side moves an answer, rightly so and more
 than rounding does, but not from one class to another; what is no number is more than this too."""
@@ -56,27 +63,65 @@ class Trial:
 @dataclass(frozen=True)
 class Agreement:
     """How a trial of a form ended. max_error: of a probability (of detectors, see
-    `ways.ObjectsWay`), over images whose decisions are all equal; None without such. worst_error:
-    over all images. differing: share of decisions."""
+    `ways.ObjectsWay`), over images whose decisions are all equal; None without such. max_moved,
+    lost: of boxes and candidates, over the same images. worst_error: over all images. differing:
+    share of decisions."""
 
     trial: str
     form: Form
     image_size: int
     images: int
     max_error: float | None
+    max_moved: float
     worst_error: float
+    lost: float
     differing: float
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """All trials of a plan, and whether they keep the limits of its precision. Errors are the
-    largest of an `Agreement`."""
+class Worst:
+    """The largest of each in some trials; of decisions that differ, the largest mean of a bucket's
+    trials in one form: of few decisions one alone is a large share."""
+
+    max_error: float
+    max_moved: float
+    worst_error: float
+    lost: float
+    differing: float
+
+    @classmethod
+    def of(cls, agreements: Sequence[Agreement]) -> Worst:
+        shares: dict[tuple[Form, int, int], list[float]] = {}
+        for each in agreements:
+            bucket = each.form, each.image_size, each.images
+            shares.setdefault(bucket, []).append(each.differing)
+        errors = [each.max_error for each in agreements if each.max_error is not None]
+        return cls(
+            max_error=max(errors, default=float("inf")),
+            max_moved=max(each.max_moved for each in agreements),
+            worst_error=max(each.worst_error for each in agreements),
+            lost=max(each.lost for each in agreements),
+            differing=max(map(statistics.fmean, shares.values())),
+        )
+
+    def keeps(self, precision: Precision) -> bool:
+        """Whether all are within the limits of a precision."""
+        return (
+            self.max_error <= MOST_ERROR[precision]
+            and self.max_moved <= MOST_MOVED[precision]
+            and self.worst_error <= MOST_ERROR_ANYWHERE
+            and self.lost <= MOST_LOST
+            and self.differing <= MOST_DIFFERING[precision]
+        )
+
+
+@dataclass(frozen=True)
+class Verdict(Worst):
+    """All trials of a plan. wrong: forms that do not keep the limits of its precision; agrees:
+    whether there is none."""
 
     agreements: tuple[Agreement, ...]
-    max_error: float
-    worst_error: float
-    differing: float
+    wrong: tuple[Form, ...]
     agrees: bool
 
 
@@ -148,39 +193,31 @@ def check_beside(plan: Plan, dense: Plan) -> None:
             )
 
 
-def compare(way: Way, trial: Trial, pictures: PicturesAt) -> Agreement:
+def compare(way: Way, trial: Trial, images: UInt8Array) -> Agreement:
     """Run a trial on the engine and on what the file means."""
-    images = np.resize(
-        pictures(trial.bucket.image_size),
-        (len(trial.points), trial.bucket.image_size, trial.bucket.image_size, 3),
-    )
     found = way.differences(images, trial.points)
+    moved, errors = found.moved[found.equal], found.errors[found.equal]
     return Agreement(
         trial=trial.name,
         form=way.form,
         image_size=trial.bucket.image_size,
         images=trial.bucket.images,
-        max_error=float(found.errors[found.equal].max()) if found.equal.any() else None,
+        max_error=float(errors.max()) if len(errors) else None,
+        max_moved=float(moved.max(initial=0.0)),
         worst_error=float(np.where(found.equal, found.errors, found.rough).max()),
+        lost=found.lost,
         differing=found.differing,
     )
 
 
 def verdict(agreements: Sequence[Agreement], precision: Precision) -> Verdict:
-    """Whether a plan of that precision may be served."""
-    errors = [each.max_error for each in agreements if each.max_error is not None]
-    max_error = max(errors, default=float("inf"))
-    worst_error = max(each.worst_error for each in agreements)
-    differing = statistics.fmean(each.differing for each in agreements)
-    return Verdict(
-        tuple(agreements),
-        max_error,
-        worst_error,
-        differing,
-        max_error <= MOST_ERROR[precision]
-        and worst_error <= MOST_ERROR_ANYWHERE
-        and differing <= MOST_DIFFERING[precision],
-    )
+    """Which forms of a plan of that precision may be served."""
+    forms: dict[Form, list[Agreement]] = {}
+    for each in agreements:
+        forms.setdefault(each.form, []).append(each)
+    wrong = tuple(form for form, found in forms.items() if not Worst.of(found).keeps(precision))
+    worst = vars(Worst.of(agreements))
+    return Verdict(**worst, agreements=tuple(agreements), wrong=wrong, agrees=not wrong)
 
 
 def verify(
@@ -192,16 +229,22 @@ def verify(
     seed: int = 0,
     precision: Precision,
 ) -> Verdict:
-    """Compare everything. Raises EngineError where one of the two fails."""
-    every = [(way, each) for way in ways for each in trials(bundle, way.buckets, seed)]
+    """Compare everything, every trial with the next pictures. Raises EngineError where one of the
+    two fails."""
+    every = [
+        (way, turn, trial)
+        for way in ways
+        for turn, trial in enumerate(trials(bundle, way.buckets, seed))
+    ]
     progress = _Often(say)
     found = []
-    for i, (way, trial) in enumerate(every):
+    for i, (way, turn, trial) in enumerate(every):
         progress(
             f"  {i + 1} of {len(every)}: {trial.name} by {way.form}, images: "
             f"{trial.bucket.images} of {trial.bucket.image_size} px"
         )
-        found.append(compare(way, trial, pictures))
+        images = _turn(pictures(trial.bucket.image_size), turn, trial.bucket.images)
+        found.append(compare(way, trial, images))
     return verdict(found, precision)
 
 
@@ -238,6 +281,11 @@ def measured(
     return tuple(found)
 
 
+def _turn(pictures: UInt8Array, turn: int, count: int) -> UInt8Array:
+    """The next `count` of the pictures at every turn, and after the last the first."""
+    return pictures[np.arange(turn * count, (turn + 1) * count) % len(pictures)]
+
+
 def _alike(one: Bucket, other: Bucket) -> bool:
     return (one.image_size, one.images) == (other.image_size, other.images)
 
@@ -249,11 +297,12 @@ def _timed(
     calls: int,
     clock: Callable[[], float],
 ) -> list[list[float]]:
-    """Seconds of calls of each, whole buckets at one point, turn by turn."""
-    size, count = bucket.image_size, bucket.images
-    images = np.resize(pictures(size), (count, size, size, 3))
+    """Seconds of calls of each, whole buckets at one point, turn by turn: in one turn all see the
+    same pictures."""
+    count = bucket.images
     taken: list[list[float]] = [[] for _ in batches]
     for turn in range(_WARM_UP + calls):
+        images = _turn(pictures(bucket.image_size), turn, count)
         for i, (infer, point) in enumerate(batches):
             begin_s = clock()
             infer(images, (point,) * count)

@@ -25,18 +25,28 @@ Errors = npt.NDArray[np.float64]
 LOST_BY = 0.05
 """A place whose score differs by less may be a candidate on one side only: rounding decides."""
 
+_FEW = 20
+"""Candidates that an image's share of lost ones is of at least: another decision may take both of
+two."""
+
+_LEAST_SIDE = 8.0
+"""Pixels: boxes that are smaller move as if they were that large."""
+
 
 @dataclass(frozen=True, eq=False)
 class Differences:
     """Of a batch of N, each (N,). errors: the largest of an image, infinite for what is no number,
-    meant for images whose decisions are equal. rough: that of what another decision moves a little
-    and not from one end to the other. equal: whether all decisions are. differing: share of
-    decisions that are not, in the whole batch."""
+    meant for images whose decisions are equal; moved: so are those of boxes. rough: that of what
+    another decision moves a little and not from one end to the other. equal: whether all decisions
+    are. differing: share of decisions that are not, in the whole batch. lost: share of candidates
+    that are none on the other side, in images whose decisions are equal."""
 
     errors: Errors
+    moved: Errors
     rough: Errors
     equal: npt.NDArray[np.bool_]
     differing: float
+    lost: float
 
 
 @dataclass(frozen=True)
@@ -65,18 +75,19 @@ class LabelsWay(Way):
             np.abs(_wide(found[PROBABILITIES]) - _wide(wanted[PROBABILITIES])).max(axis=1)
         )
         differs = found[DECISIONS] != wanted[DECISIONS]
-        return Differences(errors, errors, ~differs.any(axis=1), _share(differs))
+        still = np.zeros(len(images))
+        return Differences(errors, still, errors, ~differs.any(axis=1), _share(differs), lost=0.0)
 
 
 @dataclass(frozen=True)
 class ObjectsWay(Way):
     """Of a plan that finds objects.
 
-    Compared are candidates (places whose score is enough for an object): scores, boxes in widths of
-    the image, and masks of the objects that the engine found. Of images with equal decisions, what
-    is a candidate on one side only, by more than a little, counts as a decision that differs, as a
-    share of the candidates: finding nothing is no way to be right. Rough errors are those of
-    scores.
+    Compared are candidates (places whose score is enough for an object): scores, boxes, whose sides
+    move by so much of the longer one, and masks of the objects that the engine found. What is a
+    candidate on one side only, by more than a little, is lost: finding nothing is no way to be
+    right. Rough errors are those of scores and the share that was lost; boxes and masks may then be
+    anything but no numbers.
     """
 
     engine: TensorRtDetector
@@ -91,11 +102,13 @@ class ObjectsWay(Way):
         here, there = (_wide(each[SCORES]) for each in (found, wanted))
         least = self.detector.least_score
         # What is no number is a candidate for nothing, and must not be overlooked for it.
-        candidates = (here >= least) & (there >= least)
-        rough = _most(np.where(candidates | ~np.isfinite(here), np.abs(here - there), 0.0))
-        apart = np.abs(_wide(found[BOXES]) - _wide(wanted[BOXES])) / images.shape[1]
-        placed = np.any(candidates, axis=1, keepdims=True).transpose(0, 2, 1)
-        boxes = _most(np.where(placed | ~np.isfinite(apart), apart, 0.0))
+        both = (here >= least) & (there >= least)
+        scores = _most(np.where(both | ~np.isfinite(here), np.abs(here - there), 0.0))
+        boxes = _wide(wanted[BOXES])
+        sides = (boxes[..., 2:] - boxes[..., :2]).max(axis=-1, keepdims=True)
+        apart = np.abs(_wide(found[BOXES]) - boxes) / np.maximum(sides, _LEAST_SIDE)
+        placed = np.any(both, axis=1, keepdims=True).transpose(0, 2, 1)
+        moved = _most(np.where(placed | ~np.isfinite(apart), apart, 0.0))
         masks = np.zeros(count)
         if self.head is not None and seen.masks is not None and len(seen.masks):
             given = {name: wanted[name] for name in FEATURES}
@@ -105,13 +118,17 @@ class ObjectsWay(Way):
             np.maximum.at(masks, objects.images, each)
         differs = found[DECISIONS] != wanted[DECISIONS]
         same = ~differs.any(axis=1)
-        either = ((here >= least) | (there >= least))[same]
-        lost = either & ~candidates[same] & (np.abs(here - there)[same] > LOST_BY)
+        either = (here >= least) | (there >= least)
+        alone = either & ~both & (np.abs(here - there) > LOST_BY)
+        lost, of = (each.sum(axis=(1, 2)) for each in (alone, either))
+        rough = np.maximum(scores, lost / np.maximum(of, _FEW))
         return Differences(
-            np.maximum(np.maximum(rough, boxes), masks),
-            rough,
+            np.maximum(scores, masks),
+            moved,
+            np.where(np.isfinite(moved + masks), rough, np.inf),
             same,
-            max(_share(differs), lost.sum() / max(1, either.sum())),
+            _share(differs),
+            float(lost[same].sum() / max(1, of[same].sum())),
         )
 
 

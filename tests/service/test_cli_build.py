@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
@@ -193,8 +194,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_that_agrees_gets_its_latency_table(laud: Laud, plan: Path) -> None:
     done = laud("verify", str(plan), "--calls", "2")
     assert done.status == 0, done.err
-    said = "max error 0.0e+00, of all images 0.0e+00, decisions that differ 0.00%: agrees"
-    assert said in done.out
+    assert "max error 0.0e+00, of boxes 0.0e+00, of all images 0.0e+00, " in done.out
+    assert "candidates lost 0.00%, decisions that differ 0.00%: agrees" in done.out
     table = read_plan_table(plan / "latency-rtx-3090.json")
     assert [(call.point, call.images) for call in table.calls] == [("full", 1), ("full", 2)]
     as_json = json.loads(laud("verify", str(plan), "--calls", "1", "--json").out)
@@ -232,17 +233,36 @@ def test_what_was_measured_is_told_though_its_table_cannot_be_written(
         assert "median, ms" in done.out
 
 
-@pytest.mark.usefixtures("gpu")
-def test_a_plan_that_answers_something_else_is_not_to_be_served(laud: Laud, plan: Path) -> None:
-    net = net_of("spatial")
-    other = bundle_of(net, random_weights(net, seed=1), None)
+def compiled_of(plan: Path, weights: dict[str, Any]) -> None:
+    """Puts a program of other weights into a plan."""
+    other = bundle_of(net_of("spatial"), weights, None)
     content = onnx_model(other, "fp32").SerializeToString()
     manifest = json.loads((plan / "manifest.json").read_text())
     (plan / "network.engine").write_bytes(content)
     (plan / "manifest.json").write_text(json.dumps({**manifest, "program": sha256(content)}))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_plan_that_answers_something_else_is_not_to_be_served(laud: Laud, plan: Path) -> None:
+    compiled_of(plan, random_weights(net_of("spatial"), seed=1))
     done = laud("verify", str(plan), "--calls", "1")
     assert done.status == 1
     assert done.err.endswith("the plan does not answer what its ONNX file means: do not serve it\n")
+    assert not list(plan.glob("latency-*.json"))
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_is_no_number_is_null_in_json(laud: Laud, plan: Path) -> None:
+    def refused(constant: str) -> None:
+        raise AssertionError(constant)
+
+    weights = random_weights(net_of("spatial"))
+    compiled_of(plan, {**weights, "fc.weight": np.full_like(weights["fc.weight"], 3e38)})
+    done = laud("verify", str(plan), "--json")
+    assert done.status == 1
+    told = json.loads(done.out, parse_constant=refused)
+    assert told["latency"] is None
+    assert (told["verdict"]["agrees"], told["verdict"]["worst_error"]) == (False, None)
 
 
 @pytest.mark.usefixtures("gpu")

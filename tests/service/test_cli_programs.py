@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnx")
 
+from engines.bench.pictures import MadeUpPictures
 from engines.bundle import read_bundle, write_bundle
 from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
@@ -20,7 +22,7 @@ from service.settings import load_settings
 from tests.engines.cpu import detectors
 from tests.engines.int8 import bundle_of, net_of, random_weights
 from tests.engines.tensorrt.manifests import plan_manifest
-from tests.service.commands import Laud
+from tests.service.commands import Laud, assert_one_line
 from tests.service.gpus import VERSION, buckets, scripted_gpu
 
 
@@ -82,10 +84,13 @@ def test_both_forms_are_verified_and_timed_and_the_faster_one_predicted_and_serv
             assert (profile.source, profile["full"]) == (str(path), (0.25,))
 
 
-def test_a_table_without_the_plans_branches_is_of_another_plan(laud: Laud, layers: Path) -> None:
+@pytest.mark.parametrize("what", ["branches", "masks"])
+def test_a_table_without_all_of_the_plans_programs_is_of_another_plan(
+    laud: Laud, layers: Path, what: str
+) -> None:
     assert laud("verify", str(layers), "--calls", "1").status == 0
     path = layers / "latency-rtx-3090.json"
-    write_plan_table(path, read_plan_table(path).model_copy(update={"branches": "0" * 64}))
+    write_plan_table(path, read_plan_table(path).model_copy(update={what: "0" * 64}))
     options = {"bundles": str(layers.parent), "engine": "tensorrt", "latency_tables": str(path)}
     (model,) = load_models(load_settings(options=options))
     with model.engine, pytest.raises(SettingsError, match="it is of another plan"):
@@ -116,8 +121,19 @@ def things(tmp_path: Path) -> Path:
     return folder / "fp32.plan"
 
 
-def test_a_detectors_plan_is_verified_timed_and_served(laud: Laud, things: Path) -> None:
-    done = laud("verify", str(things), "--calls", "1")
+@pytest.fixture
+def pictures(tmp_path: Path) -> str:
+    """A folder of two."""
+    for i, array in enumerate(MadeUpPictures(0, 2).at(32)):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(array).save(tmp_path / "pictures" / f"{i}.png")
+    return str(tmp_path / "pictures")
+
+
+def test_a_detectors_plan_is_verified_timed_and_served(
+    laud: Laud, things: Path, pictures: str
+) -> None:
+    done = laud("verify", str(things), "--calls", "1", "--images", pictures)
     assert done.status == 0, done.err
     assert "decisions that differ 0.00%: agrees" in done.out
     table = read_plan_table(things / "latency-rtx-3090.json")
@@ -129,7 +145,14 @@ def test_a_detectors_plan_is_verified_timed_and_served(laud: Laud, things: Path)
     assert profile.source.endswith("latency-rtx-3090.json")
 
 
-def test_masks_that_are_wrong_are_found(laud: Laud, things: Path) -> None:
+def test_made_up_pictures_say_nothing_about_a_detector(laud: Laud, things: Path) -> None:
+    """How many objects there are is what its calls take."""
+    said = assert_one_line(laud("verify", str(things), "--calls", "1"))
+    assert "finds objects: what calls take follows from the pictures" in said
+    assert said.endswith("with --images")
+
+
+def test_masks_that_are_wrong_are_found(laud: Laud, things: Path, pictures: str) -> None:
     other = detectors.bundle(detectors.SKIPPING, detectors.RAGGED, sizes=(32,), seed=1)
     head = onnx_masks(other, "fp32")
     assert head is not None
@@ -138,15 +161,29 @@ def test_masks_that_are_wrong_are_found(laud: Laud, things: Path) -> None:
     manifest["masks"]["program"] = sha256(content)
     (things / "masks.engine").write_bytes(content)
     (things / "manifest.json").write_text(json.dumps(manifest))
-    assert laud("verify", str(things), "--calls", "1").status == 1
+    assert laud("verify", str(things), "--calls", "1", "--images", pictures).status == 1
 
 
-def test_branches_that_answer_something_else_are_found(laud: Laud, layers: Path) -> None:
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt_rtx"])
+def test_branches_that_answer_something_else_are_found(
+    laud: Laud, layers: Path, library: str
+) -> None:
+    """And taken no more, where nothing but branches would have been taken before too."""
     net = net_of("layer")
     other = bundle_of(net, random_weights(net, seed=1), None)
     content = onnx_model(other, "fp32", one_image=True).SerializeToString()
     manifest = json.loads((layers / "manifest.json").read_text())
     manifest["branches"]["program"] = sha256(content)
+    manifest["library"] = library
     (layers / "branches.engine").write_bytes(content)
     (layers / "manifest.json").write_text(json.dumps(manifest))
-    assert laud("verify", str(layers), "--calls", "1").status == 1
+    done = laud("verify", str(layers), "--calls", "1")
+    assert done.status == 1
+    assert "branches do not answer what their ONNX file means" in done.err
+    table = read_plan_table(layers / "latency-rtx-3090.json")
+    assert {call.form for call in table.calls} == {"blocks"}
+    settings = load_settings(options={"bundles": str(layers.parent), "engine": "tensorrt"})
+    (model,) = load_models(settings)
+    with model.engine as engine:
+        assert engine.forms("full") == "blocks"  # type: ignore[attr-defined]
+        assert not engine.forms.branch  # type: ignore[attr-defined]

@@ -87,6 +87,7 @@ def test_before_anything_was_timed_the_library_says(
     manifest = plan_manifest(branches=BRANCHES, library=library)
     forms = chosen_forms(manifest, bundle, None)
     assert {forms(name) for name in ("full", "skip", "anything else")} == {form}
+    assert set(forms.of_points) == {"full", "skip", "glance"}
     assert forms.branch == (form == "branches")
 
 
@@ -123,11 +124,20 @@ def test_every_point_takes_what_was_faster_for_it_at_the_median(bundle: Manifest
 def test_what_does_not_compare_leaves_the_default(
     bundle: Manifest, calls: tuple[CallLatency, ...]
 ) -> None:
-    timed = table(*calls, call("other", "blocks", 1.0, 1.0))
+    timed = table(*calls, call("other", "branches", 1.0, 1.0))
     assert faster_form(timed, "full", 0.0) is None
     for library in ("tensorrt", "tensorrt_rtx"):
         manifest = plan_manifest(branches=BRANCHES, library=library)
         assert chosen_forms(manifest, bundle, timed)("full") == default_form(manifest.library)
+
+
+def test_branches_that_have_no_call_in_the_table_were_wrong_and_no_point_takes_them(
+    bundle: Manifest,
+) -> None:
+    timed = table(call("full", "blocks", 1.0, 1.0))
+    forms = chosen_forms(plan_manifest(branches=BRANCHES, library="tensorrt_rtx"), bundle, timed)
+    assert {forms(name) for name in ("full", "skip", "anything else")} == {"blocks"}
+    assert not forms.branch
 
 
 @pytest.mark.parametrize(("again", "form"), [(0.0, "blocks"), (0.5, None), (1.0, "branches")])
@@ -158,7 +168,12 @@ def test_the_table_is_the_one_in_the_plans_folder_of_this_device_and_plan(tmp_pa
     write_plan_table(path, timed)
     assert timed_of(plan, DEVICE) == timed
     assert timed_of(plan, "L4") is None
-    for changes in ({"program": "0" * 64}, {"branches": None}, {"device": "L4"}):
+    for changes in (
+        {"program": "0" * 64},
+        {"branches": None},
+        {"masks": "0" * 64},
+        {"device": "L4"},
+    ):
         write_plan_table(path, timed.model_copy(update=changes))
         assert timed_of(plan, DEVICE) is None, changes
     path.write_text("{")

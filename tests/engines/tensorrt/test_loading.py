@@ -151,10 +151,12 @@ def with_branches(folder: Path, library: str = "tensorrt") -> Plan:
 def timed(plan: Plan, **seconds: float) -> None:
     """Writes what calls of one image of `full` took, by form."""
     manifest = plan.manifest
+    program, branches, masks = manifest.programs
     table = PlanTable(
         bundle=manifest.bundle,
-        program=manifest.programs[0],
-        branches=manifest.programs[1],
+        program=program,
+        branches=branches,
+        masks=masks,
         name=manifest.name,
         library=manifest.library,
         library_version=manifest.library_version,
@@ -176,6 +178,7 @@ def timed(plan: Plan, **seconds: float) -> None:
         ("tensorrt_rtx", {}, "branches"),
         ("tensorrt", {"blocks": 2.0, "branches": 1.0}, "branches"),
         ("tensorrt_rtx", {"blocks": 1.0, "branches": 2.0}, "blocks"),
+        ("tensorrt_rtx", {"blocks": 1.0}, "blocks"),
     ],
     ids=str,
 )
@@ -194,6 +197,7 @@ def test_the_form_of_an_image_alone_is_what_was_timed_on_this_device(
         engine.infer(noise(1, 32), [bundle.manifest.full.point])
     by_form = zip(("blocks", "branches"), opened, strict=False)
     assert [each for each, network in by_form if network.seen] == [form]
+    assert len(opened) == (2 if form == "branches" else 1), "they are all weights once more"
 
 
 def test_branches_are_loaded_where_a_call_takes_them_or_somebody_compares(

@@ -16,6 +16,7 @@ from engines.tensorrt.plans import (
     Branches,
     Bucket,
     Here,
+    MaskHead,
     check_plan_output,
     misfit,
     plans_in,
@@ -90,9 +91,13 @@ def test_a_file_that_is_missing(path: Path, name: str) -> None:
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[]", "is not a plan's manifest"),
-        (json.dumps({"schema_version": 2}), "has schema version 2, .* install a newer laudserve"),
+        (json.dumps({"schema_version": 3}), "has schema version 3, .* install a newer laudserve"),
+        (
+            json.dumps({"schema_version": 1}),
+            "is of an older laudserve; build again with: laud build",
+        ),
     ],
-    ids=["cut", "deep", "list", "newer"],
+    ids=["cut", "deep", "list", "newer", "older"],
 )
 def test_manifests_that_are_none(path: Path, text: str, says: str) -> None:
     (path / "manifest.json").write_text(text)
@@ -137,8 +142,9 @@ def test_branches_lie_beside_and_are_verified_too(path: Path) -> None:
     assert plan.manifest == manifest
     assert plan.branches_onnx.read_bytes() == b"branches"
     assert plan.branches_program() == b"compiled branches"
-    assert manifest.programs == (sha256(PROGRAM), sha256(b"compiled branches"))
-    assert plan_manifest().programs == (sha256(PROGRAM), None)
+    assert manifest.programs == (sha256(PROGRAM), sha256(b"compiled branches"), None)
+    masks = MaskHead(onnx="0" * 64, program="1" * 64, objects=8)
+    assert plan_manifest(masks=masks).programs == (sha256(PROGRAM), None, "1" * 64)
     (path / "branches.engine").write_bytes(b"cut")
     with pytest.raises(PlanError, match=r"branches\.engine' is damaged"):
         read_plan(path)

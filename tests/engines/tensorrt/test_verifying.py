@@ -167,11 +167,30 @@ def test_decisions_that_are_wrong_are_found_though_no_image_can_be_compared(
     assert found.differing > 0.02
 
 
+def test_decisions_of_one_trial_are_not_few_for_those_of_the_other_buckets(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
+) -> None:
+    """The mean of all would be within the limit."""
+    calls = count()
+    wrong = Wrong(engine, flipped=len(bundle.manifest.full.point.thresholds))
+
+    def infer(images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        return (wrong if next(calls) == 2 else engine).infer(images, points)
+
+    way = LabelsWay("blocks", infer, BUCKETS, oracle)
+    found = verify(bundle, [way], at, print, precision="fp16")
+    shares = [each.differing for each in found.agreements]
+    assert 0.0 < np.mean(shares) <= 0.02
+    assert found.differing == np.mean(shares[:8]) > 0.02
+    assert (found.wrong, found.agrees) == (("blocks",), False)
+
+
 @pytest.mark.parametrize(("error", "agrees"), [(0.3, True), (0.6, False), (np.nan, False)])
 def test_an_image_with_another_decision_may_answer_otherwise_but_not_anything(
     bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime, error: float, agrees: bool
 ) -> None:
-    wrong = beside(engine, oracle, BUCKETS[2:], error, flipped=1, begin=1)
+    four = Bucket(image_size=32, images=4, profile=0)
+    wrong = beside(engine, oracle, [four], error, flipped=1, begin=3)
     found = verify(bundle, wrong, at, print, precision="fp16")
     assert found.agrees == agrees
     assert found.max_error == 0.0
@@ -222,7 +241,7 @@ def test_both_forms_of_calls_of_one_image_are_compared_and_timed(
     alone = [bucket for bucket in BUCKETS if bucket.images == 1]
     wrong = LabelsWay("branches", Wrong(engine, 1e-3).infer, alone, oracle)
     found = verify(bundle, [*ways, wrong], at, print, precision="fp32")
-    assert not found.agrees
+    assert (found.wrong, found.agrees) == (("branches",), False)
     by_form = {
         form: [each for each in found.agreements if each.form == form]
         for form in ("blocks", "branches")
@@ -250,6 +269,29 @@ def test_both_forms_of_calls_of_one_image_are_compared_and_timed(
         ("glance", 2, "blocks", True),
     }
     assert turns[:4] == ["blocks", "branches"] * 2, "neither has a warmer GPU"
+
+
+def test_every_trial_and_turn_has_other_pictures_and_all_forms_of_it_the_same(
+    bundle: Bundle, engine: TensorRtEngine, oracle: OnnxRuntime
+) -> None:
+    """Five there are: a call of two that ends with the last begins again with the first."""
+    seen: list[tuple[int, ...]] = []
+
+    def infer(images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        there = at(images.shape[1])
+        seen.append(tuple(int((there == each).all(axis=(1, 2, 3)).argmax()) for each in images))
+        return engine.infer(images, points)
+
+    ways = [LabelsWay("blocks", infer, BUCKETS, oracle) for _ in range(2)]
+    verify(bundle, ways, at, print, precision="fp32")
+    turns = [(i,) for i in (0, 1, 2, 3, 4, 0)]
+    assert seen[:6] == turns
+    # Eight trials a bucket.
+    assert seen[8:11] == [(1, 2), (3, 4), (0, 1)]
+    assert seen == seen[: len(seen) // 2] * 2, "both forms see the same"
+    seen.clear()
+    measured(bundle, [replace(way, buckets=BUCKETS[:1]) for way in ways], at, print, calls=1)
+    assert seen == [turn for turn in turns for _ in ways]
 
 
 def test_a_file_that_onnx_runtime_does_not_take(bundle: Bundle, tmp_path: Path) -> None:
