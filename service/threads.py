@@ -15,8 +15,7 @@ Work = tuple["concurrent.futures.Future[Any]", Callable[[], Any]]
 
 
 class Threads(concurrent.futures.Executor):
-    """As `ThreadPoolExecutor`, which takes twice as long to hand something over: 60 us on the
-    machine of docs/benchmarks.md, here 30, and 9 instead of 40 of the caller's.
+    """As `ThreadPoolExecutor`, with less between the caller and the thread that takes the work.
 
     The threads begin with the first work, and end with the program if nobody ends them before. One
     runs everything in order.

@@ -70,7 +70,7 @@ class WorkPool:
         return waiting
 
     def close(self) -> None:
-        """Start nothing more; what runs finishes."""
+        """Start nothing more; what runs finishes, unless the program ends."""
         self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
