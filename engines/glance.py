@@ -32,6 +32,16 @@ def looks_again(sure: npt.NDArray[Any], confidence: npt.NDArray[Any] | float) ->
     return np.asarray((sure < wanted) | (wanted >= 1.0), np.bool_)
 
 
+def confidence_for(sure: npt.NDArray[Any], share: float) -> float:
+    """The confidence at which that share of them is looked at again: between the last that is and
+    the first that is not."""
+    ranked = np.sort(sure)
+    again = round(share * len(ranked))
+    if again == 0:
+        return 0.0
+    return 1.0 if again == len(ranked) else float(ranked[again - 1 : again + 1].mean())
+
+
 def run_glances(
     infer: Infer,
     images: UInt8Array,

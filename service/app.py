@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -130,20 +131,28 @@ class _Application(FastAPI):
     """FastAPI without what it puts before our own middleware for every request.
 
     That catches errors, which `Observed` has caught by then, and asks for OpenTelemetry, whose
-    programming interface reads the environment each time. Where an SDK of that is loaded it is
-    asked as ever.
+    programming interface reads the environment each time. Where its own SDK is loaded it is asked
+    as ever; providers that are not of that SDK hear of no HTTP request.
     """
 
     _entrance: ASGIApp | None = None
+    _is_closed = False
 
     def enter_by(self, middleware: Callable[[ASGIApp], ASGIApp]) -> None:
-        """Add the outermost middleware; HTTP requests go there at once."""
+        """Add the outermost middleware, and the last; HTTP requests go there at once."""
 
         def made(app: ASGIApp) -> ASGIApp:
             self._entrance = middleware(app)
             return self._entrance
 
         self.add_middleware(made)
+        self._is_closed = True
+
+    def add_middleware(self, middleware_class: Any, *args: Any, **kwargs: Any) -> None:
+        """See Starlette. Raises RuntimeError after `enter_by`."""
+        if self._is_closed:
+            raise RuntimeError("middleware is added before `enter_by`, or no request passes it")
+        super().add_middleware(middleware_class, *args, **kwargs)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""

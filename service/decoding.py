@@ -60,7 +60,7 @@ class DecodePool:
         return self._pool.run(partial(self._decode, picture, size, crop_ratio), on_end=on_end)
 
     def close(self) -> None:
-        """Start nothing more; what runs finishes."""
+        """Start nothing more; what runs finishes, unless the program ends."""
         self._pool.close()
 
     def _decode(self, picture: Picture, size: int, crop_ratio: float) -> Decoded:

@@ -179,9 +179,14 @@ def _read_named(path: Path) -> LatencyTable | PlanTable:
 
 
 def _of_plan(table: PlanTable, path: Path, model: Model, max_batch: int) -> Profile:
-    check_plan_table(table, model.engine)
-    # It has them: the check has said that it is the engine of this table.
-    predictor = PlanPredictor(table, getattr(model.engine, "forms", None))
+    # Not loaded where only a CPU serves.
+    from engines.tensorrt.running import PlanEngine
+
+    engine = model.engine
+    check_plan_table(table, engine)
+    if not isinstance(engine, PlanEngine):
+        raise LatencyError("the engine does not say which form its calls take")
+    predictor = PlanPredictor(table, engine.forms)
     seconds: dict[str, tuple[float, ...]] = {}
     worst: dict[str, float] = {}
     for record in model.manifest.points:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, cast
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import BadRequest, NotReady, RequestTimeout, ServiceError
 from service.incoming import incoming_of, note_incoming
@@ -119,6 +119,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _has_body = False
     _began = False
     _keeps_alive = True
+    _running: RequestResponseCycle | None = None
     _is_deaf = False
     _has_refused = False
     _is_leaving = False
@@ -134,8 +135,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """See asyncio.Protocol."""
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._tell_leaving()
+        if self._running is not None and not self._running.response_complete:
+            _leave(self._running)
         for timer in (self._timer, self._ending):
             if timer is not None:
                 timer.cancel()
@@ -207,6 +208,8 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             answer = _Gathering(self.transport)
             self.cycle.transport, self.cycle.on_response = answer, partial(self._answered, answer)
+        if not self.pipeline:
+            self._running = self.cycle
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -229,6 +232,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """See uvicorn."""
+        if self.pipeline:
+            # It is begun now.
+            self._running = self.pipeline[-1][0]
         super().on_response_complete()
         if self._part is not _NOTHING:
             self._unset_keepalive_if_required()
@@ -263,11 +269,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(NotReady("the service is stopping"))
         else:
             super().shutdown()
-
-    def _tell_leaving(self) -> None:
-        incoming = incoming_of(self.cycle.scope)
-        if incoming is not None:
-            incoming.leave()
 
     def _answered(self, answer: _Gathering) -> None:
         answer.flush()
@@ -312,11 +313,8 @@ class LimitedProtocol(HttpToolsProtocol):
             if not is_its_body or cycle.response_started:
                 cycle.keep_alive = False
                 return
-            # It hears that its client is gone, and writes nothing more.
-            cycle.disconnected = True
             cycle.waiting_for_100_continue = False
-            cycle.message_event.set()
-            self._tell_leaving()
+            _leave(cycle)
         else:
             self.rules.on_refusal(error)
         self._has_refused = True
@@ -340,6 +338,15 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._ending is not None:
             self._ending.cancel()
         self._ending = self.loop.call_later(seconds, end)
+
+
+def _leave(cycle: RequestResponseCycle) -> None:
+    """It hears that its client is gone, and writes nothing more."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+    incoming = incoming_of(cycle.scope)
+    if incoming is not None:
+        incoming.leave()
 
 
 def limited(rules: Rules) -> type[LimitedProtocol]:

@@ -28,9 +28,10 @@ from service.settings import Settings
 
 _log = structlog.get_logger("laud")
 
-# The engine's thread needs the interpreter between two batches: with Python's 5 ms it would stand
-# still for as long as the event loop has something to do, and so would the event loop behind it.
-_SWITCH_S = 0.0002
+SWITCH_S = 0.0002
+"""The engine's thread needs the interpreter between two batches: with Python's 5 ms it would stand
+still for as long as the event loop has something to do, and so would the event loop behind it."""
+
 _BACKLOG = 1024
 # As shells report a process that a signal ended.
 _SIGNAL_STATUS = 128
@@ -176,7 +177,7 @@ class Front:
 def run(settings: Settings, loader: Loader = load_models) -> None:
     """Serve until SIGTERM or SIGINT. Raises LaudError when it cannot start."""
     check_access(settings)
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     with (
         _taken_ports(settings) as ports,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,

@@ -31,15 +31,19 @@ class WorkPool:
         """`work()` on one of the threads.
 
         Cancelling the future drops the work while it waits for a thread. on_end: called on the loop
-        once no thread holds the work, which may be after the future was cancelled. Raises NotReady
-        once closed, where no thread ever does, and so does the future of what waits then.
+        once no thread holds the work, which may be after the future was cancelled, and before this
+        raises: NotReady once closed, as the future of what waits then does, and what the pool
+        raises that has no thread.
         """
-        if self._is_closed:
+        try:
+            if self._is_closed:
+                raise NotReady(_STOPPED)
+            working = self._pool.submit(_carried, work)
+        except Exception:
             on_end()
-            raise NotReady(_STOPPED)
+            raise
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[T] = loop.create_future()
-        working = self._pool.submit(_carried, work)
 
         def dropped(future: asyncio.Future[T]) -> None:
             if future.cancelled():
@@ -66,7 +70,7 @@ class WorkPool:
         return waiting
 
     def close(self) -> None:
-        """Start nothing more; what runs finishes."""
+        """Start nothing more; what runs finishes, unless the program ends."""
         self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 

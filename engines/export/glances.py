@@ -15,7 +15,7 @@ from engines.core import Engine, Glance, OperatingPoint, UInt8Array
 from engines.evaluation import PointResult
 from engines.evaluation.points import Float64Array, Int64Array
 from engines.export.pictures import PixelCache, Say
-from engines.glance import looks_again
+from engines.glance import confidence_for, looks_again
 from engines.shrinking import shrunk
 
 SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -68,7 +68,7 @@ def settled_glance(
     images: uint8 (N, S, S, 3) at the point's size.
     """
     first = _First.of(engine, point, images, np.zeros(len(images), np.int64))
-    return point.glancing(first.confidence_for(share))
+    return point.glancing(confidence_for(first.sure, share))
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,6 @@ class _First:
             macs=float(np.concatenate([output.macs for output in outputs]).mean()),
         )
 
-    def confidence_for(self, share: float) -> float:
-        """Between the last image that is looked at again and the first that is not."""
-        ranked = np.sort(self.sure)
-        again = round(share * len(ranked))
-        if again == 0:
-            return 0.0
-        return 1.0 if again == len(ranked) else float(ranked[again - 1 : again + 1].mean())
-
 
 @dataclass(frozen=True)
 class _Tried:
@@ -121,7 +113,7 @@ def _named(large: OperatingPoint, small: int) -> OperatingPoint:
 
 
 def _tried(point: OperatingPoint, first: _First, large: PointResult, share: float) -> _Tried:
-    confidence = first.confidence_for(share)
+    confidence = confidence_for(first.sure, share)
     again = looks_again(first.sure, confidence)
     named = point.glancing(confidence).model_copy(
         update={"name": f"{point.name}-{100 * share:.0f}"}

@@ -159,8 +159,8 @@ def _print(report: ServeBench) -> None:
         _print_capacity(report.capacity)
     if report.lag:
         _print_lag(report.lag)
-    if report.goodput:
-        _print_goodput(report.goodput)
+    if report.goodput and report.capacity:
+        _print_goodput(report.goodput, report.capacity)
     if report.contention:
         _print_contention(report.contention)
     if report.agreement:
@@ -212,8 +212,10 @@ def _print_lag(found: Lag) -> None:
     )
 
 
-def _print_goodput(found: Goodput) -> None:
-    cheapest, full = found.cheapest, found.full
+def _print_goodput(found: Goodput, capacity: Capacity) -> None:
+    from service.load.bench_plan import fastest, of_full
+
+    cheapest, full = fastest(capacity.bounds), of_full(capacity.bounds)
     typer.echo(
         f"goodput at {found.attainment:.0%} in time, {found.slo_ms:.1f} ms: policy "
         f"{found.ours_hz:.1f}/s, full {found.full_hz:.1f}/s, ratio {found.ratio:.2f}; bound by CPU "

@@ -13,7 +13,7 @@ from itertools import count
 import numpy as np
 
 from service.load.arrivals import Mix, gamma
-from service.load.bench_plan import FULL, capacity_of_full, fastest, recovery_s
+from service.load.bench_plan import FULL, fastest, of_full, recovery_s
 from service.load.bench_report import Capacity, Contention, Goodput
 from service.load.bench_steady import Bench
 from service.load.client import LoadError
@@ -71,7 +71,7 @@ async def goodput(bench: Bench, capacity: Capacity) -> Goodput:
     probes = {name: _Probe(bench, name, slo_ms, count(bench.plan.seed)) for name in (OURS, FULL)}
     highest_hz = {
         OURS: _ABOVE * fastest(capacity.points).throughput_hz,
-        FULL: _ABOVE * capacity_of_full(capacity.points).throughput_hz,
+        FULL: _ABOVE * of_full(capacity.points).throughput_hz,
     }
     searches = [
         await search_rates(probes, highest_hz, attainment=ATTAINMENT, steps=bench.plan.steps)
@@ -95,16 +95,15 @@ def goodput_of(
 ) -> Goodput:
     """Medians of the searches beside the bound that CPU times give."""
     # By CPU times: throughput is what noise gets into.
-    bounds = {one.point: one for one in capacity.bounds}
-    cheapest = max(capacity.bounds, key=lambda one: one.throughput_hz)
+    cheapest = fastest(capacity.bounds)
     quick = next(one for one in capacity.points if one.point == cheapest.point)
-    full = capacity_of_full(capacity.points)
+    full = of_full(capacity.points)
     ours, theirs = statistics.median(ours_hz), statistics.median(full_hz)
     if theirs <= 0:
         raise LoadError(
             f"'{FULL}' was never in time with {slo_ms:g} ms, at any rate; give more with --slo-ms"
         )
-    bound_ratio = cheapest.throughput_hz / bounds[FULL].throughput_hz
+    bound_ratio = cheapest.throughput_hz / of_full(capacity.bounds).throughput_hz
     return Goodput(
         slo_ms=slo_ms,
         attainment=ATTAINMENT,
@@ -117,8 +116,6 @@ def goodput_of(
         engine_ratio=full.engine_ms / max(quick.engine_ms, 1e-9),
         of_bound=ours / theirs / bound_ratio,
         limiting=cheapest.limiting,
-        cheapest=cheapest,
-        full=bounds[FULL],
         client_was_late=client_was_late,
     )
 
@@ -127,7 +124,7 @@ async def contention(bench: Bench, capacity: Capacity) -> Contention:
     """One steady load, a third of it beside a process that takes a core."""
     plan = bench.plan
     slo_ms = await budget_ms(bench)
-    rate_hz = plan.share * capacity_of_full(capacity.points).throughput_hz
+    rate_hz = plan.share * of_full(capacity.points).throughput_hz
     calls = bench.calls(bench.pictures)
     duration_s = _PARTS_OF_CONTENTION * plan.hog_s
     planned = plan_load(

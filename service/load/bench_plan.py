@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from engines.errors import InvalidInput
 from service.load.arrivals import gamma
 from service.load.bench_report import Bound, PointCapacity
 from service.policy import policy_named
+
+T = TypeVar("T", PointCapacity, Bound)
 
 PARTS = ("overhead", "capacity", "lag", "goodput", "contention", "agreement")
 FULL = "full"
@@ -105,12 +108,12 @@ def bound_of(
     return Bound(point=point.point, throughput_hz=rates[limiting], limiting=limiting)
 
 
-def fastest(points: Sequence[PointCapacity]) -> PointCapacity:
+def fastest(points: Sequence[T]) -> T:
     """The point with the highest throughput."""
     return max(points, key=lambda one: one.throughput_hz)
 
 
-def capacity_of_full(points: Sequence[PointCapacity]) -> PointCapacity:
+def of_full(points: Sequence[T]) -> T:
     """The point `full`, which every bundle has."""
     return next(one for one in points if one.point == FULL)
 

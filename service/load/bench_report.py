@@ -95,9 +95,7 @@ class Goodput(FrozenModel):
 
     ours_hz, full_hz: medians of the searches. bound_ratio: cheapest point over `full` by CPU times;
     engine_ratio: by the engine's alone. of_bound: ratio over bound_ratio. limiting: what the
-    cheapest point runs out of first. cheapest, full: the bounds that make bound_ratio; how much of
-    each is reached tells which of the two is the farther from what its CPU times allow.
-    client_was_late: runs whose client was not on time.
+    cheapest point runs out of first. client_was_late: runs whose client was not on time.
     """
 
     slo_ms: float
@@ -111,8 +109,6 @@ class Goodput(FrozenModel):
     engine_ratio: float
     of_bound: float
     limiting: str
-    cheapest: Bound
-    full: Bound
     client_was_late: int
 
 
@@ -179,9 +175,9 @@ class AgreementCell(FrozenModel):
     """The same requests to the server and to the simulator. load: of the capacity of `full`.
 
     simulated: on the table, nothing known of the load. rehearsed: knowing what calls, requests and
-    answers took in a run of other arrivals at the same load. replayed: with the luck of this very
-    run, how much longer than the table's calls took at that time and how long requests were on
-    their way; None where no answer told. speed: median of the former.
+    answers took in a run of other arrivals at the same load; None without one. replayed: with the
+    luck of this very run, how much longer than the table's calls took at that time and how long
+    requests were on their way; None where no answer told. speed: median of the former.
     """
 
     policy: str
@@ -191,7 +187,7 @@ class AgreementCell(FrozenModel):
     requests: int
     server: Found
     simulated: Found
-    rehearsed: Found
+    rehearsed: Found | None = None
     replayed: Found | None
     speed: float | None
     client_was_late: bool
@@ -199,19 +195,17 @@ class AgreementCell(FrozenModel):
     @property
     def foreseen(self) -> bool:
         """Whether it is within that although it knew nothing of the load."""
-        return _within(*apart(self.server, self.simulated))
+        return _are_near(self.server, self.simulated)
 
     @property
     def rehearsed_well(self) -> bool:
         """Whether it is within that knowing the load, but nothing of the run."""
-        return _within(*apart(self.server, self.rehearsed))
+        return _are_near(self.server, self.rehearsed)
 
     @property
     def agrees(self) -> bool:
         """Whether the simulator is within what we promise, with the luck that the run had."""
-        if self.replayed is None:
-            return False
-        return _within(*apart(self.server, self.replayed))
+        return _are_near(self.server, self.replayed)
 
 
 class Agreement(FrozenModel):
@@ -229,7 +223,10 @@ def apart(server: Found, simulated: Found) -> tuple[float, float | None]:
     return attainment, simulated.accuracy - server.accuracy
 
 
-def _within(attainment: float, accuracy: float | None) -> bool:
+def _are_near(server: Found, simulated: Found | None) -> bool:
+    if simulated is None:
+        return False
+    attainment, accuracy = apart(server, simulated)
     return abs(attainment) <= MOST_ATTAINMENT_APART and (
         accuracy is None or abs(accuracy) <= MOST_ACCURACY_APART
     )

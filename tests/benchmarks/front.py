@@ -27,12 +27,11 @@ from service.app import create_app
 from service.logs import configure_logs
 from service.protocol import Rules, limited
 from service.samples import sample_path
+from service.server import SWITCH_S
 from service.service import Service
 from service.settings import Settings
 
 WARM_UP = 100
-# As `laud serve` sets it.
-SWITCH_S = 0.0002
 
 
 class Sink(asyncio.Transport):
@@ -56,8 +55,18 @@ class Sink(asyncio.Transport):
         """Everything was taken."""
         return 0
 
+    def pause_reading(self) -> None:
+        """Nothing is read."""
+
     def resume_reading(self) -> None:
         """Nothing is read."""
+
+    def can_write_eof(self) -> bool:
+        """No: it is closed instead."""
+        return False
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def request_of(model: str, point: str | None, picture: bytes) -> bytes:
@@ -102,6 +111,7 @@ async def measure(bundle: str, point: str | None, picture: bytes, answers: int) 
 
 
 def main() -> None:
+    """Print the quantiles of the bundle's answers to one picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("bundle", nargs="?", default="zoo:clothing")
     parser.add_argument("--answers", type=int, default=1000)

@@ -25,7 +25,7 @@ from engines.evaluation.points import (
     run_trials,
 )
 from engines.evaluation.pool import pool_folders
-from engines.glance import looks_again
+from engines.glance import confidence_for, looks_again
 
 DEALS = 20_000
 MISS = 0.05
@@ -83,7 +83,7 @@ def _told(
     for deal in range(DEALS):
         rng.shuffle(every)
         one, other = every[: len(first)], every[len(first) :]
-        dealt[deal] = (other < _between(one, shares[0])).mean()
+        dealt[deal] = looks_again(other, confidence_for(one, shares[0])).mean()
     changes = _work(dealt, work) / _work(shares[0], work) - 1.0
     drawn = rng.binomial(len(second), shares[0], DEALS) / len(second)
     sampled = _work(drawn, work) / _work(shares[0], work) - 1.0
@@ -94,15 +94,6 @@ def _told(
         f"[{low:+.3f}, {high:+.3f}]  {(np.abs(changes) >= MISS).mean():.2f} "
         f"{(np.abs(sampled) >= MISS).mean():.2f}"
     )
-
-
-def _between(sure: Float64Array, share: float) -> float:
-    """The confidence that sends that share of them to a second look, as exports set it."""
-    again = round(share * len(sure))
-    if again in (0, len(sure)):
-        return 0.0 if again == 0 else np.inf
-    ranked = np.partition(sure, (again - 1, again))
-    return float(ranked[again - 1 : again + 1].mean())
 
 
 def _work(share: Float64Array | float, work: tuple[float, float]) -> Float64Array:

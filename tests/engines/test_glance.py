@@ -13,7 +13,7 @@ from engines.caps import macs_bound
 from engines.core import Glance, OperatingPoint, Output, UInt8Array, static_point
 from engines.cpu.engine import CpuEngine
 from engines.errors import InvalidInput
-from engines.glance import looks_again, run_glances
+from engines.glance import confidence_for, looks_again, run_glances
 from engines.shrinking import shrunk
 
 SIZE, SMALL, UNITS = 8, 4, 3
@@ -100,6 +100,19 @@ def test_the_less_sure_are_looked_at_again() -> None:
     assert looks_again(sure, 0.5).tolist() == [True, False, False, False]
     assert not looks_again(sure, 0.0).any()
     assert looks_again(sure, 1.0).all(), "also who could not be surer"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_confidence_sends_that_share_of_what_it_was_set_on(share: float) -> None:
+    sure = np.array([0.9, 1.0, 0.2, 0.5])
+    confidence = confidence_for(sure, share)
+    assert looks_again(sure, confidence).mean() == share
+    surer = looks_again(np.ones(3), confidence)
+    assert surer.all() if share == 1.0 else not surer.any(), "all means also who is surer"
+
+
+def test_a_confidence_lies_between_the_last_that_is_looked_at_again_and_the_next() -> None:
+    assert confidence_for(np.array([0.9, 1.0, 0.2, 0.5]), 0.5) == pytest.approx(0.7)
 
 
 def test_only_they_are_computed_at_full_size() -> None:

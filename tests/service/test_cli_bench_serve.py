@@ -63,8 +63,11 @@ def report(**changes: Any) -> ServeBench:
         "machine": Machine(cpu="some CPU", cpus=2, load=0.1),
         "overhead": (overhead(), overhead(what="tensor", overhead_ms=1.25)),
         "capacity": Capacity(
-            points=(full,),
-            bounds=(bound_of(full, cores=2, engine_threads=1, decode_threads=2),),
+            points=(full, full.model_copy(update={"point": "small"})),
+            bounds=(
+                bound_of(full, cores=2, engine_threads=1, decode_threads=2),
+                Bound(point="small", throughput_hz=250.0, limiting="all cores"),
+            ),
             pictures="two",
             cores=2,
             engine_threads=1,
@@ -97,8 +100,6 @@ def report(**changes: Any) -> ServeBench:
             engine_ratio=3.6,
             of_bound=0.93,
             limiting="all cores",
-            cheapest=Bound(point="small", throughput_hz=250.0, limiting="all cores"),
-            full=Bound(point="full", throughput_hz=100.0, limiting="the engine's threads"),
             client_was_late=1,
         ),
         "contention": Contention(
@@ -199,10 +200,10 @@ def test_people_read_the_figures_and_what_they_should_be(
     for fact in (
         "overhead, file of 50 kB: +0.750 ms, at most 1.0 ms",
         "overhead, tensor of 50 kB: +1.250 ms, above 1.0 ms",
-        "it runs out of the engine's threads first",
+        "it runs out of the engine's threads, all cores first",
         "event loop p99 2.50 ms, policy decision p99 unknown",
         "ratio 2.50; bound by CPU times 2.70, reached 0.93 of it; limiting: all cores",
-        "policy 0.80 of 250.0/s (small: all cores), full 0.80 of 100.0/s (the engine's threads)",
+        "policy 0.80 of 250.0/s (small: all cores), full 0.64 of 125.0/s (the engine's threads)",
         "in 1 runs the client itself was late",
         "above 99 % again after 4 s; accuracy 0.9200 before, 0.9100 during, back never",
         "lag at 80% of 75.0/s, the most of which 99% are in time with 250 ms",

@@ -87,6 +87,17 @@ def test_a_client_that_leaves_while_its_image_runs_is_cancelled(served: Live) ->
     assert_unharmed(served)
 
 
+def test_a_client_that_leaves_two_requests_while_the_first_runs_is_cancelled(served: Live) -> None:
+    served.engine.hold()
+    with served.connect() as leaves:
+        leaves.send(classify(x_request_id="runs") + classify(x_request_id="waits"))
+        assert served.engine.entered.wait(PATIENCE_S)
+    line = served.line()
+    assert (line["id"], line["status"], line["outcome"]) == ("runs", 499, "cancelled")
+    served.engine.release()
+    assert_unharmed(served)
+
+
 def test_every_client_gets_its_own_answer_whoever_else_leaves(served: Live) -> None:
     with ExitStack() as stack:
         first = running_request(served, stack)

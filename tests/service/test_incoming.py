@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from service.incoming import Incoming, incoming_of
 from service.protocol import Rules
@@ -82,6 +83,31 @@ def test_a_client_that_closes_its_connection_leaves_what_is_not_answered() -> No
         server.until_no_connections()
         assert answered is not None
         assert not answered.has_left, "it had its answer"
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+def test_of_several_requests_on_a_connection_that_ends_the_one_that_runs_is_left(
+    answered: int,
+) -> None:
+    quick, slow = Exchanges(), Exchanges()
+    quick.gate.set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (quick if scope["path"] == "/quick" else slow)(scope, receive, send)
+
+    with listening(app, Rules()) as server:
+        with connect(server.port) as client:
+            client.send(head("GET", "/quick") * answered + head("GET") * 2)
+            left = incoming_of(slow.starts.get(timeout=PATIENCE_S))
+            assert left is not None
+            told = asyncio.Event()
+            server.do(lambda: left.on_leaving(told.set))
+        server.until_no_connections()
+        assert left.has_left
+        assert told.is_set()
+        server.do(slow.gate.set)
+        assert slow.ends.get(timeout=PATIENCE_S) == "answered", "nothing is written any more"
+    assert slow.starts.empty(), "what waited behind it never begins"
 
 
 def test_a_client_that_leaves_after_a_large_read_is_noticed() -> None:

@@ -137,17 +137,22 @@ def test_json_is_one_object_a_line_from_us_and_from_libraries(stream: io.StringI
     assert theirs.keys() >= {"timestamp"}
 
 
-def test_json_is_ascii_and_takes_whatever_is_logged(stream: io.StringIO) -> None:
+def test_json_is_printable_ascii_and_takes_whatever_is_logged(stream: io.StringIO) -> None:
     configure_logs("json", "info", stream)
     log = structlog.get_logger("laud")
     log.info("plain", rate=np.float64(0.25), points=("a", "b"), path=Path("/a"))
-    log.info("others", name="jupe \x9b31m \u00e9", lone="\udcff", large=1 << 70)
-    assert stream.getvalue().isascii()
-    plain, others = (json.loads(line) for line in stream.getvalue().splitlines())
+    log.info("foreign", name="jupe \x9b31m \u00e9", delete="\x7f", rate=float("nan"))
+    log.info("deleted", delete="\x7f")
+    log.info("others", lone="\udcff", large=1 << 70)
+    lines = stream.getvalue().splitlines()
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    plain, foreign, deleted, others = map(json.loads, lines)
     assert (plain["rate"], plain["points"]) == (0.25, ["a", "b"])
     assert "/a" in plain["path"]
-    assert (others["name"], others["lone"]) == ("jupe \x9b31m \u00e9", "\udcff")
-    assert others["large"] == 1 << 70
+    assert (foreign["name"], foreign["rate"]) == ("jupe \x9b31m \u00e9", None)
+    assert foreign["delete"] == deleted["delete"] == "\x7f"
+    assert (others["lone"], others["large"]) == ("\udcff", 1 << 70)
+    assert all('"level":"info"' in line for line in lines), "all are written alike"
 
 
 @pytest.mark.parametrize("style", ["json", "console"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -13,6 +14,8 @@ from engines.core import OperatingPoint, Output, UInt8Array
 from engines.cpu.engine import CpuEngine
 from engines.latency.identity import this_device
 from engines.latency.tables import LatencyTable, write_table
+from engines.tensorrt.latency import CallLatency, PlanTable, write_plan_table
+from engines.tensorrt.plans import ENGINE, Bucket
 from service.errors import SettingsError
 from service.executor import Model, load_models
 from service.profile import DEFAULT_RATIOS, Profile, Tables, expected_of, profile_points
@@ -328,3 +331,31 @@ def test_a_file_that_is_no_table_is_refused_or_passed_over(
     (line,) = [line for line in logged if line["event"] == "latency table ignored"]
     assert line["log_level"] == "warning"
     assert "is not a latency table" in line["reason"]
+
+
+def test_a_table_of_a_plan_is_for_engines_that_say_which_form_they_take(tmp_path: Path) -> None:
+    """Block kernels are no guess for one that has all the rest of such an engine."""
+
+    class Alike(ScriptedEngine):
+        name = ENGINE
+        programs, device = ANY, "RTX 3090"
+
+    calls = [
+        CallLatency.of(point, Bucket(image_size=32, images=1, profile=0), [0.001], [], [], 2)
+        for point in COST_S
+    ]
+    table_of_plan = PlanTable(
+        bundle=HASH,
+        program="cd" * 32,
+        name="colours",
+        library="tensorrt",
+        library_version="10.16.1.11",
+        precision="fp16",
+        device=Alike.device,
+        version="0.1.0",
+        calls=tuple(calls),
+    )
+    path = tmp_path / "latency.json"
+    write_plan_table(path, table_of_plan)
+    with pytest.raises(SettingsError, match="does not say which form its calls take"):
+        profile_points(Model(manifest(), HASH, Alike()), 1, tables=Tables([path]))

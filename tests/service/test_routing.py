@@ -13,10 +13,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from service.app import create_app
 from service.errors import UnknownModel
 from service.request import Exchange
 from service.routing import DirectRoute, DirectRoutes
 from tests.service.conftest import Running
+from tests.service.oip_requests import INFER, MODEL, binary_request
 from tests.service.scripted import jpeg
 
 pytestmark = pytest.mark.anyio
@@ -146,14 +148,16 @@ async def test_what_takes_images_does_not_pass_through_the_framework(
 
     monkeypatch.setattr(FastAPI, "__call__", call)
     monkeypatch.setattr(ExceptionMiddleware, "__call__", handled)
-    for path in (
-        "/v1/classify",
-        "/v1/detect",
-        "/v1/segment",
-        "/v2/models/colours/infer",
-        "/v2/models/colours/versions/1/infer",
+    for path, status in (
+        ("/v1/classify", 200),
+        ("/v1/detect", 400),
+        ("/v1/segment", 400),
     ):
-        await running.client.post(path, content=jpeg())
+        assert (await running.client.post(path, content=jpeg())).status_code == status, path
+    body, headers = binary_request(jpeg())
+    for path in (INFER, f"{MODEL}/versions/1/infer"):
+        answer = await running.client.post(path, content=body, headers=headers)
+        assert answer.status_code == 200, path
     assert (await running.client.get("/v1/models")).status_code == 200
     assert behind == ["/v1/models"]
     assert (await running.client.post("/v1/classify", content=jpeg())).status_code == 200
@@ -162,6 +166,13 @@ async def test_what_takes_images_does_not_pass_through_the_framework(
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk", ModuleType("opentelemetry.sdk"))
     assert (await running.client.post("/v1/classify", content=jpeg())).status_code == 200
     assert passed == ["/v1/classify"]
+
+
+async def test_nothing_can_be_put_before_the_finished_application(running: Running) -> None:
+    """Requests go to its outermost middleware at once, and would pass by what comes before that."""
+    app = create_app(running.service)
+    with pytest.raises(RuntimeError, match="before `enter_by`"):
+        app.add_middleware(DirectRoutes, routes=[])
 
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/detect", "/v2/models/colours/infer"])

@@ -117,6 +117,26 @@ def test_threads_that_a_machine_refuses_are_begun_with_what_comes_next(
         assert sorted(future.result(PATIENCE_S) for future in waiting) == [0, 1]
 
 
+def test_one_thread_that_a_machine_refuses_leaves_the_work_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "laud-test_1":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with Threads("laud-test", 2) as threads:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            names = [threads.submit(lambda: threading.current_thread().name) for _ in range(3)]
+            assert {name.result(PATIENCE_S) for name in names} == {"laud-test_0"}
+        together = threading.Barrier(2)
+        waiting = [threads.submit(together.wait, PATIENCE_S) for _ in range(2)]
+        assert sorted(future.result(PATIENCE_S) for future in waiting) == [0, 1]
+
+
 def test_several_run_side_by_side_and_all_end() -> None:
     before = threading.active_count()
     with Threads("laud-test", 3) as threads:

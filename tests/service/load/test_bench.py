@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,8 +15,8 @@ import pytest
 from engines.errors import InvalidInput
 from service.load.bare import bare_app
 from service.load.bench_load import contention_of, goodput_of
-from service.load.bench_plan import BenchPlan, bound_of, check_plan, recovery_s
-from service.load.bench_report import Capacity, PointCapacity
+from service.load.bench_plan import BenchPlan, bound_of, check_plan, fastest, of_full, recovery_s
+from service.load.bench_report import Capacity, PointCapacity, ServeBench
 from service.load.bench_steady import overhead_of
 from service.load.client import Client, LoadError, Response
 from service.load.closed_loop import in_turns, saturate, search_rates
@@ -25,6 +26,7 @@ from service.load.records import Ledger
 from service.load.target import Call
 from tests.service.load.socket_server import Asked, answer, listening
 
+RESULTS = sorted((Path(__file__).parents[3] / "docs" / "results" / "serving").glob("*.json"))
 CALL = Call("a.jpg", "/v1/classify", b"GET / HTTP/1.1\r\nhost: x\r\n", b"")
 
 
@@ -85,8 +87,16 @@ def test_goodput_stands_beside_its_bound() -> None:
     assert found.bound_ratio == pytest.approx((2000 / 6) / 125)
     assert found.of_bound == pytest.approx(3.1 / (2000 / 6) * 125)
     assert (found.engine_ratio, found.limiting) == (4.0, "all cores")
-    assert (found.cheapest.point, found.cheapest.limiting) == ("small", "all cores")
-    assert (found.full.throughput_hz, found.full.limiting) == (125.0, "the engine's threads")
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_what_was_published_can_be_read(path: Path) -> None:
+    report = ServeBench.model_validate_json(path.read_bytes())
+    if report.goodput is not None:
+        assert report.capacity is not None
+        quick, full = fastest(report.capacity.bounds), of_full(report.capacity.bounds)
+        ratio = quick.throughput_hz / full.throughput_hz
+        assert report.goodput.bound_ratio == pytest.approx(ratio)
 
 
 def test_a_budget_that_full_never_keeps_is_told() -> None:
