@@ -17,6 +17,7 @@ import numpy as np
 from engines.bench.timing import tolerance
 from engines.bundle import Accuracy, Bundle, PointRecord
 from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.detection.architecture import check_image_size
 from engines.detection.bowl import BowlScores, bowl_scores
 from engines.detection.intervals import (
     RESAMPLES,
@@ -30,7 +31,7 @@ from engines.detection.scores import DetectionScores, score
 from engines.detection.unlabelled import Unlabelled, unlabelled
 from engines.errors import ConfigError, ImageError
 from engines.evaluation.detection_rivals import DetectionRival, ShuffledMasks, rivals_of
-from engines.evaluation.plan import check_fixed_from, check_seconds, check_seed
+from engines.evaluation.plan import check_fixed_from, check_seconds, check_seed, check_sizes
 from engines.evaluation.points import BoolArray, Forced, Say, Trial, infer
 from engines.evaluation.report import Kind, Timing
 from engines.evaluation.rivals import before_objects
@@ -99,11 +100,13 @@ class DetectionResult:
 @dataclass(frozen=True)
 class DetectionPlan:
     """What to measure, and how. points: all, where none is named, and the image sizes that the
-    bundle's dial dropped, which are rivals still. precision: None: the engine's best. latency_s:
+    bundle's dial dropped, which are rivals still. sizes: image sizes to add with nothing skipped,
+    multiples of 32. precision: None: the engine's best. latency_s:
     seconds to time for, all points together; None: nothing is timed. shuffled, fixed_masks,
     fixed_from, seed: as in `EvaluationPlan`; fixed_from is a split."""
 
     points: tuple[str, ...] | None = None
+    sizes: tuple[int, ...] = ()
     engine: str = DEFAULT_ENGINE
     precision: str | None = None
     threads: int | None = None
@@ -114,6 +117,9 @@ class DetectionPlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_sizes(self.sizes)
+        for size in self.sizes:
+            check_image_size(size)
         check_seconds(self.latency_s)
         check_fixed_from(self.fixed_from, self.fixed_masks)
         check_seed(self.seed)

@@ -94,16 +94,20 @@ def evaluate_detector(
 
 def _chosen(manifest: Manifest, plan: DetectionPlan) -> list[OperatingPoint]:
     """The points to run: those asked for, else all, and the image sizes that the dial dropped: a
-    rival that skipping beat once, on the pictures that it was chosen on, must be met again."""
-    if plan.points is not None:
-        return [manifest.point(name).point for name in plan.points]
-    points = [record.point for record in manifest.points]
-    candidates = () if manifest.dial is None else manifest.dial.candidates
+    rival that skipping beat once, on the pictures that it was chosen on, must be met again. And
+    sizes that were asked for, where no point has them."""
+    names = plan.points or tuple(record.point.name for record in manifest.points)
+    points = [manifest.point(name).point for name in names]
+    dropped: list[int] = []
+    if plan.points is None and manifest.dial is not None:
+        candidates = manifest.dial.candidates
+        dropped = [each.image_size for each in candidates if each.budget is None and not each.kept]
+    there = {point.image_size for point in points if point.skips_nothing}
     maskers = len(manifest.full.point.thresholds)
     return points + [
-        static_point(each.name, each.image_size, maskers)
-        for each in candidates
-        if each.budget is None and not each.kept
+        static_point(f"size-{size}", size, maskers)
+        for size in dict.fromkeys((*dropped, *plan.sizes))
+        if size not in there
     ]
 
 

@@ -47,11 +47,7 @@ class EvaluationPlan:
     def __post_init__(self) -> None:
         if not self.folders:
             raise InvalidInput("at least one folder of pictures is needed")
-        if len(set(self.sizes)) < len(self.sizes):
-            raise InvalidInput(f"every size is to be given once, got {_listed(self.sizes)}")
-        for size in self.sizes:
-            if not 1 <= size <= MAX_IMAGE_SIZE:
-                raise InvalidInput(f"an image size is 1 to {MAX_IMAGE_SIZE} pixels, got {size}")
+        check_sizes(self.sizes)
         check_seconds(self.latency_s)
         check_fixed_from(self.fixed_from, self.fixed_masks)
         check_seed(self.seed)
@@ -119,6 +115,15 @@ def subjects_of(ref: str | Path, plan: EvaluationPlan) -> list[Subject]:
         name = f"{stem}#{count + 1}" if count else stem
         subjects.append(Subject(other, pool_folders(plan.folders, other.manifest.labels), name))
     return subjects
+
+
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Raise InvalidInput for image sizes that cannot be, or are there twice."""
+    if len(set(sizes)) < len(sizes):
+        raise InvalidInput(f"every size is to be given once, got {_listed(sizes)}")
+    for size in sizes:
+        if not 1 <= size <= MAX_IMAGE_SIZE:
+            raise InvalidInput(f"an image size is 1 to {MAX_IMAGE_SIZE} pixels, got {size}")
 
 
 def _dialled_sizes(manifest: Manifest) -> tuple[int, ...]:

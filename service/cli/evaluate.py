@@ -99,6 +99,8 @@ def evaluate(
     AP50, a fixed mask at the work of backbone, pyramid and dense heads.
 
         laud evaluate nuclei.laud DIR/test --fixed-masks --fixed-from DIR/validation
+
+        laud evaluate nuclei.laud DIR/test --sizes 416,352
     """
     from engines.bundle import finds_objects
     from engines.errors import InvalidInput
@@ -111,11 +113,12 @@ def evaluate(
             raise InvalidInput("--pareto draws latency: it cannot go with --no-latency")
         check_drawable("--pareto", pareto)
     if finds_objects(bundle):
-        only_labels = {"--sizes": sizes, "--baseline": baseline, "--reference": reference or None}
+        only_labels = {"--baseline": baseline, "--reference": reference or None}
         if given := [name for name, value in only_labels.items() if value is not None]:
             raise InvalidInput(f"{', '.join(given)}: not of a detector, '{bundle}' is one")
         detection = DetectionPlan(
             points=tuple(point) if point else None,
+            sizes=_numbers(sizes),
             engine=engine or "cpu",
             precision=precision,
             threads=threads,

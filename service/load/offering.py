@@ -146,6 +146,7 @@ async def _send(client: Client, call: Call, one: Planned, begin_s: float, ledger
         receive_s=said.receive_s,
         decode_s=said.decode_s,
         queue_s=said.queue_s,
+        looked_again=said.looked_again,
     )
 
 

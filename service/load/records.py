@@ -16,7 +16,18 @@ OK = 200
 UNANSWERED = 0
 """Status of a request that got no answer."""
 
-_NUMBERS = ("at", "sent", "done", "slo", "accuracy", "service", "receive", "decode", "queue")
+_NUMBERS = (
+    "at",
+    "sent",
+    "done",
+    "slo",
+    "accuracy",
+    "service",
+    "receive",
+    "decode",
+    "queue",
+    "again",
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +37,8 @@ class Records:
     sent_s, done_s: of an answered request, its first byte out and the answer's last byte in, else
     NaN. slo_s: budget, asked or as the server said, NaN where unknown. accuracy: expected at the
     point used, NaN where unknown. service_s, receive_s, decode_s, queue_s: as the server said,
-    NaN where it did not. point, outcome: places in `points` and `outcomes`, -1 where the server
+    NaN where it did not. again: 1 where it looked at the picture again, 0 where it did not, NaN
+    where it did not say. point, outcome: places in `points` and `outcomes`, -1 where the server
     said nothing.
     """
 
@@ -39,6 +51,7 @@ class Records:
     receive_s: Floats
     decode_s: Floats
     queue_s: Floats
+    again: Floats
     status: Ints
     point: Ints
     outcome: Ints
@@ -92,6 +105,7 @@ class Ledger:
         receive_s: float | None = None,
         decode_s: float | None = None,
         queue_s: float | None = None,
+        looked_again: bool | None = None,
     ) -> None:
         """One request that ended, or was given up."""
         floats, ints = self._floats, self._ints
@@ -104,6 +118,7 @@ class Ledger:
         floats["receive"].append(math.nan if receive_s is None else receive_s)
         floats["decode"].append(math.nan if decode_s is None else decode_s)
         floats["queue"].append(math.nan if queue_s is None else queue_s)
+        floats["again"].append(math.nan if looked_again is None else float(looked_again))
         ints["status"].append(status)
         ints["point"].append(self._place("point", point))
         ints["outcome"].append(self._place("outcome", outcome))
@@ -123,6 +138,7 @@ class Ledger:
             receive_s=floats["receive"][order],
             decode_s=floats["decode"][order],
             queue_s=floats["queue"][order],
+            again=floats["again"][order],
             status=ints["status"][order],
             point=ints["point"][order],
             outcome=ints["outcome"][order],

@@ -23,6 +23,7 @@ _ROUTES = {
 MODELS = "/v1/models"
 METRICS = "/metrics"
 _LENGTH_HEADER = "inference-header-content-length"
+_SPELLED = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class Served:
 class Answer:
     """What a result says about itself; None where it does not.
 
-    service_s: dispatch to engine done. receive_s, decode_s, queue_s: before that.
+    service_s: dispatch to engine done. receive_s, decode_s, queue_s: before that. looked_again:
+    whether the picture was, where the point glances.
     """
 
     point: str | None = None
@@ -82,6 +84,7 @@ class Answer:
     receive_s: float | None = None
     decode_s: float | None = None
     queue_s: float | None = None
+    looked_again: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +213,7 @@ def read_answer(response: Response) -> Answer:
         receive_s=_seconds(flat.get("receive")),
         decode_s=_seconds(flat.get("decode")),
         queue_s=_seconds(flat.get("queue")),
+        looked_again=_SPELLED.get(str(told.get("looked_again")).lower()),
     )
 
 

@@ -42,10 +42,12 @@ class Told:
 @dataclass(frozen=True)
 class _Calls:
     """Calls of the engine, by their end. service_s, number (of images): (n,). first: place in the
-    records of one of its images. begin_s: on the client's clock, later by an answer's way.
+    records of one of its images; again: whether that was looked at again, NaN where nobody tells.
+    begin_s: on the client's clock, later by an answer's way.
     rested: whether the engine had done nothing for a while."""
 
     first: Ints
+    again: Floats
     service_s: Floats
     number: Ints
     begin_s: Floats
@@ -204,7 +206,9 @@ def calls_of(records: Records) -> _Calls:
     ends_s = done_s[starts]
     begin_s = ends_s - service_s[starts]
     idle_s = np.diff(np.concatenate([[-math.inf], ends_s]))[: starts.size] - service_s[starts]
-    return _Calls(told[starts], service_s[starts], number, begin_s, idle_s >= REST_S)
+    first = told[starts]
+    again = records.again[first]
+    return _Calls(first, again, service_s[starts], number, begin_s, idle_s >= REST_S)
 
 
 def _single(calls: _Calls) -> Floats:
@@ -230,13 +234,28 @@ def _own_table(model: Served, taken: Sequence[PointCost]) -> list[PointCost]:
     found = []
     for point in taken:
         factor = level * model.service_s[point.name] / point.seconds[0]
-        found.append(replace(point, seconds=tuple(factor * seconds for seconds in point.seconds)))
+        again, worst = model.glances.get(point.name, (1.0, 1.0))
+        seconds = tuple(factor * each_s for each_s in point.seconds)
+        found.append(replace(point, seconds=seconds, again=again, worst=worst))
     return found
 
 
+def _looks(model: Served, name: str, calls: _Calls) -> tuple[float, float]:
+    """Of calls of one image at a point that glances: the share that was looked at again, which is
+    the pictures', and what such a one took over the mean. (1, 1) of other points."""
+    alone = calls.number == 1
+    again, service_s = calls.again[alone], calls.service_s[alone]
+    if name not in model.glances or not again.size or np.isnan(again).any():
+        return model.glances.get(name, (1.0, 1.0))
+    share = float(again.mean())
+    if share in (0.0, 1.0):
+        return share, 1.0
+    return share, max(1.0, float(service_s[again == 1.0].mean() / service_s.mean()))
+
+
 def _point(model: Served, name: str, calls: _Calls, largest: int) -> PointCost:
-    again, worst = model.glances.get(name, (1.0, 1.0))
-    usual = np.median if worst == 1.0 else np.mean
+    again, worst = _looks(model, name, calls)
+    usual = np.mean if name in model.glances else np.median
     seconds: list[float] = []
     for number in range(1, largest + 1):
         found = _single(calls) if number == 1 else _steady(calls, number)

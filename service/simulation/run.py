@@ -245,8 +245,10 @@ class _Run:
 
     def _looked_again(self, image: _Image, point: int) -> bool | None:
         """None where the point does not glance."""
-        cost = self._taken.points[point]
-        return None if cost.worst == 1.0 else self._ease[image.number] < cost.again
+        if self._machine.dial.points[point].worst == 1.0:
+            return None
+        share: float = self._taken.points[point].again
+        return bool(self._ease[image.number] < share)
 
     def _learn(self) -> None:
         """Tell of the calls that have ended by now, and of the answers that are out."""

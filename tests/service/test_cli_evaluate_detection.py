@@ -136,8 +136,12 @@ def test_without_what_scores_it_says_so_before_the_work(
 
 
 def test_options_of_classification_are_refused(laud: Laud, bundle: str, test_split: str) -> None:
-    done = laud("evaluate", bundle, test_split, "--reference", "--sizes", "96")
-    assert assert_one_line(done).startswith("--sizes, --reference: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--reference", "--baseline", bundle)
+    assert assert_one_line(done).startswith("--baseline, --reference: not of a detector")
+    done = laud("evaluate", bundle, test_split, "--sizes", "96,100")
+    assert "a detector's images are multiples of 32, got 100" in assert_one_line(done)
+    done = laud("evaluate", bundle, test_split, "--sizes", "96,96")
+    assert "every size is to be given once, got 96, 96" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, "--fixed-from", test_split)
     assert "it goes with --fixed-masks" in assert_one_line(done)
     done = laud("evaluate", bundle, test_split, "--fixed-masks", "--engine", "reference")

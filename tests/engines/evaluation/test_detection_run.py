@@ -21,6 +21,7 @@ from engines.errors import InvalidInput
 from engines.evaluation.detection import DetectionPlan, DetectionReport, square
 from engines.evaluation.detection_rivals import detector_units, frequencies_in
 from engines.evaluation.detection_run import evaluate_detector
+from engines.evaluation.report import Kind
 from tests.engines.cpu.cases import bundle as classifier
 from tests.engines.cpu.detectors import RAGGED, bundle, full, load
 from tests.engines.detection.tiny import write_nuclei
@@ -69,6 +70,18 @@ def test_a_fixed_mask_has_the_patches_most_often_active_at_equal_work(
     assert fixed.cost_area_correlation is None
     assert [each.against for each in report.rivals()] == ["fixed mask"]
     assert report.shuffles == {}
+
+
+def test_any_image_size_may_be_a_rival(evaluated: Callable[..., DetectionReport]) -> None:
+    report = evaluated(sizes=(96, SIZE, 32))
+    assert [each.name for each in report.results] == ["full", "skip", "size-96", "size-32"]
+    large, small = report.results[2:]
+    assert [each.kind for each in (large, small)] == [Kind.SIZE, Kind.SIZE]
+    full = report.results[0]
+    assert large.dense_macs == pytest.approx(full.dense_macs * (96 / SIZE) ** 2, rel=0.02)
+    assert small.dense_macs == pytest.approx(full.dense_macs * (32 / SIZE) ** 2, rel=0.02)
+    only = evaluated(points=("skip",), sizes=(32,))
+    assert [each.name for each in only.results] == ["skip", "size-32"]
 
 
 def test_it_may_be_made_from_other_pictures(

@@ -16,8 +16,9 @@ from service.load.records import Ledger, Records
 from service.load.target import Served
 from service.load.told import Told, around, calls_of, luck_of, seen_in, seen_s, told_again, told_by
 from service.policy import policy_named
+from service.policy.baselines import Fixed
 from service.policy.core import Dial, PointCost
-from service.simulation.core import Answers, Machine, Offered, Outcome
+from service.simulation.core import Answers, Ask, Machine, Offered, Outcome, SteadyCosts
 from service.simulation.learning import learnt_costs
 from service.simulation.run import simulate
 
@@ -27,10 +28,16 @@ FULL_S, SMALL_S = 0.008, 0.004
 DURATION_S = 6.0
 
 
-def ledger_of(calls: Sequence[tuple[float, float, int]], point: str = "full") -> Records:
-    """Calls of (begin, service, images); a millisecond in, one to decode, two out."""
+def ledger_of(
+    calls: Sequence[tuple[float, float, int]],
+    point: str = "full",
+    again: Sequence[bool | None] | None = None,
+) -> Records:
+    """Calls of (begin, service, images); a millisecond in, one to decode, two out. again: of each
+    call whether its pictures were looked at again."""
     ledger = Ledger()
-    for begin_s, service_s, images in calls:
+    looks = [None] * len(calls) if again is None else again
+    for (begin_s, service_s, images), looked_again in zip(calls, looks, strict=True):
         for _ in range(images):
             done_s = begin_s + service_s + 0.002
             ledger.add(
@@ -45,6 +52,7 @@ def ledger_of(calls: Sequence[tuple[float, float, int]], point: str = "full") ->
                 receive_s=0.001,
                 decode_s=0.001,
                 queue_s=0.002,
+                looked_again=looked_again,
             )
     return ledger.records()
 
@@ -130,6 +138,65 @@ def test_decisions_are_by_the_server_s_own_table_and_calls_take_what_they_took()
     assert [point.seconds[0] for point in found.taken.points] == pytest.approx(
         [SMALL_S, FULL_S], rel=1e-3
     )
+
+
+GLANCING = replace(
+    MODEL,
+    service_s={"full": FULL_S, "small": 0.004},
+    glances={"small": (0.25, 2.5)},
+)
+
+
+def glancing(again: Sequence[bool | None]) -> Told:
+    """As told by a server whose point `small` takes 2 ms, and 10 for who is looked at again."""
+    taken = [(0.010 if each else 0.002) + 1e-6 * k for k, each in enumerate(again)]
+    runs = {
+        "full": ledger_of(in_a_row(scattered(FULL_S))),
+        "small": ledger_of(in_a_row(taken), "small", again),
+    }
+    return told_by(GLANCING, runs, alone=runs["full"], front_s=0.0, capacity_hz=1.0)
+
+
+def test_how_many_are_looked_at_again_is_the_pictures_and_what_is_expected_the_servers() -> None:
+    machine = glancing([True, True, True, False] * 10).machine
+    assert machine.taken is not None
+    expected, taken = (dial.points[0] for dial in (machine.dial, machine.taken))
+    assert (expected.again, expected.worst) == (0.25, 2.5)
+    assert taken.again == 0.75
+    assert taken.seconds[0] == pytest.approx(0.008, rel=0.01)
+    assert taken.seconds[0] * taken.ratio(True) == pytest.approx(0.010, rel=0.01)
+    assert taken.seconds[0] * taken.ratio(False) == pytest.approx(0.002, rel=0.05)
+
+
+@pytest.mark.parametrize(("again", "each_s"), [(True, 0.010), (False, 0.002)])
+def test_where_all_pictures_are_alike_each_takes_the_same(again: bool, each_s: float) -> None:
+    machine = glancing([again] * 40).machine
+    assert machine.taken is not None
+    taken = machine.taken.points[0]
+    assert (taken.again, taken.worst) == (float(again), 1.0)
+    assert taken.seconds[0] * taken.ratio(again) == pytest.approx(each_s, rel=0.02)
+    pinned = Offered(np.arange(8.0), np.full(8, 0.5), (Ask(None),))
+    seen: list[Sequence[bool | None] | None] = []
+
+    class Noting(SteadyCosts):
+        def observe(
+            self,
+            chosen: Sequence[int],
+            service_s: float,
+            now_s: float,
+            again: Sequence[bool | None] | None = None,
+        ) -> None:
+            seen.append(again)
+
+    simulate(machine, Fixed("small"), pinned, costs_of=lambda machine, clock: Noting(machine))
+    assert seen, "or nothing ended"
+    assert all(each == (again,) for each in seen)
+
+
+def test_what_is_not_told_is_the_servers() -> None:
+    taken = glancing([None] * 40).machine.taken
+    assert taken is not None
+    assert (taken.points[0].again, taken.points[0].worst) == (0.25, 2.5)
 
 
 def test_too_few_answers_and_unknown_accuracies_are_refused() -> None:
