@@ -247,8 +247,7 @@ class _Run:
         """None where the point does not glance."""
         if self._machine.dial.points[point].worst == 1.0:
             return None
-        share: float = self._taken.points[point].again
-        return bool(self._ease[image.number] < share)
+        return bool(self._ease[image.number] < self._taken.points[point].again)
 
     def _learn(self) -> None:
         """Tell of the calls that have ended by now, and of the answers that are out."""

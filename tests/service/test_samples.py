@@ -71,7 +71,7 @@ def test_the_sample_of_cells_is_small_and_what_is_drawn() -> None:
     assert np.abs(drawn - decode(data)).max() <= 1
 
 
-@pytest.mark.parametrize("point", ["size-256", "skip-512-50"])
+@pytest.mark.parametrize("point", ["full", "skip-512-50"])
 def test_every_cell_of_it_is_found(point: str) -> None:
     bundle = read_bundle("zoo:nuclei")
     chosen = bundle.manifest.point(point).point

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engines.bundle import Bundle, read_bundle
-from engines.core import Output, UInt8Array
+from engines.core import OperatingPoint, Output, UInt8Array, static_point
 from engines.cpu.detector import CpuDetector
 from engines.detection.architecture import macs_per_object
 
@@ -40,6 +40,11 @@ def picture(centres: list[tuple[int, int]]) -> UInt8Array:
     return np.repeat(grey[:, :, None], 3, axis=2)[np.newaxis]
 
 
+def small(bundle: Bundle) -> OperatingPoint:
+    """The picture as it is, nothing skipped: whether such a point ships is the choice of a dial."""
+    return static_point("small", SIZE, len(bundle.manifest.full.point.thresholds))
+
+
 def sure(output: Output) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Boxes (D, 4) of at least even odds."""
     kept = output.arrays["scores"][0] >= 0.5
@@ -47,8 +52,7 @@ def sure(output: Output) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 def test_every_disc_is_found_once(bundle: Bundle, engine: CpuDetector) -> None:
-    point = bundle.manifest.point("size-256").point
-    boxes = sure(engine.infer(picture(CENTRES), [point]))
+    boxes = sure(engine.infer(picture(CENTRES), [small(bundle)]))
     centres = (boxes[:, [1, 0]] + boxes[:, [3, 2]]) / 2
     assert len(boxes) == len(CENTRES)
     for wanted in CENTRES:
@@ -58,7 +62,7 @@ def test_every_disc_is_found_once(bundle: Bundle, engine: CpuDetector) -> None:
 
 
 def test_masks_are_those_of_discs(bundle: Bundle, engine: CpuDetector) -> None:
-    output = engine.infer(picture(CENTRES), [bundle.manifest.point("size-256").point])
+    output = engine.infer(picture(CENTRES), [small(bundle)])
     masks = output.arrays["masks"][0][output.arrays["scores"][0] >= 0.5]
     # A disc fills pi / 4 of its box.
     assert (masks > 0.5).mean(axis=(1, 2)) == pytest.approx(np.pi / 4, abs=0.12)
