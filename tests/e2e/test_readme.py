@@ -128,6 +128,7 @@ def own_script(command: Command, demo: Server, pictures: Path, place: Path) -> N
         "cascade.py": ("two passes", "log-loss  size log-loss"),
         "shares.py": ("glance-",),
         "mirrored.py": ("equal answers",),
+        "front.py": ('"p50_us"',),
     }
     script = Path(command.line.split()[1]).name
     assert any(words in printed for words in told[script])
@@ -302,6 +303,7 @@ HOW: dict[str, Callable[[Command, Server, Path, Path], None]] = {
     ".venv/bin/python tests/benchmarks/cascade.py": own_script,
     ".venv/bin/python tests/benchmarks/shares.py": own_script,
     ".venv/bin/python tests/benchmarks/mirrored.py": own_script,
+    ".venv/bin/python tests/benchmarks/front.py": own_script,
     ".venv/bin/python -m engines.tensorrt.compile_matrix": compile_matrix,
     "laud bench engine": bench,
     "laud bench predictor": bench_predictor,
@@ -339,7 +341,7 @@ NEED_TORCH = (
 
 
 def needs_torch(line: str) -> bool:
-    made = ("nested.laud", "clothing-128.laud", "px224.laud", "direct.laud")
+    made = ("nested.laud", "clothing-128.laud", "px224.laud", "seed2.laud", "direct.laud")
     return line.startswith(NEED_TORCH) or any(
         word in line for word in ("--reference", "--png", "--pareto", *made)
     )
