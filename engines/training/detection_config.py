@@ -83,6 +83,11 @@ class DetectionDynamic(FrozenModel):
         """Whether there is such a phase at all."""
         return bool(self.epochs or self.fits)
 
+    @property
+    def maskers_learn(self) -> bool:
+        """Whether they learn beside the network."""
+        return bool(self.epochs) and not self.first_fits
+
 
 class DetectionMasks(FrozenModel):
     """Train the mask head alone behind a network that stays what it is, so that nothing else that

@@ -155,11 +155,11 @@ class DetectionTrainer:
     def _fit_maskers(self, fits: int, *, blind: bool) -> None:
         """As often as is asked, each time on all training pictures under the masks of the time
         before; blind: at first with nothing skipped, as of maskers that have learned nothing."""
+        most = patches_of(len(self.data.train_pixels.scenes))
         for fit in range(fits):
             self.say(f"fitting maskers to the network as it is, {fit + 1} of {fits}")
             rng = np.random.default_rng((_FIT, self.config.seed, fit))
             shown = self._whole_pictures(fit, rng, blind=blind and not fit)
-            most = patches_of(len(self.data.train_pixels.scenes))
             fit_maskers(self.model.eval().dense, self._bias.data, shown, rng, patches=most)
         if fits:
             self.progress.history.append(
@@ -195,7 +195,7 @@ class DetectionTrainer:
             ]
             return torch.optim.Adam(groups, betas=_BETAS)
         dynamic = phase == "dynamic"
-        maskers_learn = dynamic and not config.dynamic.first_fits
+        maskers_learn = dynamic and config.dynamic.maskers_learn
         of = config.dynamic if dynamic else config
         groups = []
         for name, parameter in self.model.named_parameters():
@@ -274,7 +274,7 @@ class DetectionTrainer:
             losses, asked = detection_losses(
                 self.model, x, targets, decide, autocast=self._autocast
             )
-            if asked and not self.config.dynamic.first_fits:
+            if asked and self.config.dynamic.maskers_learn:
                 size = x.shape[2]
                 losses["masker"] = masker_loss(self.model.dense, asked, self._bias, targets, size)
         loss = torch.stack(list(losses.values())).sum()

@@ -15,6 +15,7 @@ from engines.bundle import read_bundle, write_bundle
 from engines.export.onnx.run import onnx_masks, onnx_model
 from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_table
 from engines.tensorrt.plans import Branches, MaskHead, sha256, write_plan
+from engines.tensorrt.running import PlanEngine
 from service.errors import SettingsError
 from service.executor import load_models
 from service.profile import Tables, profile_points
@@ -79,7 +80,8 @@ def test_both_forms_are_verified_and_timed_and_the_faster_one_predicted_and_serv
         settings = load_settings(options={"bundles": str(layers.parent), "engine": "tensorrt"})
         (model,) = load_models(settings)
         with model.engine as engine:
-            assert engine.forms("full") == faster  # type: ignore[attr-defined]
+            assert isinstance(engine, PlanEngine)
+            assert engine.forms("full") == faster
             profile = profile_points(model, 1, tables=Tables.of(settings))
             assert (profile.source, profile["full"]) == (str(path), (0.25,))
 
@@ -185,5 +187,6 @@ def test_branches_that_answer_something_else_are_found(
     settings = load_settings(options={"bundles": str(layers.parent), "engine": "tensorrt"})
     (model,) = load_models(settings)
     with model.engine as engine:
-        assert engine.forms("full") == "blocks"  # type: ignore[attr-defined]
-        assert not engine.forms.branch  # type: ignore[attr-defined]
+        assert isinstance(engine, PlanEngine)
+        assert engine.forms("full") == "blocks"
+        assert not engine.forms.branch

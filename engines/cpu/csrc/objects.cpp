@@ -279,8 +279,8 @@ template <typename T>
 
 template <typename T>
 [[gnu::always_inline]] inline void pool(const Features<T>& f, const Box& box, std::int64_t size,
-                      std::int64_t channels, T* out, std::int64_t row_stride,
-                      std::int64_t pixel_stride) {
+                                        std::int64_t channels, T* out, std::int64_t row_stride,
+                                        std::int64_t pixel_stride) {
   const float left = box.left * f.scale, top = box.top * f.scale;
   const float width = std::max(box.right * f.scale - left, 1.0f) / static_cast<float>(size);
   const float height = std::max(box.bottom * f.scale - top, 1.0f) / static_cast<float>(size);

@@ -209,6 +209,7 @@ def test_a_bundle_that_does_not_fit_is_refused(
         ({"init": {"source": "random"}}, "epochs may be 0 only"),
         ({"masks": {"epochs": 0}}, "epochs may be 0 only"),
         ({"epochs": 1}, "budgets needs dynamic.epochs"),
+        ({"dynamic": {}}, "that skips needs its dynamic.budgets"),
     ],
 )
 def test_what_has_no_finished_network_before_it_is_refused(

@@ -169,7 +169,9 @@ def test_how_many_are_looked_at_again_is_the_pictures_and_what_is_expected_the_s
 
 
 @pytest.mark.parametrize(("again", "each_s"), [(True, 0.010), (False, 0.002)])
-def test_where_all_pictures_are_alike_each_takes_the_same(again: bool, each_s: float) -> None:
+def test_where_all_pictures_are_alike_each_takes_the_same(
+    again: bool, each_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine = glancing([again] * 40).machine
     assert machine.taken is not None
     taken = machine.taken.points[0]
@@ -178,17 +180,8 @@ def test_where_all_pictures_are_alike_each_takes_the_same(again: bool, each_s: f
     pinned = Offered(np.arange(8.0), np.full(8, 0.5), (Ask(None),))
     seen: list[Sequence[bool | None] | None] = []
 
-    class Noting(SteadyCosts):
-        def observe(
-            self,
-            chosen: Sequence[int],
-            service_s: float,
-            now_s: float,
-            again: Sequence[bool | None] | None = None,
-        ) -> None:
-            seen.append(again)
-
-    simulate(machine, Fixed("small"), pinned, costs_of=lambda machine, clock: Noting(machine))
+    monkeypatch.setattr(SteadyCosts, "observe", lambda self, *call: seen.append(call[-1]))
+    simulate(machine, Fixed("small"), pinned)
     assert seen, "or nothing ended"
     assert all(each == (again,) for each in seen)
 
