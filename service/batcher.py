@@ -177,7 +177,7 @@ class Batcher:
         if not len(self._queue):
             return math.inf
         prepare_s = next(iter(self._queue)).prepare_s
-        decoding = sum(len(flight.decoding) for flight in self._ahead)
+        decoding = sum(flight.threads for flight in self._ahead)
         ready = len(self._inside) + sum(not flight.decoding for flight in self._ahead)
         if ready >= _INSIDE or (decoding >= self._decode_width and prepare_s > 0.0):
             return math.inf
@@ -198,18 +198,24 @@ class Batcher:
         plan = self._decider.decide(self._queue, now_s, planned_s)
         if plan is None:
             return
-        flight = self._flight(plan, now_s, planned_s)
+        points = self._points[plan.model]
+        for request, place, reason in zip(plan.requests, plan.places, plan.reasons, strict=True):
+            self._queue.remove(request)
+            request.point, request.reason = points[place], reason
+        groups = self._preparation.groups(plan.requests)
+        flight = self._flight(plan, groups, now_s, planned_s)
         if len(plan.requests) == 1 and not self._ahead and not self._inside:
             flight.inline = self._preparation.is_short(plan.requests[0])
         self._ahead.append(flight)
-        for request in plan.requests:
-            self._queue.remove(request)
-            if not flight.inline:
-                self._begin_decode(flight, request)
+        if not flight.inline:
+            self._begin_decode(flight, groups)
 
-    def _flight(self, plan: Plan, now_s: float, planned_s: float) -> Flight:
+    def _flight(
+        self, plan: Plan, groups: Sequence[Sequence[Request]], now_s: float, planned_s: float
+    ) -> Flight:
         p50_s, p95_s = self._costs[plan.model].predict(plan.places)
-        ready_s = now_s + max(request.prepare_s for request in plan.requests)
+        decoding_s = (sum(request.prepare_s for request in group) for group in groups)
+        ready_s = now_s + max(decoding_s, default=0.0)
         begin_s = max(self._free_s(now_s, expected=True), ready_s)
         flight = Flight(
             model=plan.model,
@@ -219,23 +225,24 @@ class Batcher:
             ready_s=ready_s,
             begin_s=begin_s,
         )
-        points = self._points[plan.model]
-        for request, place, reason in zip(plan.requests, plan.places, plan.reasons, strict=True):
-            request.point, request.reason = points[place], reason
+        for request in plan.requests:
             request.predicted = flight.prediction(request, max(planned_s, ready_s))
         return flight
 
-    def _begin_decode(self, flight: Flight, request: Request) -> None:
-        try:
-            pixels = self._preparation.prepare(request)
-        except Exception as error:
-            request.resolve(error)
-            return
-        if isinstance(pixels, asyncio.Future):
-            flight.decoding[request] = pixels
-            pixels.add_done_callback(self._guarded(partial(self._decoded, flight, request)))
-        else:
-            request.pixels = pixels
+    def _begin_decode(self, flight: Flight, groups: Sequence[Sequence[Request]]) -> None:
+        for request, _ in flight.members:
+            request.pixels = self._preparation.ready(request)
+        for group in groups:
+            try:
+                decodes = self._preparation.decode(group)
+            except Exception as error:
+                for request in group:
+                    request.resolve(error)
+                continue
+            flight.groups += 1
+            for request, decode in zip(group, decodes, strict=True):
+                flight.decoding[request] = decode
+                decode.add_done_callback(self._guarded(partial(self._decoded, flight, request)))
 
     def _decoded(self, flight: Flight, request: Request, decode: asyncio.Future[Decoded]) -> None:
         flight.decoding.pop(request, None)

@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from engines.core import UInt8Array
 from service.decode_costs import DecodeCosts
 from service.images import Picture
 from service.request import Request
-from service.work_pool import WorkPool
+from service.work_pool import Work, WorkPool
 
 _SHORT_S = 0.003
 """About ten times what it takes to wake a thread and to be woken by it, on a machine that rests."""
+_SHARED_S = 0.001
+"""What a thread is given at once, where a batch has so much: whatever it decodes, handing over
+takes a tenth of that from the event loop and the engine, which need the same interpreter."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,23 @@ class DecodePool:
         crop_ratio: float,
         on_end: Callable[[], None] = lambda: None,
     ) -> asyncio.Future[Decoded]:
-        """`picture.at(size)` on one of the threads.
+        """`picture.at(size)` on one of the threads; see `decode_all`."""
+        (found,) = self.decode_all([self.task(picture, size, crop_ratio, on_end)])
+        return found
 
-        Cancelling the future drops the picture while it waits for a thread. on_end: called on the
+    def decode_all(self, tasks: Sequence[Work[Decoded]]) -> list[asyncio.Future[Decoded]]:
+        """Several pictures on one of the threads, told of together.
+
+        Cancelling a future drops its picture before it is begun. on_end of a task: called on the
         loop once no thread holds the picture, which may be after the future was cancelled.
         """
-        return self._pool.run(partial(self._decode, picture, size, crop_ratio), on_end=on_end)
+        return self._pool.run_all(tasks)
+
+    def task(
+        self, picture: Picture, size: int, crop_ratio: float, on_end: Callable[[], None]
+    ) -> Work[Decoded]:
+        """`picture.at(size)`, for `decode_all`."""
+        return Work(partial(self._decode, picture, size, crop_ratio), on_end)
 
     def close(self) -> None:
         """Start nothing more; what runs finishes, unless the program ends."""
@@ -93,26 +110,29 @@ class Preparation:
             crop_ratio=self._crop_ratio(model),
         )
 
-    def prepare(self, request: Request) -> UInt8Array | asyncio.Future[Decoded]:
-        """Pixels for the request's point: itself where they are of its size, else a future.
+    def groups(self, requests: Iterable[Request]) -> list[list[Request]]:
+        """Who has to be decoded, and whose pictures are so short that they share a thread."""
+        encoded = [each for each in requests if self.ready(each) is None]
+        return grouped(encoded, lambda each: each.prepare_s, _SHARED_S)
 
-        The request's memory stays accounted until no thread needs its picture.
+    def ready(self, request: Request) -> UInt8Array | None:
+        """Its pixels, where they came in the size of its point."""
+        return request.picture.ready_at(_size(request))
+
+    def decode(self, group: Sequence[Request]) -> list[asyncio.Future[Decoded]]:
+        """Pixels for the requests' points, from one thread.
+
+        A request's memory stays accounted until no thread needs its picture.
         """
-        size = _size(request)
-        pixels = request.picture.ready_at(size)
-        if pixels is not None:
-            return pixels
-        crop_ratio = self._crop_ratio(request.model)
-        return self._pool.decode(
-            request.picture, size, crop_ratio=crop_ratio, on_end=self.hold(request)
+        ratio = self._crop_ratio(group[0].model)
+        return self._pool.decode_all(
+            [self._pool.task(each.picture, _size(each), ratio, self.hold(each)) for each in group]
         )
 
     def is_short(self, request: Request) -> bool:
         """Whether decoding takes so little time that handing it to a thread is not worth it where
         another thread has to have its pixels, and waits for them."""
-        if request.picture.ready_at(_size(request)) is not None:
-            return False
-        return request.prepare_s <= _SHORT_S
+        return self.ready(request) is None and request.prepare_s <= _SHORT_S
 
     def hold(self, request: Request) -> Callable[[], None]:
         """Account its memory until what is returned was called: a thread needs its picture."""
@@ -128,6 +148,19 @@ class Preparation:
                 num_bytes=request.picture.num_bytes,
                 crop_ratio=self._crop_ratio(request.model),
             )
+
+
+def grouped(items: Iterable[T], seconds: Callable[[T], float], least_s: float) -> list[list[T]]:
+    """Neighbours together, each group but the last of `least_s` or more."""
+    groups: list[list[T]] = []
+    left_s = 0.0
+    for item in items:
+        if left_s <= 0.0:
+            groups.append([])
+            left_s = least_s
+        groups[-1].append(item)
+        left_s -= seconds(item)
+    return groups
 
 
 def _size(request: Request) -> int:

@@ -22,7 +22,8 @@ class Flight:
 
     p50_s, p95_s: predicted service time. ready_s: when decoding should be over. begin_s: when the
     engine began it, or may. inline: its picture is decoded by the runner, whose thread would wait
-    for it anyway. decoding: futures of those whose pixels are not there yet.
+    for it anyway. decoding: futures of those whose pixels are not there yet. groups: threads that
+    were given some of them.
     """
 
     model: str
@@ -33,6 +34,12 @@ class Flight:
     begin_s: float
     inline: bool = False
     decoding: dict[Request, asyncio.Future[Decoded]] = field(default_factory=dict)
+    groups: int = 0
+
+    @property
+    def threads(self) -> int:
+        """How many threads decode for it, as far as is known here."""
+        return min(self.groups, len(self.decoding))
 
     def prediction(self, request: Request, latest_s: float) -> Prediction:
         """Of one of its members; latest_s: when the engine begins at the latest, as planned."""

@@ -221,6 +221,33 @@ def test_one_damaged_file_ends_its_whole_request(manual: Manual) -> None:
     assert laud.service.batcher.is_idle
 
 
+def test_short_pictures_of_a_batch_share_a_thread(manual: Manual) -> None:
+    laud = manual(Crowd(), decode_threads=2)
+    laud.ask()
+    both = laud.ask(pictures=[picture()]), laud.ask(pictures=[picture()])
+    laud.advance(0.010)
+    assert len(laud.decodes) == 1
+    laud.decode()
+    laud.finish()
+    assert ran(laud) == [("full",), ("full", "full")]
+    assert all(each.done() for each in both)
+
+
+def test_a_damaged_file_does_not_harm_who_shares_its_thread(manual: Manual) -> None:
+    laud = manual(Crowd())
+    laud.ask()
+    damaged = laud.ask(pictures=[picture(damaged=True)])
+    sound = laud.ask(pictures=[picture()])
+    laud.advance(0.010)
+    assert len(laud.decodes) == 1
+    laud.decode()
+    with pytest.raises(ImageError):
+        damaged.result()
+    laud.finish()
+    assert ran(laud) == [("full",), ("full",)]
+    assert sound.done()
+
+
 def test_who_leaves_while_waiting_is_gone_at_once(manual: Manual) -> None:
     laud = manual()
     laud.ask()
@@ -248,6 +275,7 @@ def test_who_leaves_while_being_decoded_does_not_run(manual: Manual) -> None:
 
 def test_who_leaves_once_decoded_does_not_hold_up_its_mates(manual: Manual) -> None:
     laud = manual(Crowd())
+    slow_to_decode(laud)
     laud.ask()
     leaves, stays = laud.ask(pictures=[picture()]), laud.ask(pictures=[picture()])
     laud.advance(0.010)

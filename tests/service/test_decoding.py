@@ -12,7 +12,7 @@ import pytest
 from engines.core import UInt8Array, static_point
 from engines.errors import ImageError
 from service.decode_costs import DecodeCosts
-from service.decoding import DecodePool, Preparation
+from service.decoding import DecodePool, Preparation, grouped
 from service.images import Picture
 from service.memory import Memory
 from service.request import Request
@@ -103,8 +103,8 @@ async def test_memory_of_who_left_is_accounted_until_its_thread_is_done() -> Non
         room=room,
         point=static_point("full", 8, 0),
     )
-    decode = preparation.prepare(request)
-    assert isinstance(decode, asyncio.Future)
+    assert preparation.groups([request]) == [[request]]
+    (decode,) = preparation.decode([request])
     await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
     decode.cancel()
     room.release()
@@ -125,3 +125,21 @@ async def test_a_codec_that_raises_stop_iteration_harms_nobody() -> None:
     with pytest.raises(RuntimeError, match="StopIteration"):
         await pool.decode(Odd(b"", 1), 8, crop_ratio=1.0)
     pool.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([], []),
+        ([0.0, 0.0], [[0.0, 0.0]]),
+        ([0.4, 0.5], [[0.4, 0.5]]),
+        ([0.5, 0.6, 0.5, 0.6], [[0.5, 0.6], [0.5, 0.6]]),
+        ([9.0, 0.1, 0.1], [[9.0], [0.1, 0.1]]),
+        ([0.1, 0.1, 9.0, 0.1], [[0.1, 0.1, 9.0], [0.1]]),
+        ([5.0, 5.0, 5.0], [[5.0], [5.0], [5.0]]),
+    ],
+)
+def test_short_pictures_share_a_thread_and_long_ones_do_not(
+    seconds: list[float], expected: list[list[float]]
+) -> None:
+    assert grouped(seconds, lambda one: one, least_s=1.0) == expected
