@@ -13,6 +13,7 @@ with opposite signs: weights of 0 would not learn where steps are relative to a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -206,7 +207,7 @@ class _Growth:
 
     def _normal(self, shape: tuple[int, int, int, int]) -> Tensor:
         """Weights of a 1x1 convolution before a ReLU (He et al., arXiv:1502.01852), by fan-out."""
-        std = (2.0 / shape[0]) ** 0.5
+        std = math.sqrt(2.0 / shape[0])
         return torch.randn(shape, generator=self._generator) * std
 
     def _get(self, name: str) -> Tensor:
