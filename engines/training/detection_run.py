@@ -138,7 +138,7 @@ def keep_heads(model: LaudDetector, start: Start | None, labels: tuple[str, ...]
     if differ:
         raise ConfigError(
             f"the detector that init.path names differs in {', '.join(differ[:3])}: 'detector' "
-            "must be its own"
+            "must be its own, and so must the widths of 'stages', which can only get deeper"
         )
     model.load_state_dict({**wanted, **{k: v for k, v in start.heads.items() if k in wanted}})
     return True
