@@ -22,8 +22,9 @@ from torch import Tensor
 from engines.architecture import EXPANSION, Block, RegNet, ResNet
 from engines.errors import CheckpointError, InvalidInput
 
-NOISE = 0.5
-"""How far a copy's share of a weight is from the mean share, at most, as a part of that."""
+NOISE = 1.0
+"""How far a copy's share of a weight is from the mean share, at most, as a part of that. Net2Net
+adds little; trainings here are short, and what copies learn differs no more than their shares."""
 
 _BN = ("weight", "bias", "running_mean", "running_var")
 _COUNT = "num_batches_tracked"
@@ -198,9 +199,11 @@ class _Growth:
         copies = torch.bincount(columns)
         drawn = torch.rand(len(weight), len(columns), generator=self._generator).double() * 2 - 1
         total = torch.zeros(len(weight), weight.shape[1]).double().index_add_(1, columns, drawn)
-        # Around their mean the shares of a channel's copies add up to 1.
-        uneven = (drawn - (total / copies)[:, columns]) / 2
-        share = (1 + self._noise * uneven) / copies[columns]
+        # Around their mean the shares of a channel's copies add up to 1; n numbers of -1 to 1 are
+        # as far as 2 - 2/n from their mean, and a single one is not.
+        most = (2 - 2 / copies).clamp_min(1)
+        uneven = drawn - (total / copies)[:, columns]
+        share = (1 + self._noise * uneven / most[columns]) / copies[columns]
         share = share.view(*share.shape, *(1,) * (weight.ndim - 2))
         split: Tensor = (weight[:, columns].double() * share).float()
         return split
