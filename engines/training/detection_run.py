@@ -29,6 +29,7 @@ from engines.training.report import RunFolder
 from engines.training.scene_batches import SceneBatches, ScenePixels
 from engines.training.starts import (
     Start,
+    growth_of,
     notices_of,
     preprocessing_of,
     read_start,
@@ -83,6 +84,8 @@ def train_detector(config: DetectionConfig, out: Path, say: Say = print) -> Path
     )
     run = RunFolder(out, config, labels, description)
     if not run.state.exists():
+        if (growth := growth_of(config, start)) is not None:
+            say(growth)
         step_s = step_seconds(model, config, data, preprocessing)
         steps = SceneBatches(data.train_pixels, config).steps_per_epoch
         epochs = sum(epochs_of(config, phase) for phase in phases_of(config))
@@ -135,7 +138,7 @@ def keep_heads(model: LaudDetector, start: Start | None, labels: tuple[str, ...]
     if differ:
         raise ConfigError(
             f"the detector that init.path names differs in {', '.join(differ[:3])}: 'detector' "
-            "must be its own"
+            "must be its own, and so must the widths of 'stages', which can only get deeper"
         )
     model.load_state_dict({**wanted, **{k: v for k, v in start.heads.items() if k in wanted}})
     return True

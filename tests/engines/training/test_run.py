@@ -339,6 +339,29 @@ def test_missing_pretrained_weights_leave_no_run_behind(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_of_larger_stages_says_that_its_start_grows(
+    finished: Finished, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    init = {"source": "run", "path": str(finished.folder)}
+    stages = [{"depth": 2, "width": 16}, {"depth": 1, "width": 12}]
+    nothing = {"epochs": 0}
+    config = write_config(
+        init=init, stages=stages, points=[{"name": "full", "image_size": 32}], static=nothing,
+        sizes=nothing, dynamic=nothing,
+    )  # fmt: skip
+    said: list[str] = []
+    folder = train(config, tmp_path / "grown", say=said.append)
+    line = (
+        f"growing '{finished.folder}' from stages of 1x8, 1x8 to 2x16, 1x12; it answers as before"
+    )
+    assert said.count(line) == 1
+    assert not any("fitting the head" in line for line in said)
+    grown = read_run(folder)[0].architecture
+    assert [(stage.depth, stage.width) for stage in grown.stages] == [(2, 16), (1, 12)]
+    train(config, folder, say=said.append)
+    assert said.count(line) == 1
+
+
 def test_wrong_configuration_touches_nothing(
     write_config: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from engines.training.config import InitConfig, TrainConfig
 from engines.training.starts import (
     find_open_nsfw,
     fit_head,
+    growth_of,
     keeps_head,
     notices_of,
     preprocessing_of,
@@ -303,14 +304,57 @@ def test_its_maskers_start_anew_since_the_stages_may_skip_otherwise(
     assert starting_network(config, 3, read_start(init)).net.maskers == ()
 
 
-def test_stages_that_the_start_does_not_have_are_refused(
+@pytest.mark.parametrize(
+    ("stages", "line"),
+    [
+        (((1, 16), (1, 12)), "from stages of 1x8, 1x8 to 1x16, 1x12;"),
+        (((3, 8), (2, 8)), "from stages of 1x8, 1x8 to 3x8, 2x8;"),
+    ],
+    ids=["wider", "deeper"],
+)
+def test_larger_stages_are_grown_into_with_the_same_answers(
+    finished: tuple[InitConfig, LaudResNet],
+    configure: Callable[..., TrainConfig],
+    images: Tensor,
+    stages: tuple[tuple[int, int], ...],
+    line: str,
+) -> None:
+    init, trained = finished
+    start = read_start(init)
+    larger = [{"depth": d, "width": w, "paradigm": "layer"} for d, w in stages]
+    config = configure(init=init.model_dump(mode="json"), stages=larger)
+    assert line in str(growth_of(config, start))
+    model = starting_network(config, 3, start, keep_head=True)
+    assert (model.net.stages, model.net.stem_width) == (config.stages, trained.net.stem_width)
+    torch.testing.assert_close(answer(model, images), answer(trained, images), atol=1e-5, rtol=1e-4)
+    assert answer(starting_network(config, 5, start), images).shape == (2, 5)
+
+
+def test_nothing_grows_where_the_stages_are_those_of_the_start(
     finished: tuple[InitConfig, LaudResNet], configure: Callable[..., TrainConfig]
 ) -> None:
-    init, _ = finished
-    stages = [{"depth": 2, "width": 8, "paradigm": "layer"}]
-    config = configure(init=init.model_dump(mode="json"), stages=stages)
-    with pytest.raises(ConfigError, match=r"has stages of \(depth, width\) \[\(1, 8\), \(1, 8\)\]"):
-        starting_network(config, 3, read_start(init))
+    assert growth_of(configure(), read_start(finished[0])) is None
+    assert growth_of(configure(), None) is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "fault"),
+    [
+        ([{"depth": 1, "width": 16}, {"depth": 1, "width": 4}], r"stages\.1\.width from 8 to 4"),
+        ([{"depth": 2, "width": 8}], "2 stages does not grow into 1"),
+    ],
+)
+def test_stages_that_the_start_cannot_grow_into_are_refused(
+    finished: tuple[InitConfig, LaudResNet],
+    configure: Callable[..., TrainConfig],
+    stages: list[dict[str, int]],
+    fault: str,
+) -> None:
+    init = finished[0].model_dump(mode="json")
+    config = configure(init=init, stages=stages, points=configure().points[:1], dynamic={})
+    known = r"has stages of \(depth, width\) \[\(1, 8\), \(1, 8\)\]; stages must have those or"
+    with pytest.raises(ConfigError, match=f"{known} larger ones: .*{fault}"):
+        starting_network(config, 3, read_start(finished[0]))
 
 
 @pytest.mark.parametrize("source", ["bundle", "run"])
