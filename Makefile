@@ -30,6 +30,9 @@ MYPY_FLAGS := --allow-subclassing-any --allow-untyped-decorators --no-warn-retur
 endif
 CHECK_BIN := $(dir $(CHECK_STAMP))bin
 
+# A process of tests takes up to 4 GB. Each has its share of them in their order, as far as that lasts.
+IN_PARALLEL := --numprocesses 2 --dist worksteal
+
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -45,13 +48,13 @@ test: .venv/.test-installed ## Set up .venv with everything; lint, types and all
 	.venv/bin/ruff check $(SOURCES)
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy
-	.venv/bin/pytest -m "not sanitizer"
+	.venv/bin/pytest -m "not sanitizer" $(IN_PARALLEL)
 
 check: $(CHECK_STAMP) ## The contributor's loop: lint, types and the tests that need no torch
 	$(CHECK_BIN)/ruff check $(SOURCES)
 	$(CHECK_BIN)/ruff format --check $(SOURCES)
 	$(CHECK_BIN)/mypy $(MYPY_FLAGS)
-	$(CHECK_BIN)/pytest -m "not torch and not sanitizer" $(CHECK_ARGS)
+	$(CHECK_BIN)/pytest -m "not torch and not sanitizer" $(IN_PARALLEL) $(CHECK_ARGS)
 
 sanitize: $(CHECK_STAMP) ## The C++ tests under address, undefined-behaviour and thread sanitizers
 	$(CHECK_BIN)/pytest -m sanitizer tests/engines/cpu

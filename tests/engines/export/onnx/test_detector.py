@@ -17,6 +17,8 @@ from engines.architecture import ResNet, Stage
 from engines.bundle import Bundle, Manifest
 from engines.core import Paradigm, UInt8Array, static_point
 from engines.detection.architecture import MOST_DETECTIONS, Detector
+from engines.export.onnx import detector
+from engines.models import detection
 from engines.models.detection import LaudDetector
 from engines.models.inputs import normalise
 from engines.models.masks import Thresholds
@@ -107,8 +109,8 @@ def test_only_the_surest_of_a_level_are_candidates(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With few candidates, overlapping ones take the places of others that would be left."""
-    for module in ("engines.models.detection", "engines.export.onnx.detector"):
-        monkeypatch.setattr(f"{module}.CANDIDATES_PER_LEVEL", 5)
+    for module in (detection, detector):
+        monkeypatch.setattr(module, "CANDIDATES_PER_LEVEL", 5)
     assert 0 < assert_same_objects(bundle, pictures(1, 128)) <= 20
 
 

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
+from engines.export.onnx import objects
 from engines.export.onnx.objects import Arrays, mask_feeds, surest
 
 
@@ -42,7 +43,7 @@ def test_objects_are_in_order_of_images_and_scores() -> None:
 
 def test_an_image_has_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     every = surest(answers())
-    monkeypatch.setattr("engines.export.onnx.objects.MOST_DETECTIONS", 2)
+    monkeypatch.setattr(objects, "MOST_DETECTIONS", 2)
     objects = surest(answers())
     assert objects.images.tolist() == [0, 0, 1, 1]
     np.testing.assert_array_equal(objects.scores, every.scores[[0, 1, 3, 4]])
