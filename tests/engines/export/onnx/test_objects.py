@@ -44,16 +44,16 @@ def test_objects_are_in_order_of_images_and_scores() -> None:
 def test_an_image_has_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     every = surest(answers())
     monkeypatch.setattr(objects, "MOST_DETECTIONS", 2)
-    objects = surest(answers())
-    assert objects.images.tolist() == [0, 0, 1, 1]
-    np.testing.assert_array_equal(objects.scores, every.scores[[0, 1, 3, 4]])
+    found = surest(answers())
+    assert found.images.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(found.scores, every.scores[[0, 1, 3, 4]])
 
 
 def test_nothing_was_selected() -> None:
-    found = {**answers(), "selected": np.zeros((0, 3), np.int64)}
-    objects = surest(found)
-    assert objects.boxes.shape == (0, 4)
-    assert mask_feeds(found, objects)["images"].shape == (0,)
+    nothing = {**answers(), "selected": np.zeros((0, 3), np.int64)}
+    found = surest(nothing)
+    assert found.boxes.shape == (0, 4)
+    assert mask_feeds(nothing, found)["images"].shape == (0,)
 
 
 def test_the_mask_head_gets_the_pyramid_boxes_and_images() -> None:
