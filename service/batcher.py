@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import ParamSpec, Protocol
 
 import structlog
@@ -38,6 +39,9 @@ _GRAIN_S = 0.001
 """Alarms of the event loop are that coarse: what is due so soon is due."""
 _INSIDE = 2
 """Batches that the runner has: one runs, and the next begins without waiting for the loop."""
+_DECIDED = 3
+"""Batches that may be ready or running where the next has to be decoded: an engine that takes less
+than decoding does would wait for pixels that could have been made while it ran two others."""
 
 
 class Runner(Protocol):
@@ -90,6 +94,7 @@ class Batcher:
         self._due = Alarm(clock, self._guarded(self._step), call_later)
         self._lapse = Alarm(clock, self._guarded(self._lapsed), call_later)
         self._soon: asyncio.Handle | None = None
+        self._usual = 1
         self._ahead: list[Flight] = []
         self._inside: deque[Flight] = deque()
         self._alive = False
@@ -176,10 +181,12 @@ class Batcher:
         """
         if not len(self._queue):
             return math.inf
-        prepare_s = next(iter(self._queue)).prepare_s
+        # Of as many as the last batch had: how many there will be is not decided yet.
+        prepare_s = self._preparation.expected_s(islice(self._queue, self._usual))
         decoding = sum(flight.threads for flight in self._ahead)
         ready = len(self._inside) + sum(not flight.decoding for flight in self._ahead)
-        if ready >= _INSIDE or (decoding >= self._decode_width and prepare_s > 0.0):
+        most = _INSIDE if prepare_s <= 0.0 else _DECIDED
+        if ready >= most or (decoding >= self._decode_width and prepare_s > 0.0):
             return math.inf
         if not self._ahead and not self._inside:
             return now_s
@@ -202,6 +209,7 @@ class Batcher:
         for request, place, reason in zip(plan.requests, plan.places, plan.reasons, strict=True):
             self._queue.remove(request)
             request.point, request.reason = points[place], reason
+        self._usual = len(plan.requests)
         groups = self._preparation.groups(plan.requests)
         flight = self._flight(plan, groups, now_s, planned_s)
         if len(plan.requests) == 1 and not self._ahead and not self._inside:
@@ -214,8 +222,7 @@ class Batcher:
         self, plan: Plan, groups: Sequence[Sequence[Request]], now_s: float, planned_s: float
     ) -> Flight:
         p50_s, p95_s = self._costs[plan.model].predict(plan.places)
-        decoding_s = (sum(request.prepare_s for request in group) for group in groups)
-        ready_s = now_s + max(decoding_s, default=0.0)
+        ready_s = now_s + self._preparation.takes_s(groups)
         begin_s = max(self._free_s(now_s, expected=True), ready_s)
         flight = Flight(
             model=plan.model,

@@ -89,13 +89,19 @@ class DecodePool:
 class Preparation:
     """Makes pixels of requests that were chosen, and learns what decoding costs.
 
-    crop_ratio: of a model, by its name.
+    crop_ratio: of a model, by its name. width: threads of the pool.
     """
 
     def __init__(
-        self, pool: DecodePool, costs: DecodeCosts, crop_ratio: Callable[[str], float]
+        self,
+        pool: DecodePool,
+        costs: DecodeCosts,
+        crop_ratio: Callable[[str], float],
+        *,
+        width: int,
     ) -> None:
         self._pool = pool
+        self._width = width
         self._costs = costs
         self._crop_ratio = crop_ratio
 
@@ -113,7 +119,16 @@ class Preparation:
     def groups(self, requests: Iterable[Request]) -> list[list[Request]]:
         """Who has to be decoded, and whose pictures are so short that they share a thread."""
         encoded = [each for each in requests if self.ready(each) is None]
-        return grouped(encoded, lambda each: each.prepare_s, _SHARED_S)
+        return grouped(encoded, _prepare_s, _SHARED_S)
+
+    def takes_s(self, groups: Iterable[Sequence[Request]]) -> float:
+        """Seconds until all are decoded, if all threads are free."""
+        each_s = [sum(request.prepare_s for request in group) for group in groups]
+        return max(max(each_s, default=0.0), sum(each_s) / self._width)
+
+    def expected_s(self, requests: Iterable[Request]) -> float:
+        """The same of requests that have no points yet; pixels take no time."""
+        return self.takes_s(grouped(requests, _prepare_s, _SHARED_S))
 
     def ready(self, request: Request) -> UInt8Array | None:
         """Its pixels, where they came in the size of its point."""
@@ -161,6 +176,10 @@ def grouped(items: Iterable[T], seconds: Callable[[T], float], least_s: float) -
         groups[-1].append(item)
         left_s -= seconds(item)
     return groups
+
+
+def _prepare_s(request: Request) -> float:
+    return request.prepare_s
 
 
 def _size(request: Request) -> int:

@@ -73,7 +73,12 @@ class Service:
         self._clock = world.clock
         self._points: dict[str, tuple[OperatingPoint, ...]] = {}
         self._defaults: dict[str, tuple[str, SloClass]] = {}
-        self._preparation = Preparation(self.decoder, self.decode_costs, self._crop_ratio)
+        self._preparation = Preparation(
+            self.decoder,
+            self.decode_costs,
+            self._crop_ratio,
+            width=settings.decode_threads,
+        )
         self.statistics = ModelStatistics()
         self._decider = Decider(
             policy or _policy(settings.policy),

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     precision: str | None = None
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     decode_threads: Count = 2
-    max_batch: Annotated[int, Field(ge=1, le=64)] = 2
+    max_batch: Annotated[int, Field(ge=1, le=64)] = 8
     max_images: Count = 32
     max_body_bytes: Count = 10 * 2**20
     max_pixels: Count = 40_000_000

@@ -157,12 +157,12 @@ def test_a_decode_that_takes_longer_than_predicted_does_not_hold_up_the_engine_f
     assert stuck.done()
 
 
-def slow_to_decode(laud: ManualService) -> None:
-    """Files have taken a tenth of a second, lately."""
+def slow_to_decode(laud: ManualService, seconds: float = 0.1) -> None:
+    """Files have taken so long, lately."""
     header = picture().header
     assert header is not None
     for _ in range(4):
-        laud.service.decode_costs.observe(header, 32, 0.1)
+        laud.service.decode_costs.observe(header, 32, seconds)
 
 
 def test_both_decode_threads_are_used_when_decoding_takes_longer_than_running(
@@ -219,6 +219,36 @@ def test_one_damaged_file_ends_its_whole_request(manual: Manual) -> None:
     with pytest.raises(ImageError):
         both.result()
     assert laud.service.batcher.is_idle
+
+
+def test_decoding_begins_in_time_for_as_many_pictures_as_the_last_batch_had(
+    manual: Manual,
+) -> None:
+    laud = manual(Crowd(), decode_threads=1)
+
+    def decodes_after(seconds: float) -> list[int]:
+        """How many are being decoded just before so many seconds have passed, and just after."""
+        found: list[int] = []
+        for part_s in (seconds - 0.002, 0.003):
+            laud.advance(part_s)
+            found.append(len(laud.decodes))
+        return found
+
+    slow_to_decode(laud, seconds=0.004)
+    laud.ask()
+    for _ in range(3):
+        laud.ask(pictures=[picture()])
+    # The last batch had one.
+    assert decodes_after(SECONDS["full"] - 0.004) == [0, 3]
+    laud.run_engine()
+    while laud.decode():
+        pass
+    slow_to_decode(laud, seconds=0.004)
+    for _ in range(3):
+        laud.ask(pictures=[picture()])
+    # Three run, for three times as long.
+    assert decodes_after(3 * SECONDS["full"] - 3 * 0.004) == [0, 3]
+    laud.finish()
 
 
 def test_short_pictures_of_a_batch_share_a_thread(manual: Manual) -> None:

@@ -89,7 +89,7 @@ async def test_a_picture_is_held_until_its_thread_is_done_though_its_client_left
 
 async def test_memory_of_who_left_is_accounted_until_its_thread_is_done() -> None:
     pool, memory = DecodePool(1), Memory(1000)
-    preparation = Preparation(pool, DecodeCosts(), lambda model: 1.0)
+    preparation = Preparation(pool, DecodeCosts(), lambda model: 1.0, width=1)
     room = memory.reserve(500)
     request = Request(
         model="colours",
