@@ -40,8 +40,7 @@ _GRAIN_S = 0.001
 _INSIDE = 2
 """Batches that the runner has: one runs, and the next begins without waiting for the loop."""
 _DECIDED = 3
-"""Batches that may be ready or running where the next has to be decoded: an engine that takes less
-than decoding does would wait for pixels that could have been made while it ran two others."""
+"""Batches that may be ready or running where the next is still to be decoded meanwhile."""
 
 
 class Runner(Protocol):
@@ -181,7 +180,7 @@ class Batcher:
         """
         if not len(self._queue):
             return math.inf
-        # Of as many as the last batch had: how many there will be is not decided yet.
+        # Of as many as the last batch had: how many there will be is open.
         prepare_s = self._preparation.expected_s(islice(self._queue, self._usual))
         decoding = sum(flight.threads for flight in self._ahead)
         ready = len(self._inside) + sum(not flight.decoding for flight in self._ahead)
@@ -205,24 +204,21 @@ class Batcher:
         plan = self._decider.decide(self._queue, now_s, planned_s)
         if plan is None:
             return
-        points = self._points[plan.model]
         for request, place, reason in zip(plan.requests, plan.places, plan.reasons, strict=True):
             self._queue.remove(request)
-            request.point, request.reason = points[place], reason
+            request.point, request.reason = self._points[plan.model][place], reason
         self._usual = len(plan.requests)
         groups = self._preparation.groups(plan.requests)
-        flight = self._flight(plan, groups, now_s, planned_s)
+        flight = self._flight(plan, self._preparation.takes_s(groups), now_s, planned_s)
         if len(plan.requests) == 1 and not self._ahead and not self._inside:
             flight.inline = self._preparation.is_short(plan.requests[0])
         self._ahead.append(flight)
         if not flight.inline:
             self._begin_decode(flight, groups)
 
-    def _flight(
-        self, plan: Plan, groups: Sequence[Sequence[Request]], now_s: float, planned_s: float
-    ) -> Flight:
+    def _flight(self, plan: Plan, prepare_s: float, now_s: float, planned_s: float) -> Flight:
         p50_s, p95_s = self._costs[plan.model].predict(plan.places)
-        ready_s = now_s + self._preparation.takes_s(groups)
+        ready_s = now_s + prepare_s
         begin_s = max(self._free_s(now_s, expected=True), ready_s)
         flight = Flight(
             model=plan.model,

@@ -47,7 +47,8 @@ class _Trial:
 class Decider:
     """A policy with its memory per model, and how often images arrive.
 
-    on_decision: seconds that the policy took. on_failure: it raised, or decided what cannot be
+    beside_s: what an image takes of the machine beside the engine, see `View`. on_decision: seconds
+    that the policy took. on_failure: it raised, or decided what cannot be
     done; then the head of the queue runs at its fastest.
     """
 
@@ -56,12 +57,14 @@ class Decider:
         policy: Policy,
         costs: Mapping[str, ModelCosts],
         *,
+        beside_s: Callable[[], float] = lambda: 0.0,
         on_decision: Callable[[float], None] = lambda seconds: None,
         on_failure: Callable[[], None] = lambda: None,
         stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._policy = policy
         self._costs = costs
+        self._beside_s = beside_s
         self._on_decision = on_decision
         self._on_failure = on_failure
         self._stopwatch = stopwatch
@@ -113,6 +116,7 @@ class Decider:
             rate_hz=0.0 if rate is None else rate.at(now_s),
             cv2=1.0 if rate is None else rate.cv2(),
             others_s=others_s,
+            beside_s=self._beside_s(),
         )
         choices = self._choices(view, model)
         chosen = [waiting[choice.position] for choice in choices]

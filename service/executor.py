@@ -104,12 +104,15 @@ class Executor:
         *,
         pool: concurrent.futures.Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
+        thread_time: Callable[[], float] = time.thread_time,
     ) -> None:
-        """pool: instead of a thread, where a test decides what runs when."""
+        """pool: instead of a thread, where a test decides what runs when. thread_time: CPU time of
+        the thread that asks."""
         self._settings = settings
         self._loader = loader
         self._profiler = profiler
         self._clock = clock
+        self._thread_time = thread_time
         self._models: dict[str, Model] = {}
         self._profiles: dict[str, Seconds] = {}
         self._warm_up_s: dict[str, float] = {}
@@ -118,6 +121,7 @@ class Executor:
         self._thread = pool
         self._abandoned = threading.Event()
         self._ended_s = 0.0
+        self._cpu_s = 0.0
         self._stopped = False
 
     @property
@@ -134,6 +138,11 @@ class Executor:
     def warm_up_s(self) -> Mapping[str, float]:
         """Per model, seconds from loading it until it was warmed up and profiled."""
         return self._warm_up_s
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time of the engine's thread in all its calls; its helpers take as much each."""
+        return self._cpu_s
 
     def model(self, name: str) -> Model:
         """The model of that name; UnknownModel lists the names there are."""
@@ -251,7 +260,9 @@ class Executor:
         else:
             # One that was handed over while another ran begins when that ends.
             images, begin_s = batch.images, max(batch.dispatched_s, self._ended_s)
+        began_s = self._thread_time()
         output = model.engine.infer(images, batch.points)
+        self._cpu_s += self._thread_time() - began_s
         service_s = self._clock() - begin_s
         return [
             Reply(

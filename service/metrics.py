@@ -205,6 +205,11 @@ class Metrics:
             "How late the event loop ran a timer, taken many times a second.",
             _SHORT_SECONDS,
         )
+        self.beside_engine = self._gauge(
+            "image_beside_engine_seconds",
+            "CPU time of an image beside the engine, over the cores: with the fastest point's "
+            "seconds it bounds the rate that can be served.",
+        )
         self.queue_depth = self._gauges(
             "queue_depth", "Images that wait for the executor.", "model"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from engines.core import OperatingPoint
 from service.admission import Limits
 from service.answer_costs import MOST_S, AnswerCosts
 from service.batcher import Batcher
+from service.beside_costs import BesideCosts
 from service.costs import ModelCosts, costs_of
 from service.deciding import Decider
 from service.decode_costs import DecodeCosts, measure_decoding
@@ -61,7 +63,12 @@ class Service:
         self.settings = settings
         self.metrics = Metrics(settings.slo_classes)
         self.executor = Executor(
-            settings, loader, profiler, pool=world.engine_pool, clock=world.clock
+            settings,
+            loader,
+            profiler,
+            pool=world.engine_pool,
+            clock=world.clock,
+            thread_time=world.thread_time,
         )
         self.decoder = DecodePool(
             settings.decode_threads, pool=world.decode_pool, clock=world.clock
@@ -70,7 +77,10 @@ class Service:
         self.costs: dict[str, ModelCosts] = {}
         self.decode_costs = decode_costs or measure_decoding()
         self.answer_costs: defaultdict[str, AnswerCosts] = defaultdict(AnswerCosts)
-        self._clock = world.clock
+        cores = len(os.sched_getaffinity(0))
+        self._engine_threads = min(settings.threads or cores, cores)
+        self.beside_costs = BesideCosts(cores)
+        self._clock, self._process_time = world.clock, world.process_time
         self._points: dict[str, tuple[OperatingPoint, ...]] = {}
         self._defaults: dict[str, tuple[str, SloClass]] = {}
         self._preparation = Preparation(
@@ -83,6 +93,7 @@ class Service:
         self._decider = Decider(
             policy or _policy(settings.policy),
             self.costs,
+            beside_s=lambda: self.beside_costs.seconds,
             on_decision=self.metrics.scheduler_decision.observe,
             on_failure=self.metrics.scheduler_failures.inc,
         )
@@ -100,10 +111,11 @@ class Service:
             call_later=world.call_later,
         )
         self.memory = Memory(settings.max_queue_bytes, lambda: self.batcher.backlog_s)
-        self._images = 0
+        self._images = self._images_done = 0
         self._taking = False
         self._draining = False
         self._lag: asyncio.Task[None] | None = None
+        self.metrics.beside_engine.set_function(lambda: self.beside_costs.seconds)
         self.metrics.ready.set_function(lambda: float(self.is_ready))
         self.metrics.in_flight.set_function(lambda: float(self._images))
         self.metrics.in_flight_bytes.set_function(lambda: float(self.memory.used))
@@ -143,8 +155,14 @@ class Service:
             backlog_s=lambda: self.batcher.backlog_s,
         )
         self.batcher.start()
-        self._lag = asyncio.create_task(watch_loop(self.metrics.event_loop_lag.observe), name="lag")
+        self._lag = asyncio.create_task(watch_loop(self._watched), name="lag")
         self._taking = not self._draining
+
+    def _watched(self, lag_s: float) -> None:
+        """Some times a second."""
+        self.metrics.event_loop_lag.observe(lag_s)
+        engine_s = self.executor.cpu_s * self._engine_threads
+        self.beside_costs.observe(self._clock(), self._process_time() - engine_s, self._images_done)
 
     def drain(self) -> None:
         """Take no new requests; those in flight finish. A start that runs ends soon."""
@@ -224,6 +242,7 @@ class Service:
                 replies = await _all_of(requests)
             finally:
                 self._images -= len(requests)
+                self._images_done += len(requests)
                 for request in requests:
                     self.batcher.discard(request)
         exchange.unusual = explain

@@ -189,7 +189,8 @@ class View:
     the machine's drift included: who is in a call is held to `dial.worst_call_s(...) * margin`, and
     who waits behind it to `dial.call_s(...) * margin`. rate_hz: images that arrived per second
     lately. cv2: squared coefficient of variation of the gaps between them, 1 for Poisson, more for
-    bursts. others_s: planned seconds of other models' waiting images.
+    bursts. others_s: planned seconds of other models' waiting images. beside_s: what an image takes
+    of the whole machine beside the engine, whatever its point: decoding, the front.
     """
 
     now_s: float
@@ -200,6 +201,7 @@ class View:
     rate_hz: float = 0.0
     cv2: float = 1.0
     others_s: float = 0.0
+    beside_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ class Foresight:
     *Soft*, therefore: were everybody to get the level of the head, each would be done within a part
     of the time that he has. The rest is kept for those who will come: 1 - part is
     `reserve` sqrt((1 + cv2) / 2) u^2 / (1 - u), where u is the share of the engine that arrivals as
-    of late need at their fastest, and cv2 says how unevenly they come. That is how the queue of a
+    of late need at their fastest, or with what they need beside it of the whole machine if that is
+    more, and cv2 says how unevenly they come. That is how the queue of a
     machine at its fastest grows with its load (Pollaczek and Khinchine; of burstiness the root,
     which did best in simulation): bursts are absorbed by what speed is left, so little has to be
     kept where much is left. Level and queue settle where work is done as fast as it comes, and the
@@ -77,7 +78,9 @@ class Foresight:
         asked_s = (item.deadline_s - item.arrived_s for item in ahead.items)
         shortest_s = min(memory.shortest_s * FORGET, *asked_s)
         room_s = shortest_s / view.margin - ahead.alone_s[0]
-        busy = min(view.rate_hz * levels.least_s[fastest] * view.margin, MOST_BUSY)
+        least_s = levels.least_s[fastest]
+        each_s = max(least_s * view.margin, least_s + view.beside_s)
+        busy = min(view.rate_hz * each_s, MOST_BUSY)
         uneven = math.sqrt((1.0 + view.cv2) / 2.0)
         part = max(0.0, 1.0 - self.reserve * uneven * busy**2 / (1.0 - busy))
         best = _most_accurate(ahead, levels, part, room_s) or _recovering(ahead, levels)

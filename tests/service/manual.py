@@ -169,7 +169,14 @@ class ManualService:
             profiler,
             policy=policy,
             decode_costs=DecodeCosts(),
-            world=World(self.time, self.time.call_later, self.engines, self.decodes),
+            world=World(
+                clock=self.time,
+                process_time=lambda: 0.0,
+                thread_time=lambda: 0.0,
+                call_later=self.time.call_later,
+                engine_pool=self.engines,
+                decode_pool=self.decodes,
+            ),
         )
         start = self.spawn(self.service.start())
         self.engines.run_next()

@@ -95,7 +95,7 @@ def test_rows_are_filled_from_the_left(client: triton.InferenceServerClient, bin
         "things",
         pixels_of(RECTANGLE, BLACK, RECTANGLE, binary=binary),
         outputs=outputs_of(*NUMBERS, "masks", "point", binary=binary),
-        parameters={"min_score": 0.1},
+        parameters={"min_score": 0.1, "slo_ms": 60_000},
     )
     assert result.as_numpy("counts").tolist() == [2, 0, 2]
     boxes = result.as_numpy("boxes")

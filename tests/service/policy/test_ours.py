@@ -56,6 +56,12 @@ def test_the_busier_the_machine_the_more_is_kept_for_who_will_come() -> None:
     assert decide(OURS, view(*deadlines_s, of=of, rate_hz=0.7)) == [(0, 0)]
 
 
+def test_a_machine_that_is_busy_beside_the_engine_is_busy() -> None:
+    of, deadlines_s = dial(max_batch=1), [9.0] * 4
+    assert decide(OURS, view(*deadlines_s, of=of, rate_hz=0.2, beside_s=0.1)) == [(0, 1)]
+    assert decide(OURS, view(*deadlines_s, of=of, rate_hz=0.2, beside_s=2.5)) == [(0, 0)]
+
+
 def test_the_more_unevenly_they_come_the_more_is_kept() -> None:
     of, deadlines_s = dial(max_batch=1), [9.0] * 4
     assert decide(OURS, view(*deadlines_s, of=of, rate_hz=0.55, cv2=1.0)) == [(0, 0)]
