@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -204,3 +205,14 @@ def test_an_admin_port_in_use_is_told(tmp_path: Path) -> None:
         line = refused(str(bundle_in(tmp_path)), "--port", "0", "--admin-port", port)
     assert f"cannot listen on 127.0.0.1:{port}" in line
     assert line.endswith("choose another with --admin-port")
+
+
+def test_what_stays_is_no_longer_looked_through_for_garbage() -> None:
+    code = (
+        "import gc; from service.server import _keep_for_good; before = len(gc.get_objects()); "
+        "_keep_for_good(); print(before, gc.get_freeze_count(), len(gc.get_objects()))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, kept, looked_through = map(int, told.stdout.split())
+    assert kept > 0.9 * before
+    assert looked_through < 0.1 * before
