@@ -18,10 +18,10 @@ from engines.export.pictures import PixelCache, Say
 from engines.glance import confidence_for, looks_again
 from engines.shrinking import shrunk
 
-SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+SHARES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 """Of the images that are looked at again."""
 
-MOST = 8
+MOST = 16
 """Candidates: each is measured, and each that ships is one more for a policy to weigh."""
 
 _SAVES = 0.8

@@ -11,7 +11,7 @@ import pytest
 
 from engines.core import Glance, OperatingPoint, Output, UInt8Array, static_point
 from engines.evaluation import LabelledImages, evaluate_points
-from engines.export.glances import _Tried, glancing_points, settled_glance, worth_measuring
+from engines.export.glances import MOST, _Tried, glancing_points, settled_glance, worth_measuring
 from engines.export.pictures import PixelCache
 from engines.folders import scan_folder
 from tests.engines.evaluation.by_colour import FULL, SMALL, ByColour, write_pictures
@@ -45,7 +45,7 @@ def test_who_is_dearer_and_worse_is_not_measured() -> None:
 
 def test_many_are_thinned_evenly_both_ends_kept() -> None:
     found = worth_measuring([tried(str(i), 1.1**-i, i) for i in range(50)], [])
-    assert len(found) == 8
+    assert len(found) == MOST
     assert (names(found)[0], names(found)[-1]) == ("0", "49")
 
 
