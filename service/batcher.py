@@ -93,7 +93,6 @@ class Batcher:
         self._due = Alarm(clock, self._guarded(self._step), call_later)
         self._lapse = Alarm(clock, self._guarded(self._lapsed), call_later)
         self._soon: asyncio.Handle | None = None
-        self._usual = 1
         self._ahead: list[Flight] = []
         self._inside: deque[Flight] = deque()
         self._alive = False
@@ -166,11 +165,11 @@ class Batcher:
 
     def _step(self) -> None:
         """Hand over what is ready, decide what is due, and set the alarm for what comes next."""
-        self._hand_over()
         now_s = self._clock()
+        self._hand_over()
         while (due_s := self._due_s(now_s)) <= now_s + _GRAIN_S:
             self._decide(now_s)
-        self._hand_over()
+            self._hand_over()
         self._due.set(due_s - _GRAIN_S)
 
     def _due_s(self, now_s: float) -> float:
@@ -180,12 +179,13 @@ class Batcher:
         """
         if not len(self._queue):
             return math.inf
-        # Of as many as the last batch had: how many there will be is open.
-        prepare_s = self._preparation.expected_s(islice(self._queue, self._usual))
+        # Of as many as there may be: how many there will be is open.
+        most = max(costs.dial.max_batch for costs in self._costs.values())
+        prepare_s = self._preparation.expected_s(islice(self._queue, most))
         decoding = sum(flight.threads for flight in self._ahead)
         ready = len(self._inside) + sum(not flight.decoding for flight in self._ahead)
-        most = _INSIDE if prepare_s <= 0.0 else _DECIDED
-        if ready >= most or (decoding >= self._decode_width and prepare_s > 0.0):
+        is_full = ready >= _DECIDED or decoding >= self._decode_width
+        if is_full if prepare_s > 0.0 else ready >= _INSIDE:
             return math.inf
         if not self._ahead and not self._inside:
             return now_s
@@ -205,14 +205,14 @@ class Batcher:
         if plan is None:
             return
         for request, place, reason in zip(plan.requests, plan.places, plan.reasons, strict=True):
-            self._queue.remove(request)
             request.point, request.reason = self._points[plan.model][place], reason
-        self._usual = len(plan.requests)
         groups = self._preparation.groups(plan.requests)
         flight = self._flight(plan, self._preparation.takes_s(groups), now_s, planned_s)
         if len(plan.requests) == 1 and not self._ahead and not self._inside:
             flight.inline = self._preparation.is_short(plan.requests[0])
         self._ahead.append(flight)
+        for request in plan.requests:
+            self._queue.remove(request)
         if not flight.inline:
             self._begin_decode(flight, groups)
 
@@ -242,7 +242,7 @@ class Batcher:
                 for request in group:
                     request.resolve(error)
                 continue
-            flight.groups += 1
+            flight.groups.append(group)
             for request, decode in zip(group, decodes, strict=True):
                 flight.decoding[request] = decode
                 decode.add_done_callback(self._guarded(partial(self._decoded, flight, request)))

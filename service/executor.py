@@ -29,6 +29,7 @@ _log = structlog.get_logger("laud")
 
 _EVERY_BATCH = 8
 """Batches up to this size are all warmed up; of larger ones powers of two, and the largest."""
+_LONG_CALL_S, _TRIALS = 0.02, 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Model:
     def point_names(self) -> tuple[str, ...]:
         """Its operating points, `full` first."""
         return tuple(record.point.name for record in self.manifest.points)
+
+
+def threads_of(engine: Engine) -> int:
+    """Those that compute in a call; 1 where an engine does not say."""
+    threads: int = getattr(engine, "threads", 1)
+    return threads
 
 
 Loader = Callable[[Settings], Iterator[Model]]
@@ -141,7 +148,7 @@ class Executor:
 
     @property
     def cpu_s(self) -> float:
-        """CPU time of the engine's thread in all its calls; its helpers take as much each."""
+        """CPU time of all calls, if all threads of an engine take what the calling one does."""
         return self._cpu_s
 
     def model(self, name: str) -> Model:
@@ -210,32 +217,47 @@ class Executor:
                 precision=model.engine.precision,
                 classes=len(model.manifest.labels),
             )
-            if not self._warm_up(model):
+            max_batch = self._settings.max_batch or self._worthwhile(model)
+            if not self._warm_up(model, max_batch):
                 return False
-            self._profiles[model.name] = self._profiler(model, self._settings.max_batch, tables)
+            self._profiles[model.name] = self._profiler(model, max_batch, tables)
             end_s = self._clock()
             self._warm_up_s[model.name], begin_s = end_s - begin_s, end_s
         tables.require_used()
         return not self._abandoned.is_set()
 
-    def _warm_up(self, model: Model) -> bool:
+    def _worthwhile(self, model: Model) -> int:
+        """A power of two: what a call has in common is worth sharing where images are quick, and a
+        call that takes long is one that nobody interrupts."""
+        point = model.manifest.full.point
+        grey = _grey(point)
+        taken_s = []
+        for _ in range(_TRIALS):
+            begin_s = self._clock()
+            try:
+                model.engine.infer(grey, [point])
+            except Exception as error:
+                raise _failed(point, model, error) from error
+            taken_s.append(self._clock() - begin_s)
+        fits = _LONG_CALL_S / max(min(taken_s), 1e-9)
+        return next(n for n in (_EVERY_BATCH, 4, 2) if n <= max(fits, 2))
+
+    def _warm_up(self, model: Model, max_batch: int) -> bool:
         """Run every point at every batch, the largest first, and look at what comes out."""
         for record in model.manifest.points:
             point = record.point
             if point.glance is not None:
                 # Whatever it makes of grey: its second look has to work too.
                 point = point.looking_twice
-            grey = np.full((1, point.image_size, point.image_size, 3), 128, np.uint8)
+            grey = _grey(point)
             try:
-                for size in _warmed_batches(self._settings.max_batch):
+                for size in _warmed_batches(max_batch):
                     if self._abandoned.is_set():
                         return False
                     output = model.engine.infer(np.repeat(grey, size, axis=0), [point] * size)
                     _check_output(output, model, size)
             except Exception as error:
-                raise EngineError(
-                    f"point '{point.name}' of '{model.name}' failed its warm-up: {error}"
-                ) from error
+                raise _failed(point, model, error) from error
         return True
 
     def _run(self, batch: Batch) -> list[Reply | Exception]:
@@ -262,7 +284,7 @@ class Executor:
             images, begin_s = batch.images, max(batch.dispatched_s, self._ended_s)
         began_s = self._thread_time()
         output = model.engine.infer(images, batch.points)
-        self._cpu_s += self._thread_time() - began_s
+        self._cpu_s += (self._thread_time() - began_s) * threads_of(model.engine)
         service_s = self._clock() - begin_s
         return [
             Reply(
@@ -298,6 +320,14 @@ class Executor:
     def _close(self) -> None:
         for model in self._models.values():
             model.engine.close()
+
+
+def _grey(point: OperatingPoint) -> UInt8Array:
+    return np.full((1, point.image_size, point.image_size, 3), 128, np.uint8)
+
+
+def _failed(point: OperatingPoint, model: Model, error: Exception) -> EngineError:
+    return EngineError(f"point '{point.name}' of '{model.name}' failed its warm-up: {error}")
 
 
 def _warmed_batches(max_batch: int) -> list[int]:

@@ -6,7 +6,7 @@ Pure: who moves batches on is `service.batcher`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +22,8 @@ class Flight:
 
     p50_s, p95_s: predicted service time. ready_s: when decoding should be over. begin_s: when the
     engine began it, or may. inline: its picture is decoded by the runner, whose thread would wait
-    for it anyway. decoding: futures of those whose pixels are not there yet. groups: threads that
-    were given some of them.
+    for it anyway. decoding: futures of those whose pixels are not there yet. groups: those of them
+    that were given to one thread.
     """
 
     model: str
@@ -34,12 +34,12 @@ class Flight:
     begin_s: float
     inline: bool = False
     decoding: dict[Request, asyncio.Future[Decoded]] = field(default_factory=dict)
-    groups: int = 0
+    groups: list[Sequence[Request]] = field(default_factory=list)
 
     @property
     def threads(self) -> int:
         """How many threads decode for it, as far as is known here."""
-        return min(self.groups, len(self.decoding))
+        return sum(any(each in self.decoding for each in group) for group in self.groups)
 
     def prediction(self, request: Request, latest_s: float) -> Prediction:
         """Of one of its members; latest_s: when the engine begins at the latest, as planned."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from service.executor import Model
     from service.settings import Settings
 
-BUDGET_S = 0.5
+BUDGET_S = 0.8
 """Seconds that measuring a model may take: about ten calls of everything for the demo."""
 
 DEFAULT_RATIOS: tuple[float, ...] = (0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 1.25)
@@ -156,9 +156,9 @@ def profile_points(
 ) -> Profile:
     """Seconds of one call of 1..max_batch images at every point, as the service calls the engine.
 
-    Takes about `budget_s`, at least one call of everything; the model must be warmed up. Larger
-    batches are measured at powers of two, and interpolated between. Raises SettingsError where a
-    named table cannot be used, and what the engine raises.
+    Takes about `budget_s`, at least one call of everything; the model must be warmed up. Of
+    larger batches the largest is measured; what lies between is interpolated. Raises SettingsError
+    where a named table cannot be used, and what the engine raises.
     """
     profile = None if tables is None else tables.profile(model, max_batch)
     if profile is None:

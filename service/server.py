@@ -33,9 +33,6 @@ SWITCH_S = 0.0002
 """The engine's thread needs the interpreter between two batches: with Python's 5 ms it would stand
 still for as long as the event loop has something to do, and so would the event loop behind it."""
 
-_YOUNG = 20_000
-"""New objects after which cycles are looked for among them: those of some forty requests."""
-
 _BACKLOG = 1024
 # As shells report a process that a signal ended.
 _SIGNAL_STATUS = 128
@@ -46,12 +43,10 @@ def _keep_for_good() -> None:
     """Have the garbage collector leave alone what is here once the service has started.
 
     Modules, models and tables stay as long as the process does, and are hundreds of thousands of
-    objects: a full collection looked at all of them, and everybody waited for 40 to 80 ms. What
-    requests leave is seldom a cycle, and need not be searched for every few of them.
+    objects: a full collection looked at all of them, and everybody waited for 40 to 80 ms.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
 
 
 class _Server(uvicorn.Server):
@@ -78,12 +73,19 @@ class _Server(uvicorn.Server):
 class Front:
     """A service and the sockets it is reached by: one port, or two.
 
-    ports: bound and not yet listening; the second one is the admin port. Raises SettingsError for
+    ports: bound and not yet listening; the second one is the admin port. on_start: called once the
+    service has started, before anybody is listened to. Raises SettingsError for
     API keys that cannot be read.
     """
 
-    def __init__(self, service: Service, ports: tuple[socket.socket, ...]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        ports: tuple[socket.socket, ...],
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
         self.service = service
+        self._on_start = on_start
         self.is_loading = False
         self._ports = ports
         public = create_app(service)
@@ -111,7 +113,7 @@ class Front:
             return
         try:
             starting.result()
-            _keep_for_good()
+            self._on_start()
             if not self._stopping.is_set():
                 await self._listen(stopping)
         finally:
@@ -209,7 +211,7 @@ def run(settings: Settings, loader: Loader = load_models) -> None:
 
 async def _serve(settings: Settings, ports: tuple[socket.socket, ...], loader: Loader) -> Front:
     """Serve until a signal comes."""
-    front = Front(Service(settings, loader), ports)
+    front = Front(Service(settings, loader), ports, _keep_for_good)
     was_asked = False
 
     def stop(number: signal.Signals) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ import structlog
 from starlette.requests import Request as HttpRequest
 
 from engines.core import OperatingPoint
+from engines.cpu.threads import available_cpus
 from service.admission import Limits
 from service.answer_costs import MOST_S, AnswerCosts
 from service.batcher import Batcher
@@ -21,14 +21,14 @@ from service.deciding import Decider
 from service.decode_costs import DecodeCosts, measure_decoding
 from service.decoding import DecodePool, Preparation
 from service.errors import BadRequest, Expired, NotReady, QueueFull, SettingsError, known_names
-from service.executor import Executor, Loader, Model, Profiler, load_models, profile
+from service.executor import Executor, Loader, Model, Profiler, load_models, profile, threads_of
 from service.images import Picture
 from service.loop_lag import watch_loop
 from service.memory import Memory, Reservation
 from service.metrics import Metrics
 from service.objectives import DEFAULT_CLASS, Objective, SloClass, default_class
 from service.policy import policy_named
-from service.policy.core import Policy
+from service.policy.core import Front, Policy
 from service.policy.queue import DeadlineQueue
 from service.request import Exchange, Reply, Request
 from service.settings import Settings
@@ -77,9 +77,8 @@ class Service:
         self.costs: dict[str, ModelCosts] = {}
         self.decode_costs = decode_costs or measure_decoding()
         self.answer_costs: defaultdict[str, AnswerCosts] = defaultdict(AnswerCosts)
-        cores = len(os.sched_getaffinity(0))
-        self._engine_threads = min(settings.threads or cores, cores)
-        self.beside_costs = BesideCosts(cores)
+        self._cores = available_cpus()
+        self.beside_costs = BesideCosts(self._cores)
         self._clock, self._process_time = world.clock, world.process_time
         self._points: dict[str, tuple[OperatingPoint, ...]] = {}
         self._defaults: dict[str, tuple[str, SloClass]] = {}
@@ -93,7 +92,7 @@ class Service:
         self._decider = Decider(
             policy or _policy(settings.policy),
             self.costs,
-            beside_s=lambda: self.beside_costs.seconds,
+            front=self._front,
             on_decision=self.metrics.scheduler_decision.observe,
             on_failure=self.metrics.scheduler_failures.inc,
         )
@@ -161,8 +160,19 @@ class Service:
     def _watched(self, lag_s: float) -> None:
         """Some times a second."""
         self.metrics.event_loop_lag.observe(lag_s)
-        engine_s = self.executor.cpu_s * self._engine_threads
-        self.beside_costs.observe(self._clock(), self._process_time() - engine_s, self._images_done)
+        self.beside_costs.observe(
+            now_s=self._clock(),
+            cpu_s=self._process_time() - self.executor.cpu_s,
+            images=self._images_done,
+            is_idle=self.batcher.is_idle,
+        )
+
+    def _front(self, model: str) -> Front:
+        return Front(
+            beside_s=self.beside_costs.seconds,
+            engine_share=min(threads_of(self.executor.model(model).engine) / self._cores, 1.0),
+            decoders=self.settings.decode_threads,
+        )
 
     def drain(self) -> None:
         """Take no new requests; those in flight finish. A start that runs ends soon."""

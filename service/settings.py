@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     bundles: `zoo:NAME` or directories, loaded in this order. threads, precision: of the engine;
     None is its own choice: every CPU it may use, and the best precision that machine and bundle
     have. decode_threads: that decode, and as many that make masks and drawn pictures.
-    max_batch: images that run together. max_images: images in one request.
+    max_batch: images that run together; None is what a call of 20 ms at `full` has room for, 2 to
+    8. max_images: images in one request.
     max_queue, max_queue_bytes: images inside the service, decoding and running ones included, and
     the memory they hold; beyond either, requests are refused. slo_classes: latency objectives that
     requests name by `x-slo-class`; default_class: the one of requests that name none
@@ -66,7 +67,7 @@ class Settings(BaseSettings):
     precision: str | None = None
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     decode_threads: Count = 2
-    max_batch: Annotated[int, Field(ge=1, le=64)] = 8
+    max_batch: Annotated[int, Field(ge=1, le=64)] | None = None
     max_images: Count = 32
     max_body_bytes: Count = 10 * 2**20
     max_pixels: Count = 40_000_000

@@ -80,8 +80,9 @@ class WorkPool:
         def ended(working: Future[list[_Outcome[T]]]) -> None:
             for work in works:
                 work.on_end()
-            stopped = _Outcome[T](error=NotReady(_STOPPED))
-            outcomes = [stopped] * len(works) if working.cancelled() else working.result()
+            # An error of his own for each: it holds what the frames hold that it passes.
+            stopped = [_Outcome[T](error=NotReady(_STOPPED)) for _ in works]
+            outcomes = stopped if working.cancelled() else working.result()
             for future, outcome in zip(waiting, outcomes, strict=True):
                 outcome.tell(future)
 

@@ -37,7 +37,9 @@ TABLE = Annotated[
 ]
 THREADS = Annotated[int | None, typer.Option(help="Threads of the engine [every CPU it may use].")]
 PRECISION = Annotated[str | None, typer.Option(help="fp32, bf16 or int8 [the best there is].")]
-MAX_BATCH = Annotated[int, typer.Option(help="Most images in a call, when it is measured.")]
+MAX_BATCH = Annotated[
+    int | None, typer.Option(help="Most images in a call, when it is measured [as served].")
+]
 DECODE_MS = Annotated[
     float, typer.Option(help="Milliseconds to decode a picture, beside the engine.")
 ]
@@ -55,7 +57,7 @@ def the_machine(
     table: Path | None,
     threads: int | None,
     precision: str | None,
-    max_batch: int,
+    max_batch: int | None,
     overhead_ms: float | None,
 ) -> tuple[str, Machine]:
     """Name and machine: from a file, or of a bundle on this one. LaudError, OSError."""
@@ -121,7 +123,11 @@ def _seconds(option: str, milliseconds: float) -> float:
 
 
 def _measured(
-    bundle: str, table: Path | None, threads: int | None, precision: str | None, max_batch: int
+    bundle: str,
+    table: Path | None,
+    threads: int | None,
+    precision: str | None,
+    max_batch: int | None,
 ) -> tuple[str, Machine]:
     """As the service would at its start: every point loaded, tried and profiled."""
     import asyncio

@@ -26,7 +26,9 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(help="Threads of the engine [every CPU it may use].")
     ] = None,
-    max_batch: Annotated[int | None, typer.Option(help="Images that may run together [8].")] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Images that may run together [2 to 8].")
+    ] = None,
     policy: Annotated[
         str | None, typer.Option(help="What chooses operating points and batches [ours].")
     ] = None,

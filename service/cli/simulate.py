@@ -66,7 +66,7 @@ def simulate(
     table: TABLE = None,
     threads: THREADS = None,
     precision: PRECISION = None,
-    max_batch: MAX_BATCH = 8,
+    max_batch: MAX_BATCH = None,
     decode_ms: DECODE_MS = 0.0,
     overhead_ms: OVERHEAD_MS = None,
     png: Annotated[

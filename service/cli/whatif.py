@@ -62,7 +62,7 @@ def whatif(
     table: TABLE = None,
     threads: THREADS = None,
     precision: PRECISION = None,
-    max_batch: MAX_BATCH = 8,
+    max_batch: MAX_BATCH = None,
     decode_ms: DECODE_MS = 0.0,
     overhead_ms: OVERHEAD_MS = None,
     as_json: Annotated[bool, JSON] = False,

@@ -5,6 +5,7 @@ Times are seconds of one monotonic clock. Points are named by their place in a `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import comb
@@ -181,6 +182,20 @@ class Waiting(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Front:
+    """What there is beside the engine; as it stands here, nothing.
+
+    beside_s: seconds of all cores that an image takes beside the engine, whatever its point:
+    decoding, answering. engine_share: of the cores, that the engine computes on. decoders: pictures
+    that can be decoded at once.
+    """
+
+    beside_s: float = 0.0
+    engine_share: float = 1.0
+    decoders: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What a policy sees when the engine is (about to be) free.
 
@@ -189,8 +204,7 @@ class View:
     the machine's drift included: who is in a call is held to `dial.worst_call_s(...) * margin`, and
     who waits behind it to `dial.call_s(...) * margin`. rate_hz: images that arrived per second
     lately. cv2: squared coefficient of variation of the gaps between them, 1 for Poisson, more for
-    bursts. others_s: planned seconds of other models' waiting images. beside_s: what an image takes
-    of the whole machine beside the engine, whatever its point: decoding, the front.
+    bursts. others_s: planned seconds of other models' waiting images.
     """
 
     now_s: float
@@ -201,7 +215,7 @@ class View:
     rate_hz: float = 0.0
     cv2: float = 1.0
     others_s: float = 0.0
-    beside_s: float = 0.0
+    front: Front = Front()
 
 
 @dataclass(frozen=True, slots=True)

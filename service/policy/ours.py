@@ -79,7 +79,8 @@ class Foresight:
         shortest_s = min(memory.shortest_s * FORGET, *asked_s)
         room_s = shortest_s / view.margin - ahead.alone_s[0]
         least_s = levels.least_s[fastest]
-        each_s = max(least_s * view.margin, least_s + view.beside_s)
+        of_machine_s = least_s * view.front.engine_share + view.front.beside_s
+        each_s = max(least_s * view.margin, of_machine_s)
         busy = min(view.rate_hz * each_s, MOST_BUSY)
         uneven = math.sqrt((1.0 + view.cv2) / 2.0)
         part = max(0.0, 1.0 - self.reserve * uneven * busy**2 / (1.0 - busy))
@@ -162,7 +163,7 @@ class _Ahead(NamedTuple):
             tuple([view.dial.alone_s(allowed) for allowed in kinds]),
             kind,
             tuple([(item.deadline_s - begin_s) / view.margin for item in items]),
-            tuple([view.now_s + item.prepare_s <= begin_s for item in items[:near]]),
+            _ready(view, items[:near], begin_s),
             near,
             view.others_s / view.margin,
         )
@@ -170,6 +171,17 @@ class _Ahead(NamedTuple):
     def points(self, level: int) -> list[int]:
         """The point of each kind at that level."""
         return [nearest(allowed, level) for allowed in self.kinds]
+
+
+def _ready(view: View, items: Sequence[Waiting], begin_s: float) -> tuple[bool, ...]:
+    """Whose pictures are there by then, if those before are decoded too."""
+    found: list[bool] = []
+    so_far_s = 0.0
+    for item in items:
+        so_far_s += item.prepare_s
+        prepare_s = max(item.prepare_s, so_far_s / view.front.decoders)
+        found.append(view.now_s + prepare_s <= begin_s or not item.prepare_s)
+    return tuple(found)
 
 
 class _Call(NamedTuple):

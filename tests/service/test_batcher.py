@@ -6,9 +6,10 @@ import pytest
 
 from engines.errors import ImageError
 from service.errors import Expired, NotReady
+from service.images import Picture
 from service.request import Exchange
 from tests.service.manual import Crowd, Manual, ManualService, picture, reply, small_pixels
-from tests.service.scripted import SECONDS
+from tests.service.scripted import SECONDS, pixels
 
 
 def ran(service: ManualService) -> list[tuple[str, ...]]:
@@ -221,34 +222,64 @@ def test_one_damaged_file_ends_its_whole_request(manual: Manual) -> None:
     assert laud.service.batcher.is_idle
 
 
-def test_decoding_begins_in_time_for_as_many_pictures_as_the_last_batch_had(
-    manual: Manual,
-) -> None:
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_decoding_begins_in_time_for_all_pictures_that_wait(manual: Manual, number: int) -> None:
     laud = manual(Crowd(), decode_threads=1)
-
-    def decodes_after(seconds: float) -> list[int]:
-        """How many are being decoded just before so many seconds have passed, and just after."""
-        found: list[int] = []
-        for part_s in (seconds - 0.002, 0.003):
-            laud.advance(part_s)
-            found.append(len(laud.decodes))
-        return found
-
-    slow_to_decode(laud, seconds=0.004)
     laud.ask()
-    for _ in range(3):
-        laud.ask(pictures=[picture()])
-    # The last batch had one.
-    assert decodes_after(SECONDS["full"] - 0.004) == [0, 3]
+    laud.ask(pictures=[Picture.of_pixels(pixels())] * 4)
     laud.run_engine()
-    while laud.decode():
-        pass
+    # Four run, for four times as long.
     slow_to_decode(laud, seconds=0.004)
-    for _ in range(3):
+    for _ in range(number):
         laud.ask(pictures=[picture()])
-    # Three run, for three times as long.
-    assert decodes_after(3 * SECONDS["full"] - 3 * 0.004) == [0, 3]
+    laud.advance(4 * SECONDS["full"] - number * 0.004 - 0.002)
+    assert len(laud.decodes) == 0
+    laud.advance(0.003)
+    assert len(laud.decodes) == number
     laud.finish()
+
+
+def test_a_thread_that_hangs_does_not_keep_the_others_from_decoding(manual: Manual) -> None:
+    laud = manual(Crowd(), decode_threads=2)
+    slow_to_decode(laud, seconds=0.0006)
+    laud.ask()
+    hangs = [laud.ask(pictures=[picture()]) for _ in range(4)]
+    laud.advance(SECONDS["full"])
+    assert len(laud.decodes) == 2
+    laud.decode()
+    laud.run_engine()
+    later = laud.ask(pictures=[picture()])
+    laud.advance(1.0)
+    assert len(laud.decodes) == 2, "that of who came later, beside the one that hangs"
+    laud.finish()
+    assert all(each.done() for each in (*hangs, later))
+
+
+def test_who_was_chosen_hears_of_a_death_before_his_batch_was_begun(
+    manual: Manual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laud = manual()
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(laud.service.costs["colours"], "predict", broken)
+    chosen = laud.ask()
+    with pytest.raises(NotReady):
+        chosen.result()
+    assert laud.service.memory.used == 0
+
+
+def test_who_waits_behind_batches_of_damaged_files_is_not_forgotten(manual: Manual) -> None:
+    laud = manual(max_batch=1, decode_threads=1)
+    laud.ask()
+    damaged = [laud.ask(pictures=[picture(damaged=True)]) for _ in range(4)]
+    last = laud.ask(pictures=[picture()])
+    laud.finish()
+    assert last.done()
+    for each in damaged:
+        with pytest.raises(ImageError):
+            each.result()
 
 
 def test_short_pictures_of_a_batch_share_a_thread(manual: Manual) -> None:

@@ -268,7 +268,12 @@ def test_what_is_no_number_is_null_in_json(laud: Laud, plan: Path) -> None:
 @pytest.mark.usefixtures("gpu")
 def test_the_service_loads_a_plan_by_the_name_of_its_engine(plan: Path) -> None:
     settings = load_settings(
-        options={"bundles": str(plan.parent), "engine": "tensorrt", "precision": "fp32"}
+        options={
+            "bundles": str(plan.parent),
+            "engine": "tensorrt",
+            "precision": "fp32",
+            "max_batch": "4",
+        }
     )
     executor = Executor(settings)
 
@@ -276,7 +281,7 @@ def test_the_service_loads_a_plan_by_the_name_of_its_engine(plan: Path) -> None:
         await executor.start()
         (model,) = executor.models.values()
         assert (model.engine.name, model.engine.precision) == ("tensorrt", "fp32")
-        assert len(executor.profiles[model.name]["full"]) == settings.max_batch
+        assert len(executor.profiles[model.name]["full"]) == 4
         await executor.stop()
 
     asyncio.run(start())

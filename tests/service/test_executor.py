@@ -178,6 +178,25 @@ async def test_every_point_is_warmed_up_at_every_batch(max_batch: int, sizes: li
     assert engine.is_closed
 
 
+@pytest.mark.parametrize(("call_s", "most"), [(0.001, 8), (0.004, 4), (0.009, 2), (0.5, 2)])
+async def test_as_many_images_run_together_as_a_call_that_is_not_long_has_room_for(
+    call_s: float, most: int
+) -> None:
+    engine, now_s = ScriptedEngine(), [0.0]
+
+    def takes(images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+        now_s[0] += call_s
+        return ScriptedEngine.infer(engine, images, points)
+
+    engine.infer = takes  # type: ignore[method-assign]
+    executor = Executor(
+        Settings(), loader_of(model(engine=engine)), profile, clock=lambda: now_s[0]
+    )
+    assert await executor.start()
+    assert len(executor.profiles["colours"]["full"]) == most
+    await executor.stop()
+
+
 async def test_a_start_that_nobody_waits_for_ends_soon() -> None:
     engine = ScriptedEngine()
     executor = started(engine, max_batch=64)
@@ -283,7 +302,8 @@ async def test_service_time_begins_where_the_batch_before_ends() -> None:
 async def test_a_picture_without_pixels_is_decoded_before_its_service_begins() -> None:
     ticks = iter([0.0, 0.0, 9.0, 12.0, 13.0, 15.0])
     served = loader_of(model())
-    executor = Executor(Settings(), served, profile, clock=lambda: next(ticks, 20.0))
+    settings = Settings(max_batch=2)
+    executor = Executor(settings, served, profile, clock=lambda: next(ticks, 20.0))
     # Which asks for the time twice.
     await executor.start()
     (request,) = batch_of("blue").requests

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.policy.core import Choice, Dial
+from service.policy.core import Choice, Dial, Front
 from service.policy.ours import FAR, NEAR, Foresight
 from service.policy.queue import DeadlineQueue
 from service.policy.rules import check_decision
@@ -57,9 +57,25 @@ def test_the_busier_the_machine_the_more_is_kept_for_who_will_come() -> None:
 
 
 def test_a_machine_that_is_busy_beside_the_engine_is_busy() -> None:
-    of, deadlines_s = dial(max_batch=1), [9.0] * 4
-    assert decide(OURS, view(*deadlines_s, of=of, rate_hz=0.2, beside_s=0.1)) == [(0, 1)]
-    assert decide(OURS, view(*deadlines_s, of=of, rate_hz=0.2, beside_s=2.5)) == [(0, 0)]
+    def point(beside_s: float, engine_share: float = 1.0) -> int:
+        front = Front(beside_s=beside_s, engine_share=engine_share)
+        seen = view(*[9.0] * 4, of=dial(max_batch=1), rate_hz=0.2, front=front)
+        ((_, chosen),) = decide(OURS, seen)
+        return chosen
+
+    assert (point(0.1), point(2.5)) == (1, 0)
+    # What one core of many computes leaves the others to the front.
+    assert (point(2.0), point(2.0, engine_share=0.0)) == (0, 1)
+
+
+def test_a_batch_takes_those_whose_pictures_are_there_when_it_begins() -> None:
+    """Four pictures of a second each, and two decoders: two are there after one."""
+    files = [Image(90.0 + i, prepare_s=1.0) for i in range(4)]
+    of = dial(max_batch=4, fixed_s=0.9)
+    two = view(*files, of=of, front=Front(decoders=2))
+    assert len(decide(OURS, two)) == 2
+    assert len(decide(OURS, view(*files, of=of, free_s=2.0, front=Front(decoders=2)))) == 4
+    assert len(decide(OURS, view(*files, of=of))) == 4
 
 
 def test_the_more_unevenly_they_come_the_more_is_kept() -> None:
