@@ -30,8 +30,8 @@ MYPY_FLAGS := --allow-subclassing-any --allow-untyped-decorators --no-warn-retur
 endif
 CHECK_BIN := $(dir $(CHECK_STAMP))bin
 
-# A process of tests takes up to 4 GB. Each has its share of them in their order, as far as that lasts.
-IN_PARALLEL := --numprocesses 2 --dist worksteal
+# A process of tests takes up to 4 GB; a file is one's, since some texts are tried in their order.
+IN_PARALLEL := --numprocesses 2 --dist loadfile
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help

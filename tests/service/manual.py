@@ -275,10 +275,23 @@ def reply(task: asyncio.Task[list[Reply]]) -> Reply:
     return only
 
 
+def ran(service: ManualService) -> list[tuple[str, ...]]:
+    """The points of every batch."""
+    return service.engine.batches
+
+
 def picture(colour: str = "red", *, damaged: bool = False) -> Picture:
     """A JPEG, the end of which may be missing."""
     data = jpeg(colour)
     return Picture.encoded(data[:-40] if damaged else data, max_pixels=10_000)
+
+
+def slow_to_decode(laud: ManualService, seconds: float = 0.1) -> None:
+    """Files have taken so long, lately."""
+    header = picture().header
+    assert header is not None
+    for _ in range(4):
+        laud.service.decode_costs.observe(header, 32, seconds)
 
 
 def small_pixels() -> Picture:
