@@ -74,12 +74,11 @@ class Batcher:
         watcher: Watcher,
         *,
         limits: Limits,
-        decode_width: int = 2,
         clock: Callable[[], float] = time.monotonic,
         call_later: CallLater | None = None,
     ) -> None:
-        """points: of every model, in the order of its dial. decode_width: pictures that may be
-        decoded at once. call_later: the event loop's, unless a test owns the time."""
+        """points: of every model, in the order of its dial. call_later: the event loop's, unless a
+        test owns the time."""
         self._runner = runner
         self._preparation = preparation
         self._queue = queue
@@ -88,7 +87,6 @@ class Batcher:
         self._points = points
         self._watcher = watcher
         self._limits = limits
-        self._decode_width = decode_width
         self._clock = clock
         self._due = Alarm(clock, self._guarded(self._step), call_later)
         self._lapse = Alarm(clock, self._guarded(self._lapsed), call_later)
@@ -184,7 +182,7 @@ class Batcher:
         prepare_s = self._preparation.expected_s(islice(self._queue, most))
         decoding = sum(flight.threads for flight in self._ahead)
         ready = len(self._inside) + sum(not flight.decoding for flight in self._ahead)
-        is_full = ready >= _DECIDED or decoding >= self._decode_width
+        is_full = ready >= _DECIDED or decoding >= self._preparation.width
         if is_full if prepare_s > 0.0 else ready >= _INSIDE:
             return math.inf
         if not self._ahead and not self._inside:

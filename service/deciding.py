@@ -11,7 +11,7 @@ import structlog
 
 from service.costs import ModelCosts
 from service.errors import SettingsError
-from service.policy.core import Choice, Front, Policy, View
+from service.policy.core import Choice, Host, Policy, View
 from service.policy.queue import DeadlineQueue
 from service.policy.rules import ArrivalRate, check_decision, late_batch
 from service.request import Request
@@ -47,7 +47,7 @@ class _Trial:
 class Decider:
     """A policy with its memory per model, and how often images arrive.
 
-    front: what there is beside the engine of a model. on_decision: seconds that the policy took.
+    host: what there is beside the engine of a model. on_decision: seconds that the policy took.
     on_failure: it raised, or decided what cannot be done; then the head of the queue runs at its
     fastest.
     """
@@ -57,14 +57,14 @@ class Decider:
         policy: Policy,
         costs: Mapping[str, ModelCosts],
         *,
-        front: Callable[[str], Front] = lambda model: Front(),
+        host: Callable[[str], Host] = lambda model: Host(),
         on_decision: Callable[[float], None] = lambda seconds: None,
         on_failure: Callable[[], None] = lambda: None,
         stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._policy = policy
         self._costs = costs
-        self._front = front
+        self._host = host
         self._on_decision = on_decision
         self._on_failure = on_failure
         self._stopwatch = stopwatch
@@ -116,7 +116,7 @@ class Decider:
             rate_hz=0.0 if rate is None else rate.at(now_s),
             cv2=1.0 if rate is None else rate.cv2(),
             others_s=others_s,
-            front=self._front(model),
+            host=self._host(model),
         )
         choices = self._choices(view, model)
         chosen = [waiting[choice.position] for choice in choices]

@@ -50,18 +50,6 @@ class DecodePool:
         self._clock = clock
         self._pool = WorkPool(threads, "laud-decode", pool=pool)
 
-    def decode(
-        self,
-        picture: Picture,
-        size: int,
-        *,
-        crop_ratio: float,
-        on_end: Callable[[], None] = lambda: None,
-    ) -> asyncio.Future[Decoded]:
-        """`picture.at(size)` on one of the threads; see `decode_all`."""
-        (found,) = self.decode_all([self.task(picture, size, crop_ratio, on_end)])
-        return found
-
     def decode_all(self, tasks: Sequence[Work[Decoded]]) -> list[asyncio.Future[Decoded]]:
         """Several pictures on one of the threads, told of together.
 
@@ -101,7 +89,7 @@ class Preparation:
         width: int,
     ) -> None:
         self._pool = pool
-        self._width = width
+        self.width = width
         self._costs = costs
         self._crop_ratio = crop_ratio
 
@@ -124,7 +112,7 @@ class Preparation:
     def takes_s(self, groups: Iterable[Sequence[Request]]) -> float:
         """Seconds until all are decoded, if all threads are free."""
         each_s = [sum(request.prepare_s for request in group) for group in groups]
-        return max(max(each_s, default=0.0), sum(each_s) / self._width)
+        return max(max(each_s, default=0.0), sum(each_s) / self.width)
 
     def expected_s(self, requests: Iterable[Request]) -> float:
         """The same of requests that have no points yet; pixels take no time."""

@@ -28,7 +28,7 @@ from service.memory import Memory, Reservation
 from service.metrics import Metrics
 from service.objectives import DEFAULT_CLASS, Objective, SloClass, default_class
 from service.policy import policy_named
-from service.policy.core import Front, Policy
+from service.policy.core import Host, Policy
 from service.policy.queue import DeadlineQueue
 from service.request import Exchange, Reply, Request
 from service.settings import Settings
@@ -92,7 +92,7 @@ class Service:
         self._decider = Decider(
             policy or _policy(settings.policy),
             self.costs,
-            front=self._front,
+            host=self._host,
             on_decision=self.metrics.scheduler_decision.observe,
             on_failure=self.metrics.scheduler_failures.inc,
         )
@@ -105,7 +105,6 @@ class Service:
             self._points,
             self.metrics,
             limits=Limits(settings.max_queue_s, settings.late_limit_s),
-            decode_width=settings.decode_threads,
             clock=world.clock,
             call_later=world.call_later,
         )
@@ -167,8 +166,8 @@ class Service:
             is_idle=self.batcher.is_idle,
         )
 
-    def _front(self, model: str) -> Front:
-        return Front(
+    def _host(self, model: str) -> Host:
+        return Host(
             beside_s=self.beside_costs.seconds,
             engine_share=min(threads_of(self.executor.model(model).engine) / self._cores, 1.0),
             decoders=self.settings.decode_threads,

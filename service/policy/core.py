@@ -182,8 +182,8 @@ class Waiting(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
-    """What there is beside the engine; as it stands here, nothing.
+class Host:
+    """What there is on the machine beside the engine; as it stands here, nothing.
 
     beside_s: seconds of all cores that an image takes beside the engine, whatever its point:
     decoding, answering. engine_share: of the cores, that the engine computes on. decoders: pictures
@@ -215,7 +215,7 @@ class View:
     rate_hz: float = 0.0
     cv2: float = 1.0
     others_s: float = 0.0
-    front: Front = Front()
+    host: Host = Host()
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Foresight:
         shortest_s = min(memory.shortest_s * FORGET, *asked_s)
         room_s = shortest_s / view.margin - ahead.alone_s[0]
         least_s = levels.least_s[fastest]
-        of_machine_s = least_s * view.front.engine_share + view.front.beside_s
+        of_machine_s = least_s * view.host.engine_share + view.host.beside_s
         each_s = max(least_s * view.margin, of_machine_s)
         busy = min(view.rate_hz * each_s, MOST_BUSY)
         uneven = math.sqrt((1.0 + view.cv2) / 2.0)
@@ -179,7 +179,7 @@ def _ready(view: View, items: Sequence[Waiting], begin_s: float) -> tuple[bool, 
     so_far_s = 0.0
     for item in items:
         so_far_s += item.prepare_s
-        prepare_s = max(item.prepare_s, so_far_s / view.front.decoders)
+        prepare_s = max(item.prepare_s, so_far_s / view.host.decoders)
         found.append(view.now_s + prepare_s <= begin_s or not item.prepare_s)
     return tuple(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from engines.core import UInt8Array, static_point
 from engines.errors import ImageError
 from service.decode_costs import DecodeCosts
-from service.decoding import DecodePool, Preparation, grouped
+from service.decoding import Decoded, DecodePool, Preparation, grouped
 from service.images import Picture
 from service.memory import Memory
 from service.request import Request
@@ -33,6 +34,18 @@ class Held(Picture):
         return pixels(size=size)
 
 
+def decode(
+    pool: DecodePool,
+    picture: Picture,
+    size: int,
+    *,
+    crop_ratio: float,
+    on_end: Callable[[], None] = lambda: None,
+) -> asyncio.Future[Decoded]:
+    (found,) = pool.decode_all([pool.task(picture, size, crop_ratio, on_end)])
+    return found
+
+
 @pytest.fixture(autouse=True)
 def closed_gate() -> None:
     Held.entered.clear()
@@ -43,7 +56,7 @@ async def test_pixels_and_the_time_they_took_arrive() -> None:
     ticks = iter([2.0, 2.5])
     pool = DecodePool(1, clock=lambda: next(ticks))
     picture = Picture.encoded(jpeg(), max_pixels=10_000)
-    decoded = await pool.decode(picture, 24, crop_ratio=1.0)
+    decoded = await decode(pool, picture, 24, crop_ratio=1.0)
     np.testing.assert_array_equal(decoded.pixels, picture.at(24, crop_ratio=1.0))
     assert decoded.seconds == 0.5
     pool.close()
@@ -52,8 +65,8 @@ async def test_pixels_and_the_time_they_took_arrive() -> None:
 async def test_a_damaged_file_is_an_error_of_its_own() -> None:
     pool = DecodePool(1)
     with pytest.raises(ImageError):
-        await pool.decode(Picture.encoded(jpeg()[:-40], max_pixels=10_000), 24, crop_ratio=1.0)
-    assert (await pool.decode(Picture(jpeg(), 10_000), 24, crop_ratio=1.0)).pixels.shape[0] == 24
+        await decode(pool, Picture.encoded(jpeg()[:-40], max_pixels=10_000), 24, crop_ratio=1.0)
+    assert (await decode(pool, Picture(jpeg(), 10_000), 24, crop_ratio=1.0)).pixels.shape[0] == 24
     pool.close()
 
 
@@ -61,7 +74,7 @@ async def test_who_leaves_while_waiting_for_a_thread_is_not_decoded() -> None:
     pool = DecodePool(1)
     ended: list[str] = []
     first, second, third = (
-        pool.decode(Held(b"", 1), 8, crop_ratio=1.0, on_end=partial(ended.append, name))
+        decode(pool, Held(b"", 1), 8, crop_ratio=1.0, on_end=partial(ended.append, name))
         for name in ("first", "second", "third")
     )
     await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
@@ -77,7 +90,7 @@ async def test_who_leaves_while_waiting_for_a_thread_is_not_decoded() -> None:
 async def test_a_picture_is_held_until_its_thread_is_done_though_its_client_left() -> None:
     pool = DecodePool(1)
     done = asyncio.Event()
-    left = pool.decode(Held(b"", 1), 8, crop_ratio=1.0, on_end=done.set)
+    left = decode(pool, Held(b"", 1), 8, crop_ratio=1.0, on_end=done.set)
     await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
     left.cancel()
     await asyncio.sleep(0)
@@ -104,9 +117,9 @@ async def test_memory_of_who_left_is_accounted_until_its_thread_is_done() -> Non
         point=static_point("full", 8, 0),
     )
     assert preparation.groups([request]) == [[request]]
-    (decode,) = preparation.decode([request])
+    (decoding,) = preparation.decode([request])
     await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
-    decode.cancel()
+    decoding.cancel()
     room.release()
     await asyncio.sleep(0)
     assert memory.used == 500
@@ -123,7 +136,7 @@ async def test_a_codec_that_raises_stop_iteration_harms_nobody() -> None:
 
     pool = DecodePool(1)
     with pytest.raises(RuntimeError, match="StopIteration"):
-        await pool.decode(Odd(b"", 1), 8, crop_ratio=1.0)
+        await decode(pool, Odd(b"", 1), 8, crop_ratio=1.0)
     pool.close()
 
 

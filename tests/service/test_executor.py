@@ -182,16 +182,16 @@ async def test_every_point_is_warmed_up_at_every_batch(max_batch: int, sizes: li
 async def test_as_many_images_run_together_as_a_call_that_is_not_long_has_room_for(
     call_s: float, most: int
 ) -> None:
-    engine, now_s = ScriptedEngine(), [0.0]
+    class Slow(ScriptedEngine):
+        now_s = 0.0
 
-    def takes(images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
-        now_s[0] += call_s
-        return ScriptedEngine.infer(engine, images, points)
+        def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+            self.now_s += call_s
+            return super().infer(images, points)
 
-    engine.infer = takes  # type: ignore[method-assign]
-    executor = Executor(
-        Settings(), loader_of(model(engine=engine)), profile, clock=lambda: now_s[0]
-    )
+    engine = Slow()
+    served = loader_of(model(engine=engine))
+    executor = Executor(Settings(), served, profile, clock=lambda: engine.now_s)
     assert await executor.start()
     assert len(executor.profiles["colours"]["full"]) == most
     await executor.stop()

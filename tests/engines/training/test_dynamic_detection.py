@@ -299,20 +299,6 @@ def test_a_finished_detector_can_be_made_dynamic(
     assert [row.split(",")[0] for row in rows[1:]] == ["dynamic", "dynamic"]
 
 
-@pytest.mark.parametrize("changes", [{"width": 24}, {"head_convs": 2}, {"mask_convs": 2}])
-def test_a_detector_of_another_shape_is_refused(
-    nuclei: Path, dynamic_detector: Path, tmp_path: Path, changes: dict[str, int]
-) -> None:
-    path = write_dynamic(
-        tmp_path / "again.yaml",
-        nuclei,
-        init={"source": "run", "path": str(dynamic_detector)},
-        detector={**tiny_dynamic(nuclei)["detector"], **changes},
-    )
-    with pytest.raises(ConfigError, match="'detector' must be its own"):
-        train(path, tmp_path / "again", {}, lambda line: None)
-
-
 def larger(nuclei: Path, **changes: int) -> list[dict[str, Any]]:
     """The stages of the tiny detector, the last of them changed."""
     *others, last = tiny_dynamic(nuclei)["stages"]
@@ -345,17 +331,27 @@ def test_a_finished_detector_can_grow_deeper_and_finds_the_same(
     torch.testing.assert_close(found[1], found[0], atol=1e-4, rtol=1e-4)
 
 
-def test_a_finished_detector_cannot_grow_wider(
-    nuclei: Path, dynamic_detector: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("detector", {"width": 24}),
+        ("detector", {"head_convs": 2}),
+        ("detector", {"mask_convs": 2}),
+        ("stages", {"width": 16}),
+    ],
+)
+def test_a_detector_of_another_shape_or_a_wider_one_is_refused(
+    nuclei: Path, dynamic_detector: Path, tmp_path: Path, part: str, changes: dict[str, int]
 ) -> None:
+    detector = {**tiny_dynamic(nuclei)["detector"], **changes}
     path = write_dynamic(
-        tmp_path / "wider.yaml",
+        tmp_path / "again.yaml",
         nuclei,
         init={"source": "run", "path": str(dynamic_detector)},
-        stages=larger(nuclei, width=16),
+        **{part: detector if part == "detector" else larger(nuclei, **changes)},
     )
-    with pytest.raises(ConfigError, match="so must the widths of 'stages'"):
-        train(path, tmp_path / "wider", {}, lambda line: None)
+    with pytest.raises(ConfigError, match=r"'detector' must be its own, .* widths of 'stages'"):
+        train(path, tmp_path / "again", {}, lambda line: None)
 
 
 def test_the_tiny_set_has_a_validation_split(nuclei: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.policy.core import Choice, Dial, Front
+from service.policy.core import Choice, Dial, Host
 from service.policy.ours import FAR, NEAR, Foresight
 from service.policy.queue import DeadlineQueue
 from service.policy.rules import check_decision
@@ -58,8 +58,8 @@ def test_the_busier_the_machine_the_more_is_kept_for_who_will_come() -> None:
 
 def test_a_machine_that_is_busy_beside_the_engine_is_busy() -> None:
     def point(beside_s: float, engine_share: float = 1.0) -> int:
-        front = Front(beside_s=beside_s, engine_share=engine_share)
-        seen = view(*[9.0] * 4, of=dial(max_batch=1), rate_hz=0.2, front=front)
+        host = Host(beside_s=beside_s, engine_share=engine_share)
+        seen = view(*[9.0] * 4, of=dial(max_batch=1), rate_hz=0.2, host=host)
         ((_, chosen),) = decide(OURS, seen)
         return chosen
 
@@ -72,9 +72,9 @@ def test_a_batch_takes_those_whose_pictures_are_there_when_it_begins() -> None:
     """Four pictures of a second each, and two decoders: two are there after one."""
     files = [Image(90.0 + i, prepare_s=1.0) for i in range(4)]
     of = dial(max_batch=4, fixed_s=0.9)
-    two = view(*files, of=of, front=Front(decoders=2))
+    two = view(*files, of=of, host=Host(decoders=2))
     assert len(decide(OURS, two)) == 2
-    assert len(decide(OURS, view(*files, of=of, free_s=2.0, front=Front(decoders=2)))) == 4
+    assert len(decide(OURS, view(*files, of=of, free_s=2.0, host=Host(decoders=2)))) == 4
     assert len(decide(OURS, view(*files, of=of))) == 4
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.policy.core import Decision, Dial, Front, PointCost, Policy, View
+from service.policy.core import Decision, Dial, Host, PointCost, Policy, View
 
 
 @dataclass(eq=False)
@@ -62,11 +62,11 @@ def view(
     margin: float = 1.0,
     rate_hz: float = 0.0,
     cv2: float = 1.0,
-    front: Front | None = None,
+    host: Host | None = None,
 ) -> View:
     """What a policy sees: images by their deadlines, or as given."""
     images = [one if isinstance(one, Image) else Image(one) for one in deadlines_s]
-    return View(now_s, free_s, images, of or dial(), margin, rate_hz, cv2, front=front or Front())
+    return View(now_s, free_s, images, of or dial(), margin, rate_hz, cv2, host=host or Host())
 
 
 def decide(policy: Policy, seen: View) -> list[tuple[int, int]]:
