@@ -103,7 +103,7 @@ async def test_masks_are_made_by_as_many_threads_as_decode(
     async with serving(detector(CountingEngine()), decode_threads=1) as running:
         asked = [asyncio.create_task(running.client.post(route, content=body)) for _ in range(3)]
         await asyncio.to_thread(gate.entered.wait, PATIENCE_S)
-        await until(lambda: running.service.memory.used > 3_000_000)
+        # All threads of a pool begin with its first work.
         assert len([t for t in threading.enumerate() if t.name.startswith("laud-answer")]) == 1
         gate.open.set()
         assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
