@@ -53,6 +53,14 @@ class CorrectionMetrics:
             ),
             (
                 gauge(
+                    "prediction_hardness_log_odds",
+                    "By how much pictures shift the log odds of being looked at again, against "
+                    "those that the bundle was measured on; 0 is as measured.",
+                ),
+                lambda costs: costs.hardness,
+            ),
+            (
+                gauge(
                     "prediction_table_flagged",
                     "1 while calls have drifted so far that the profile should be taken anew.",
                 ),

@@ -14,7 +14,9 @@ What each call takes beside its work, while the front works beside the engine, i
 (`engines.latency.overhead`) and becomes part of the dial, for it makes cheap points less cheap.
 
 What a call takes at points that glance depends on how many of its images are looked at again. That
-is no drift and no noise: corrections compare with what is expected once it is known who was.
+is no drift and no noise: corrections compare with what is expected once it is known who was. How
+many there are is learnt apart too (`service.policy.hardness`): pictures may be harder here than
+those that the bundle was measured on, and then points that glance are dearer than others.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from service.decode_costs import DecodeCosts, measure_decoding
 from service.errors import BadRequest
 from service.policy.caution import Caution
 from service.policy.core import AGAIN, MEDIAN, PLANNED, REST_S, Dial, PointCost
+from service.policy.hardness import Hardness
 from service.profile import DEFAULT_RATIOS, Profile
 
 if TYPE_CHECKING:
@@ -52,6 +55,9 @@ FADE_S = 60.0
 OVERHEAD_STEP = 0.05
 """The dial follows what calls take beside their work once that changed by so much of its fastest
 point: whoever remembers what follows from a dial has to work it out again."""
+
+HARDNESS_STEP = 0.3
+"""The same for log odds of being looked at again."""
 
 _LEAST_S = 1e-9
 
@@ -79,11 +85,11 @@ class ModelCosts:
         self.full = full
         self._measured = dial
         self._overhead = Overhead()
+        self._hardness = Hardness()
         self._accuracies = tuple(accuracies)
-        self._front = dial.free
         self._places = {point.name: place for place, point in enumerate(dial.points)}
         self._clock = clock
-        self._follow(0.0)
+        self._follow()
         now_s = clock()
         self._steady = _Corrected(start(ratios, now_s))
         self._rested = _Corrected(start([ratio * rested_ratio for ratio in ratios], now_s))
@@ -122,6 +128,11 @@ class ModelCosts:
     def overhead_s(self) -> float:
         """What each call takes beside its work, as the dial has it."""
         return self._overhead_s
+
+    @property
+    def hardness(self) -> float:
+        """By how much pictures shift the log odds of being looked at again, as the dial has it."""
+        return self._shift
 
     @property
     def drift(self) -> float:
@@ -202,19 +213,25 @@ class ModelCosts:
         kind = self._rested if rested else self._steady
         seen = (None,) * len(chosen) if again is None else again
         kind.observe(self.dial.known_call_s(chosen, seen), taken_s, now_s)
+        for k, each in zip(chosen, seen, strict=True):
+            if each is not None:
+                self._hardness = self._hardness.observe(self._measured.points[k].again, each)
         if not rested:
             work_s = self._measured.known_call_s(chosen, seen)
             self._overhead = observe_overhead(self._overhead, work_s, taken_s, now_s)
-            moved_s = abs(self._overhead.seconds - self._overhead_s)
-            if moved_s > OVERHEAD_STEP * self._seconds[0]:
-                self._follow(self._overhead.seconds)
+        moved_s = abs(self._overhead.seconds - self._overhead_s)
+        moved = abs(self._hardness.shift - self._shift)
+        if moved_s > OVERHEAD_STEP * self._seconds[0] or moved > HARDNESS_STEP:
+            self._follow()
         self._ended_s = max(self._ended_s, now_s)
 
-    def _follow(self, overhead_s: float) -> None:
-        """Work out what follows from a dial whose calls take so much longer."""
-        dial = self._measured.beside(overhead_s)
+    def _follow(self) -> None:
+        """Work out what follows from what was learnt of calls and of pictures."""
+        self._overhead_s, self._shift = self._overhead.seconds, self._hardness.shift
+        harder = [point.where(self._hardness.share(point.again)) for point in self._measured.points]
+        dial = Dial(tuple(harder)).beside(self._overhead_s)
         self.dial = dial
-        self._overhead_s = overhead_s
+        self._front = dial.free
         self._seconds = tuple(point.seconds[0] for point in dial.points)
         self._share_s = tuple(point.share_s for point in dial.points)
         self._longest_s = max(point.seconds[0] * point.worst for point in dial.points)

@@ -117,6 +117,7 @@ class Decider:
             cv2=1.0 if rate is None else rate.cv2(),
             others_s=others_s,
             host=self._host(model),
+            usual=costs.usual,
         )
         choices = self._choices(view, model)
         chosen = [waiting[choice.position] for choice in choices]

@@ -54,6 +54,19 @@ class PointCost:
             worst=max(1.0, worst_s / (self.seconds[0] + overhead_s)),
         )
 
+    def where(self, again: float) -> PointCost:
+        """The same where another share of images is looked at again."""
+        if self.worst == 1.0 or again == self.again:
+            return self
+        most = self.worst
+        more = 1.0 + (again - self.again) * (most - self.ratio(False))
+        return replace(
+            self,
+            seconds=tuple(each_s * more for each_s in self.seconds),
+            again=again,
+            worst=max(1.0, most / more),
+        )
+
     def ratio(self, again: bool | None) -> float:
         """Seconds over the expected ones of an image that is looked at again, or is not; None:
         nobody knows."""
@@ -65,7 +78,12 @@ class PointCost:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """The points of one model, by ascending seconds of a call of one image."""
+    """The points of one model, by ascending seconds of a call of one image as they were measured.
+
+    Where pictures are harder than those, a point that glances may have become slower than one that
+    comes after it. It is left out where order counts: of whom may be chosen freely, a later place
+    is always the slower one.
+    """
 
     points: tuple[PointCost, ...]
 
@@ -78,8 +96,9 @@ class Dial:
     def front(self) -> tuple[int, ...]:
         """Points that no faster one reaches in accuracy."""
         kept: list[int] = []
-        for k, point in enumerate(self.points):
-            if not kept or point.accuracy > self.points[kept[-1]].accuracy:
+        for k in self._by_seconds():
+            last = kept[-1] if kept else -1
+            if k > last and (last < 0 or self.points[k].accuracy > self.points[last].accuracy):
                 kept.append(k)
         return tuple(kept)
 
@@ -88,15 +107,19 @@ class Dial:
         """Points worth choosing freely: the front, and those that are surer than any faster one of
         their accuracy, for who has no time for what such a one may take."""
         kept: list[int] = []
-        for k, point in enumerate(self.points):
+        for k in self._by_seconds():
+            point = self.points[k]
             worst_s = point.seconds[0] * point.worst
-            if not any(
+            if (not kept or k > kept[-1]) and not any(
                 self.points[n].accuracy >= point.accuracy
                 and self.points[n].seconds[0] * self.points[n].worst <= worst_s
                 for n in kept
             ):
                 kept.append(k)
         return tuple(kept)
+
+    def _by_seconds(self) -> list[int]:
+        return sorted(range(len(self.points)), key=lambda k: self.points[k].seconds[0])
 
     def beside(self, overhead_s: float) -> Dial:
         """The same points where each call takes so much longer: those of larger batches gain."""
@@ -204,7 +227,8 @@ class View:
     the machine's drift included: who is in a call is held to `dial.worst_call_s(...) * margin`, and
     who waits behind it to `dial.call_s(...) * margin`. rate_hz: images that arrived per second
     lately. cv2: squared coefficient of variation of the gaps between them, 1 for Poisson, more for
-    bursts. others_s: planned seconds of other models' waiting images.
+    bursts. others_s: planned seconds of other models' waiting images. usual: the median of a call
+    over the dial's, at least 1: what each of many takes.
     """
 
     now_s: float
@@ -216,6 +240,7 @@ class View:
     cv2: float = 1.0
     others_s: float = 0.0
     host: Host = Host()
+    usual: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,10 @@ MOST_BUSY = 0.99
 FORGET = 1.01
 """The shortest time that was asked for is held to be longer by so much with every decision."""
 
+BESIDE_STEP = 0.1
+"""What follows from what images take beside the engine is worked out again once that changed by so
+much."""
+
 BATCH_GAIN = 0.005
 """A larger batch is worth trying where it makes an image cheaper by more than that: noise."""
 
@@ -54,6 +58,11 @@ class Foresight:
     more; they serve where only the hard condition is in the way of a better one, as do points that
     are slower than one of their accuracy which glances, and surer.
 
+    What an image is held to is the planning quantile of its own call; calls before it are planned
+    as they usually take, for delays of many even out. One of many takes what it adds to the calls
+    of the engine or, where the rest of its work is what a machine runs out of, its share of all
+    cores: there a faster point buys less than the engine's seconds say, and costs as much accuracy.
+
     Of other models it is known only how much work waits: that comes before whoever is not in the
     call, and is thought to be as urgent as the head.
 
@@ -70,18 +79,15 @@ class Foresight:
 
     def decide(self, view: View, memory: _Memory | None) -> tuple[Decision, _Memory]:
         """See `service.policy.core.Policy`."""
-        if memory is None or memory.levels.dial is not view.dial:
-            memory = _Memory(_levels(view.dial), math.inf)
-        levels = memory.levels
+        if memory is None:
+            memory = _Memory(_levels(view), math.inf)
+        levels = memory.levels if memory.levels.fit(view) else _levels(view)
         ahead = _Ahead.of(view)
         fastest = ahead.kinds[0][0]
         asked_s = (item.deadline_s - item.arrived_s for item in ahead.items)
         shortest_s = min(memory.shortest_s * FORGET, *asked_s)
         room_s = shortest_s / view.margin - ahead.alone_s[0]
-        least_s = levels.least_s[fastest]
-        of_machine_s = least_s * view.host.engine_share + view.host.beside_s
-        each_s = max(least_s * view.margin, of_machine_s)
-        busy = min(view.rate_hz * each_s, MOST_BUSY)
+        busy = min(view.rate_hz * levels.least_s[fastest] * view.usual, MOST_BUSY)
         uneven = math.sqrt((1.0 + view.cv2) / 2.0)
         part = max(0.0, 1.0 - self.reserve * uneven * busy**2 / (1.0 - busy))
         best = _most_accurate(ahead, levels, part, room_s) or _recovering(ahead, levels)
@@ -90,20 +96,34 @@ class Foresight:
 
 
 class _Levels(NamedTuple):
-    """What follows from a dial alone; seconds are expected, drift and margin left out.
+    """What follows from a dial and its host; seconds are expected, drift and margin left out.
 
-    adds_s: what an image adds to a call of 1, 2, ... images, by point. least_s: the least of these,
-    by point. over: what it may add beyond the expected, over that, by point. hull: points on the
-    upper concave hull of accuracy over seconds of one image, per batch size. sizes: batch sizes of
-    which an image is cheaper than in any smaller one.
+    beside_s, share: of the host. adds_s: what an image adds to a call of 1, 2, ... images, by
+    point. takes_s: what one of many takes, who come one after another: that, or what it needs of
+    the whole machine if that is more. least_s: the least of these, by point. over: what it may add
+    beyond the expected, over that, by point. hull: points on the upper concave hull of accuracy
+    over seconds of one image of many, per batch size. sizes: batch sizes of which an image is
+    cheaper than in any smaller one.
     """
 
     dial: Dial
+    beside_s: float
+    share: float
     adds_s: tuple[tuple[float, ...], ...]
+    takes_s: tuple[tuple[float, ...], ...]
     least_s: tuple[float, ...]
     over: tuple[float, ...]
     hull: tuple[frozenset[int], ...]
     sizes: tuple[int, ...]
+
+    def fit(self, view: View) -> bool:
+        """Whether they still follow from what is seen."""
+        moved_s = abs(_beside_s(view) - self.beside_s)
+        return (
+            self.dial is view.dial
+            and self.share == view.host.engine_share
+            and moved_s <= BESIDE_STEP * self.beside_s
+        )
 
     def counts(self, point: int, waiting: int, room_s: float, slack_s: float) -> list[int]:
         """Batch sizes to try, the largest first: what `room_s` has room for as expected and
@@ -130,7 +150,8 @@ class _Ahead(NamedTuple):
     stand_for: how many each of them stands for. kinds: what is allowed, each different one once;
     alone_s: of each kind, what an image takes alone at the worst. kind: of each of them. near: the
     first of them, who stand for themselves and can be in the call. ready: whose pictures are there
-    when it begins. others_s: work of other models.
+    when it begins. others_s: work of other models. pace: what many calls in a row take, over what
+    one may that is planned with care.
     """
 
     items: tuple[Waiting, ...]
@@ -142,6 +163,7 @@ class _Ahead(NamedTuple):
     ready: tuple[bool, ...]
     near: int
     others_s: float
+    pace: float
 
     @classmethod
     def of(cls, view: View) -> _Ahead:
@@ -166,6 +188,7 @@ class _Ahead(NamedTuple):
             _ready(view, items[:near], begin_s),
             near,
             view.others_s / view.margin,
+            min(view.usual / view.margin, 1.0),
         )
 
     def points(self, level: int) -> list[int]:
@@ -234,11 +257,12 @@ def _everybody_can(
     part: float,
 ) -> bool:
     """The soft condition: who is not in the call gets that level too, in that part of his time."""
-    adds_s = levels.adds_s[len(members) - 1]
-    each_s = [adds_s[point] for point in points]
-    over_s = [adds_s[point] * levels.over[point] for point in points]
+    adds_s, takes_s = levels.adds_s[len(members) - 1], levels.takes_s[len(members) - 1]
+    each_s = [takes_s[point] * ahead.pace for point in points]
+    # The last of the calls may be a slow one, and its image one that is looked at again.
+    over_s = [adds_s[point] * (1.0 + levels.over[point] - ahead.pace) for point in points]
     chosen = {i for i, _ in members}
-    at_s = sum(adds_s[point] for _, point in members) + ahead.others_s
+    at_s = sum(takes_s[point] for _, point in members) * ahead.pace + ahead.others_s
     if ahead.others_s and at_s > part * ahead.slacks_s[0]:
         return False
     for i, (number, kind, slack_s) in enumerate(
@@ -260,9 +284,9 @@ def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int],
     # Earliest deadlines first: the first of the members has least time.
     if levels.dial.worst_call_s(places) > ahead.slacks_s[members[0][0]]:
         return False
-    at_s = levels.dial.call_s(places)
+    at_s = levels.dial.call_s(places) * ahead.pace
     chosen = {i for i, _ in members}
-    least_s = [levels.least_s[allowed[0]] for allowed in ahead.kinds]
+    least_s = [levels.least_s[allowed[0]] * ahead.pace for allowed in ahead.kinds]
     for i, (number, kind, slack_s) in enumerate(
         zip(ahead.stand_for, ahead.kind, ahead.slacks_s, strict=True)
     ):
@@ -278,8 +302,9 @@ def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int],
 
 def _recovering(ahead: _Ahead, levels: _Levels) -> _Call:
     """Where time was lost and not everybody can be in time: the head's fastest point, or where that
-    may be too slow its surest, with as many as the head has time for."""
-    slack_s = ahead.slacks_s[0]
+    may be too slow its surest, with as many as the head has time for, if calls take what they
+    usually do: to be careful for the head would cost those behind it more."""
+    slack_s = ahead.slacks_s[0] / ahead.pace
     fastest = ahead.kinds[0][0]
     if levels.dial.worst_call_s((fastest,)) > slack_s:
         fastest = levels.dial.surest(ahead.kinds[0])
@@ -292,9 +317,18 @@ def _recovering(ahead: _Ahead, levels: _Levels) -> _Call:
     return _Call(fastest, ((0, fastest),))
 
 
-def _levels(dial: Dial) -> _Levels:
+def _beside_s(view: View) -> float:
+    """What an image takes beside the engine, in seconds of the dial."""
+    return view.host.beside_s / view.usual
+
+
+def _levels(view: View) -> _Levels:
+    dial, share, beside_s = view.dial, view.host.engine_share, _beside_s(view)
     adds_s = tuple(
         tuple(point.seconds[n] / (n + 1) for point in dial.points) for n in range(dial.max_batch)
+    )
+    takes_s = tuple(
+        tuple(max(each_s, share * each_s + beside_s) for each_s in of_size) for of_size in adds_s
     )
     least = [adds_s[0][dial.front[0]]]
     sizes = [1]
@@ -304,10 +338,13 @@ def _levels(dial: Dial) -> _Levels:
             least.append(adds_s[n - 1][dial.front[0]])
     return _Levels(
         dial,
+        beside_s,
+        share,
         adds_s,
-        tuple(min(adds_s[n - 1][k] for n in sizes) for k in range(len(dial.points))),
+        takes_s,
+        tuple(min(takes_s[n - 1][k] for n in sizes) for k in range(len(dial.points))),
         tuple(point.worst - 1.0 for point in dial.points),
-        tuple(_hull(dial, each) for each in adds_s),
+        tuple(_hull(dial, each) for each in takes_s),
         tuple(sizes),
     )
 

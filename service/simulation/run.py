@@ -198,6 +198,7 @@ class _Run:
                 self._costs.careful_margin,
                 rate_hz=self._rate.at(now_s),
                 cv2=self._rate.cv2(),
+                usual=self._costs.usual,
             )
             decision, self._memory = self._policy.decide(view, self._memory)
             check_decision(decision, view)

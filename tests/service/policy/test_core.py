@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.policy.core import PointCost
+from service.policy.core import Dial, PointCost
 from tests.service.policy.waiting import dial
 
 GLANCE = dial((1.0, 2.0, 4.0), again=(1.0, 0.25, 1.0), worst=(1.0, 2.5, 1.0), max_batch=4)
@@ -59,6 +59,43 @@ def test_a_surer_point_is_worth_choosing_though_a_faster_one_is_as_accurate() ->
     )
     assert of.front == (0, 1)
     assert of.free == (0, 1, 2)
+
+
+def test_where_more_images_are_looked_at_again_both_looks_take_what_they_took() -> None:
+    harder = GLANCE.points[1].where(0.75)
+    assert (harder.again, harder.seconds[0]) == (0.75, 4.0)
+    assert harder.seconds[0] * harder.worst == pytest.approx(5.0)
+    assert harder.seconds[0] * harder.ratio(False) == pytest.approx(1.0)
+    assert harder.where(0.25).seconds == pytest.approx(GLANCE.points[1].seconds)
+    assert GLANCE.points[0].where(0.5) == GLANCE.points[0], "it does not glance"
+
+
+def test_one_that_became_slower_than_a_later_one_is_not_worth_choosing() -> None:
+    of = dial(
+        (1.0, 2.0, 3.0, 6.0),
+        (0.7, 0.85, 0.8, 0.9),
+        again=(1.0, 0.25, 1.0, 1.0),
+        worst=(1.0, 2.5, 1.0, 1.0),
+    )
+    assert of.front == (0, 1, 3)
+    harder = Dial(
+        tuple(point.where(0.75) if k == 1 else point for k, point in enumerate(of.points))
+    )
+    assert harder.points[1].seconds[0] == 4.0
+    assert harder.front == harder.free == (0, 2, 3)
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9.0), st.floats(0.0, 1.0)), min_size=1, max_size=8))
+def test_of_what_is_worth_choosing_a_later_place_is_always_slower(
+    points: list[tuple[float, float]],
+) -> None:
+    seconds, accuracies = zip(*points, strict=True)
+    of = dial(seconds, accuracies)
+    for found in (of.front, of.free):
+        assert found
+        assert list(found) == sorted(set(found))
+        taken_s = [of.points[k].seconds[0] for k in found]
+        assert taken_s == sorted(taken_s)
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 9.0), st.floats(0.0, 1.0)), min_size=1, max_size=8))

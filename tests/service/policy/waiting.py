@@ -63,10 +63,22 @@ def view(
     rate_hz: float = 0.0,
     cv2: float = 1.0,
     host: Host | None = None,
+    usual: float | None = None,
 ) -> View:
-    """What a policy sees: images by their deadlines, or as given."""
+    """What a policy sees: images by their deadlines, or as given. usual: as `margin` is, unless
+    given: all calls are alike."""
     images = [one if isinstance(one, Image) else Image(one) for one in deadlines_s]
-    return View(now_s, free_s, images, of or dial(), margin, rate_hz, cv2, host=host or Host())
+    return View(
+        now_s,
+        free_s,
+        images,
+        of or dial(),
+        margin,
+        rate_hz,
+        cv2,
+        host=host or Host(),
+        usual=margin if usual is None else usual,
+    )
 
 
 def decide(policy: Policy, seen: View) -> list[tuple[int, int]]:
