@@ -302,9 +302,8 @@ def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int],
 
 def _recovering(ahead: _Ahead, levels: _Levels) -> _Call:
     """Where time was lost and not everybody can be in time: the head's fastest point, or where that
-    may be too slow its surest, with as many as the head has time for, if calls take what they
-    usually do: to be careful for the head would cost those behind it more."""
-    slack_s = ahead.slacks_s[0] / ahead.pace
+    may be too slow its surest, with as many as the head has time for."""
+    slack_s = ahead.slacks_s[0]
     fastest = ahead.kinds[0][0]
     if levels.dial.worst_call_s((fastest,)) > slack_s:
         fastest = levels.dial.surest(ahead.kinds[0])

@@ -85,14 +85,6 @@ def test_where_the_machine_is_the_limit_speed_of_the_engine_buys_little() -> Non
     assert decide(OURS, view(*deadlines_s, of=of, host=slow)) == [(0, 0)]
 
 
-def test_time_that_was_lost_is_made_up_by_large_calls() -> None:
-    # None can be in time but the head. With care it would go alone, and all of the others be late.
-    cheaper = dial((1.0, 2.0, 4.0), fixed_s=0.75, max_batch=4)
-    late = [2.0] * 8
-    assert len(decide(OURS, view(*late, of=cheaper, margin=1.9))) == 1
-    assert len(decide(OURS, view(*late, of=cheaper, margin=1.9, usual=1.0))) == 4
-
-
 def test_a_machine_that_is_busy_beside_the_engine_is_busy() -> None:
     def point(beside_s: float, engine_share: float = 1.0) -> int:
         host = Host(beside_s=beside_s, engine_share=engine_share)
