@@ -56,8 +56,8 @@ OVERHEAD_STEP = 0.05
 """The dial follows what calls take beside their work once that changed by so much of its fastest
 point: whoever remembers what follows from a dial has to work it out again."""
 
-HARDNESS_STEP = 0.3
-"""The same for log odds of being looked at again."""
+HARDNESS_STEP = 0.5
+"""The same for log odds of being looked at again, of which .12 are chance."""
 
 _LEAST_S = 1e-9
 
@@ -213,6 +213,9 @@ class ModelCosts:
         kind = self._rested if rested else self._steady
         seen = (None,) * len(chosen) if again is None else again
         kind.observe(self.dial.known_call_s(chosen, seen), taken_s, now_s)
+        if not any(each is not None for each in seen):
+            # Points that glance and became too dear for anybody are tried again after a while.
+            self._hardness = self._hardness.faded(now_s - self._ended_s)
         for k, each in zip(chosen, seen, strict=True):
             if each is not None:
                 self._hardness = self._hardness.observe(self._measured.points[k].again, each)
@@ -221,7 +224,7 @@ class ModelCosts:
             self._overhead = observe_overhead(self._overhead, work_s, taken_s, now_s)
         moved_s = abs(self._overhead.seconds - self._overhead_s)
         moved = abs(self._hardness.shift - self._shift)
-        if moved_s > OVERHEAD_STEP * self._seconds[0] or moved > HARDNESS_STEP:
+        if moved_s > OVERHEAD_STEP * min(self._seconds) or moved > HARDNESS_STEP:
             self._follow()
         self._ended_s = max(self._ended_s, now_s)
 
@@ -238,7 +241,7 @@ class ModelCosts:
         self._alone_s: dict[tuple[int, ...], float] = {}
 
     def allowed(self, pinned: str | None, min_accuracy: float | None) -> tuple[int, ...]:
-        """Points that a request may be answered at, ascending.
+        """Points that a request may be answered at, the fastest first.
 
         The pinned one; else those of the dial's front with at least that accuracy. Raises
         BadRequest that names what there is: for an unknown point, or where none is accurate enough

@@ -112,11 +112,11 @@ class Request:
     """One image that waits for the engine; see `service.policy.core.Waiting` for the first fields.
 
     deadline_s: when the engine has to be done, for its answer to be sent in time. allowed: places
-    in the model's dial, ascending. room: memory that is accounted for its picture. explain: whether
-    mask decisions are wanted. answer_s: from the engine's end to the last byte out, as predicted:
-    median and planning quantile. point, reason, pixels (size, size, 3) and predicted are there once
-    it was chosen for a batch and decoded, ended_s once that ran. Its reply is resolved once, and
-    only while somebody still waits for it.
+    in the model's dial, the fastest first. room: memory that is accounted for its picture. explain:
+    whether mask decisions are wanted. answer_s: from the engine's end to the last byte out, as
+    predicted: median and planning quantile. point, reason, pixels (size, size, 3) and predicted are
+    there once it was chosen for a batch and decoded, ended_s once that ran. Its reply is resolved
+    once, and only while somebody still waits for it.
     """
 
     model: str

@@ -172,8 +172,9 @@ class QueueThresholds:
         fits = [k for k in front if waiting <= self.alpha * _capacity(view, k, budget_s)]
         point, since_s = memory.point, memory.calm_since_s
         wish = fits[-1] if fits else front[0]
-        better = next((k for k in front if k > point), None)
-        if wish <= point:
+        pace = view.dial.pace
+        better = next((k for k in front if pace(k) > pace(point)), None)
+        if pace(wish) <= pace(point):
             point, since_s = wish, None
         elif better is None or waiting > self.beta * _capacity(view, better, budget_s):
             since_s = None
@@ -200,7 +201,7 @@ def _slack_s(view: View) -> float:
 
 def _most_images(view: View, point: int, most: int | None = None) -> int:
     """The largest call at that point within the head's slack, at least 1 image."""
-    cost = view.dial.points[nearest(view.waiting[0].allowed, point)]
+    cost = view.dial.points[nearest(view.dial, view.waiting[0].allowed, point)]
     slack_s = _slack_s(view) / view.margin
     calls = enumerate(cost.seconds[:most], 1)
     return max((n for n, seconds in calls if seconds * cost.worst <= slack_s), default=1)

@@ -81,8 +81,7 @@ class Dial:
     """The points of one model, by ascending seconds of a call of one image as they were measured.
 
     Where pictures are harder than those, a point that glances may have become slower than one that
-    comes after it. It is left out where order counts: of whom may be chosen freely, a later place
-    is always the slower one.
+    comes after it: places are names, and what is faster is told by seconds.
     """
 
     points: tuple[PointCost, ...]
@@ -94,23 +93,22 @@ class Dial:
 
     @property
     def front(self) -> tuple[int, ...]:
-        """Points that no faster one reaches in accuracy."""
+        """Points that no faster one reaches in accuracy, the fastest first."""
         kept: list[int] = []
         for k in self._by_seconds():
-            last = kept[-1] if kept else -1
-            if k > last and (last < 0 or self.points[k].accuracy > self.points[last].accuracy):
+            if not kept or self.points[k].accuracy > self.points[kept[-1]].accuracy:
                 kept.append(k)
         return tuple(kept)
 
     @property
     def free(self) -> tuple[int, ...]:
         """Points worth choosing freely: the front, and those that are surer than any faster one of
-        their accuracy, for who has no time for what such a one may take."""
+        their accuracy, for who has no time for what such a one may take; the fastest first."""
         kept: list[int] = []
         for k in self._by_seconds():
             point = self.points[k]
             worst_s = point.seconds[0] * point.worst
-            if (not kept or k > kept[-1]) and not any(
+            if not any(
                 self.points[n].accuracy >= point.accuracy
                 and self.points[n].seconds[0] * self.points[n].worst <= worst_s
                 for n in kept
@@ -118,8 +116,12 @@ class Dial:
                 kept.append(k)
         return tuple(kept)
 
+    def pace(self, place: int) -> tuple[float, int]:
+        """What points are put in order by, the fastest first."""
+        return self.points[place].seconds[0], place
+
     def _by_seconds(self) -> list[int]:
-        return sorted(range(len(self.points)), key=lambda k: self.points[k].seconds[0])
+        return sorted(range(len(self.points)), key=self.pace)
 
     def beside(self, overhead_s: float) -> Dial:
         """The same points where each call takes so much longer: those of larger batches gain."""
@@ -189,7 +191,7 @@ class Waiting(Protocol):
 
     @property
     def allowed(self) -> tuple[int, ...]:
-        """Points it may be answered at, ascending, at least one."""
+        """Points it may be answered at, the fastest first, at least one."""
 
     @property
     def degrade(self) -> bool:
@@ -225,7 +227,7 @@ class View:
     free_s: when it will be. waiting: images of one model that can still be answered in time,
     earliest deadline first, at least one. margin: the planning quantile of a call over its median,
     the machine's drift included: who is in a call is held to `dial.worst_call_s(...) * margin`, and
-    who waits behind it to `dial.call_s(...) * margin`. rate_hz: images that arrived per second
+    who waits behind it to `dial.call_s(...) * usual`. rate_hz: images that arrived per second
     lately. cv2: squared coefficient of variation of the gaps between them, 1 for Poisson, more for
     bursts. others_s: planned seconds of other models' waiting images. usual: the median of a call
     over the dial's, at least 1: what each of many takes.

@@ -17,6 +17,10 @@ STEP = 0.03
 """How far a picture moves it that nobody expected to be looked at again. Where a third is expected
 and nine in ten are, two hundred pictures tell nearly all; by chance it moves by .12."""
 
+FADE_S = 60.0
+"""Time in which what was learnt fades to about a third where nothing confirms it: no picture comes,
+or none that glances, because such points became too dear to be chosen."""
+
 MOST = 6.0
 """A hundredth becomes four fifths, and the other way round."""
 
@@ -33,6 +37,12 @@ class Hardness:
             return measured
         odds = measured / (1.0 - measured) * math.exp(self.shift)
         return odds / (1.0 + odds)
+
+    def faded(self, seconds: float) -> Hardness:
+        """What is left of it after so long."""
+        if not self.shift or seconds <= 0.0:
+            return self
+        return Hardness(self.shift * math.exp(-seconds / FADE_S))
 
     def observe(self, measured: float, again: bool) -> Hardness:
         """What is known once an image was looked at again, or was not, where `measured` of them

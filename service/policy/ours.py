@@ -24,7 +24,7 @@ MOST_BUSY = 0.99
 FORGET = 1.01
 """The shortest time that was asked for is held to be longer by so much with every decision."""
 
-BESIDE_STEP = 0.1
+BESIDE_STEP = 0.25
 """What follows from what images take beside the engine is worked out again once that changed by so
 much."""
 
@@ -191,9 +191,9 @@ class _Ahead(NamedTuple):
             min(view.usual / view.margin, 1.0),
         )
 
-    def points(self, level: int) -> list[int]:
+    def points(self, dial: Dial, level: int) -> list[int]:
         """The point of each kind at that level."""
-        return [nearest(allowed, level) for allowed in self.kinds]
+        return [nearest(dial, allowed, level) for allowed in self.kinds]
 
 
 def _ready(view: View, items: Sequence[Waiting], begin_s: float) -> tuple[bool, ...]:
@@ -220,7 +220,7 @@ def _most_accurate(ahead: _Ahead, levels: _Levels, part: float, room_s: float) -
     allowed = ahead.kinds[0]
     points_of = levels.dial.points
     for level in sorted(allowed, key=lambda k: (-points_of[k].accuracy, k)):
-        points = ahead.points(level)
+        points = ahead.points(levels.dial, level)
         for count in levels.counts(level, ahead.near, room_s, ahead.slacks_s[0]):
             # One point alone is a level whatever the others are.
             if not (common or level in levels.hull[count - 1] or len(allowed) == 1):
@@ -284,7 +284,9 @@ def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int],
     # Earliest deadlines first: the first of the members has least time.
     if levels.dial.worst_call_s(places) > ahead.slacks_s[members[0][0]]:
         return False
-    at_s = levels.dial.call_s(places) * ahead.pace
+    takes_s = levels.takes_s[len(places) - 1]
+    work_s = max(levels.dial.call_s(places), sum(takes_s[point] for point in places))
+    at_s = work_s * ahead.pace
     chosen = {i for i, _ in members}
     least_s = [levels.least_s[allowed[0]] * ahead.pace for allowed in ahead.kinds]
     for i, (number, kind, slack_s) in enumerate(
@@ -302,12 +304,13 @@ def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int],
 
 def _recovering(ahead: _Ahead, levels: _Levels) -> _Call:
     """Where time was lost and not everybody can be in time: the head's fastest point, or where that
-    may be too slow its surest, with as many as the head has time for."""
-    slack_s = ahead.slacks_s[0]
+    may be too slow its surest, with as many as the head has time for if calls take what they
+    usually do: care for the head would make small calls, and everybody behind it late."""
+    slack_s = ahead.slacks_s[0] / ahead.pace
     fastest = ahead.kinds[0][0]
     if levels.dial.worst_call_s((fastest,)) > slack_s:
         fastest = levels.dial.surest(ahead.kinds[0])
-    points = ahead.points(fastest)
+    points = ahead.points(levels.dial, fastest)
     for count in levels.counts(fastest, ahead.near, slack_s, slack_s):
         members = _members(ahead, levels, fastest, points, count)
         # Mates that may not have the head's point can make the call longer than it was counted.
@@ -323,18 +326,19 @@ def _beside_s(view: View) -> float:
 
 def _levels(view: View) -> _Levels:
     dial, share, beside_s = view.dial, view.host.engine_share, _beside_s(view)
+    fastest = dial.front[0]
     adds_s = tuple(
         tuple(point.seconds[n] / (n + 1) for point in dial.points) for n in range(dial.max_batch)
     )
     takes_s = tuple(
         tuple(max(each_s, share * each_s + beside_s) for each_s in of_size) for of_size in adds_s
     )
-    least = [adds_s[0][dial.front[0]]]
+    least = [adds_s[0][fastest]]
     sizes = [1]
     for n in range(2, dial.max_batch + 1):
-        if adds_s[n - 1][dial.front[0]] < (1.0 - BATCH_GAIN) * least[-1]:
+        if adds_s[n - 1][fastest] < (1.0 - BATCH_GAIN) * least[-1]:
             sizes.append(n)
-            least.append(adds_s[n - 1][dial.front[0]])
+            least.append(adds_s[n - 1][fastest])
     return _Levels(
         dial,
         beside_s,

@@ -132,9 +132,11 @@ def reason(view: View, position: int, point: int) -> str:
     return "load" if begin_s + alone_s <= item.deadline_s else "deadline"
 
 
-def nearest(allowed: Sequence[int], wish: int) -> int:
+def nearest(dial: Dial, allowed: Sequence[int], wish: int) -> int:
     """The allowed point next to the wished one: at it, else the next faster, else the fastest."""
-    return max((k for k in allowed if k <= wish), default=allowed[0])
+    wished = dial.pace(wish)
+    fits = (k for k in allowed if dial.pace(k) <= wished)
+    return max(fits, key=dial.pace, default=allowed[0])
 
 
 def same_size(view: View, wish: int, count: int) -> tuple[Choice, ...]:
@@ -142,7 +144,7 @@ def same_size(view: View, wish: int, count: int) -> tuple[Choice, ...]:
     sizes = [point.image_size for point in view.dial.points]
     choices: list[Choice] = []
     for position, item in enumerate(view.waiting):
-        point = nearest(item.allowed, wish)
+        point = nearest(view.dial, item.allowed, wish)
         if not choices or sizes[point] == sizes[choices[0].point]:
             choices.append(Choice(position, point, reason(view, position, point)))
             if len(choices) == count:

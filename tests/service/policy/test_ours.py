@@ -85,6 +85,14 @@ def test_where_the_machine_is_the_limit_speed_of_the_engine_buys_little() -> Non
     assert decide(OURS, view(*deadlines_s, of=of, host=slow)) == [(0, 0)]
 
 
+def test_time_that_was_lost_is_made_up_by_large_calls() -> None:
+    # None can be in time but the head. With care it would go alone, and all of the others be late.
+    cheaper = dial((1.0, 2.0, 4.0), fixed_s=0.75, max_batch=4)
+    late = [2.0] * 8
+    assert len(decide(OURS, view(*late, of=cheaper, margin=1.9))) == 1
+    assert len(decide(OURS, view(*late, of=cheaper, margin=1.9, usual=1.0))) == 4
+
+
 def test_a_machine_that_is_busy_beside_the_engine_is_busy() -> None:
     def point(beside_s: float, engine_share: float = 1.0) -> int:
         host = Host(beside_s=beside_s, engine_share=engine_share)
@@ -317,9 +325,10 @@ def test_decisions_can_be_carried_out_and_make_nobody_late(
     points = [choice.point for choice in decision.choices]
     chosen = {choice.position for choice in decision.choices}
     worst_s = free_s + of.worst_call_s(points) * margin
-    assert all(worst_s <= promised[i].deadline_s + 1e-9 for i in chosen)
     # Who can only be sure at a slower point holds up others longer than the plan was.
     exact = all(of.surest(image.allowed) == image.allowed[0] for image in promised)
+    if exact:
+        assert all(worst_s <= promised[i].deadline_s + 1e-9 for i in chosen)
     begin_s = free_s + of.call_s(points) * usual
     for i, image in enumerate(promised):
         if i not in chosen:

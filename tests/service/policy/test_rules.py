@@ -40,7 +40,14 @@ def test_points_of_one_size_may_differ_within_a_batch() -> None:
 
 
 def test_a_wish_is_clipped_to_what_is_allowed() -> None:
-    assert [nearest((1, 3), wish) for wish in range(5)] == [1, 1, 1, 3, 3]
+    of = dial((1.0, 2.0, 3.0, 4.0, 5.0), (0.5, 0.6, 0.7, 0.8, 0.9))
+    assert [nearest(of, (1, 3), wish) for wish in range(5)] == [1, 1, 1, 3, 3]
+
+
+def test_what_is_faster_is_told_by_seconds_and_not_by_places() -> None:
+    of = dial((1.0, 5.0, 3.0), (0.5, 0.9, 0.7))
+    assert nearest(of, (0, 2, 1), 1) == 1
+    assert nearest(of, (0, 1), 2) == 0
 
 
 @pytest.mark.parametrize(("fixed_s", "together"), [(0.0, 1), (0.2, 1), (0.5, 2), (0.9, 3)], ids=str)
