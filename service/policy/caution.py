@@ -20,11 +20,12 @@ MISSES = 0.005
 """The share of plans that may fail."""
 
 STEP = 0.1
-"""How far a miss moves it, in log space: seven double it; at 300 answers a second, all of them in
-time, it is halved after five seconds."""
+"""How far a miss moves it, in log space: four make it `MOST`; at 300 answers a second, all of them
+in time, nothing is left of that after three seconds."""
 
-MOST = 3.0
-"""Beyond, the fastest points are chosen anyway, and the way back would only be longer."""
+MOST = 1.5
+"""What is late although queues are that much shorter is late for other reasons, and faster points
+would cost accuracy for nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,10 +227,10 @@ class View:
     free_s: when it will be. waiting: images of one model that can still be answered in time,
     earliest deadline first, at least one. margin: the planning quantile of a call over its median,
     the machine's drift included: who is in a call is held to `dial.worst_call_s(...) * margin`, and
-    who waits behind it to `dial.call_s(...) * usual`. rate_hz: images that arrived per second
+    who waits behind it to `dial.call_s(...) * margin`. rate_hz: images that arrived per second
     lately. cv2: squared coefficient of variation of the gaps between them, 1 for Poisson, more for
     bursts. others_s: planned seconds of other models' waiting images. usual: the median of a call
-    over the dial's, at least 1: what each of many takes.
+    over the dial's, at least 1: by this it is told how busy the machine is.
     """
 
     now_s: float

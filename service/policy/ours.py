@@ -58,10 +58,11 @@ class Foresight:
     more; they serve where only the hard condition is in the way of a better one, as do points that
     are slower than one of their accuracy which glances, and surer.
 
-    What an image is held to is the planning quantile of its own call; calls before it are planned
-    as they usually take, for delays of many even out. One of many takes what it adds to the calls
-    of the engine or, where the rest of its work is what a machine runs out of, its share of all
-    cores: there a faster point buys less than the engine's seconds say, and costs as much accuracy.
+    One of many takes what it adds to the calls of the engine or, where the rest of its work is what
+    a machine runs out of, its share of all cores: there a faster point buys less than the engine's
+    seconds say, and costs as much accuracy. How busy the machine is counts what calls usually take,
+    not what is planned with: else care alone would fill it, and nothing but the fastest point and,
+    when nobody waits, the best be left.
 
     Of other models it is known only how much work waits: that comes before whoever is not in the
     call, and is thought to be as urgent as the head.
@@ -150,8 +151,7 @@ class _Ahead(NamedTuple):
     stand_for: how many each of them stands for. kinds: what is allowed, each different one once;
     alone_s: of each kind, what an image takes alone at the worst. kind: of each of them. near: the
     first of them, who stand for themselves and can be in the call. ready: whose pictures are there
-    when it begins. others_s: work of other models. pace: what many calls in a row take, over what
-    one may that is planned with care.
+    when it begins. others_s: work of other models.
     """
 
     items: tuple[Waiting, ...]
@@ -163,7 +163,6 @@ class _Ahead(NamedTuple):
     ready: tuple[bool, ...]
     near: int
     others_s: float
-    pace: float
 
     @classmethod
     def of(cls, view: View) -> _Ahead:
@@ -188,7 +187,6 @@ class _Ahead(NamedTuple):
             _ready(view, items[:near], begin_s),
             near,
             view.others_s / view.margin,
-            min(view.usual / view.margin, 1.0),
         )
 
     def points(self, dial: Dial, level: int) -> list[int]:
@@ -258,11 +256,10 @@ def _everybody_can(
 ) -> bool:
     """The soft condition: who is not in the call gets that level too, in that part of his time."""
     adds_s, takes_s = levels.adds_s[len(members) - 1], levels.takes_s[len(members) - 1]
-    each_s = [takes_s[point] * ahead.pace for point in points]
-    # The last of the calls may be a slow one, and its image one that is looked at again.
-    over_s = [adds_s[point] * (1.0 + levels.over[point] - ahead.pace) for point in points]
+    each_s = [takes_s[point] for point in points]
+    over_s = [adds_s[point] * levels.over[point] for point in points]
     chosen = {i for i, _ in members}
-    at_s = sum(takes_s[point] for _, point in members) * ahead.pace + ahead.others_s
+    at_s = sum(takes_s[point] for _, point in members) + ahead.others_s
     if ahead.others_s and at_s > part * ahead.slacks_s[0]:
         return False
     for i, (number, kind, slack_s) in enumerate(
@@ -285,10 +282,9 @@ def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int],
     if levels.dial.worst_call_s(places) > ahead.slacks_s[members[0][0]]:
         return False
     takes_s = levels.takes_s[len(places) - 1]
-    work_s = max(levels.dial.call_s(places), sum(takes_s[point] for point in places))
-    at_s = work_s * ahead.pace
+    at_s = max(levels.dial.call_s(places), sum(takes_s[point] for point in places))
     chosen = {i for i, _ in members}
-    least_s = [levels.least_s[allowed[0]] * ahead.pace for allowed in ahead.kinds]
+    least_s = [levels.least_s[allowed[0]] for allowed in ahead.kinds]
     for i, (number, kind, slack_s) in enumerate(
         zip(ahead.stand_for, ahead.kind, ahead.slacks_s, strict=True)
     ):
@@ -304,9 +300,8 @@ def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int],
 
 def _recovering(ahead: _Ahead, levels: _Levels) -> _Call:
     """Where time was lost and not everybody can be in time: the head's fastest point, or where that
-    may be too slow its surest, with as many as the head has time for if calls take what they
-    usually do: care for the head would make small calls, and everybody behind it late."""
-    slack_s = ahead.slacks_s[0] / ahead.pace
+    may be too slow its surest, with as many as the head has time for."""
+    slack_s = ahead.slacks_s[0]
     fastest = ahead.kinds[0][0]
     if levels.dial.worst_call_s((fastest,)) > slack_s:
         fastest = levels.dial.surest(ahead.kinds[0])
