@@ -213,12 +213,12 @@ class ModelCosts:
         kind = self._rested if rested else self._steady
         seen = (None,) * len(chosen) if again is None else again
         kind.observe(self.dial.known_call_s(chosen, seen), taken_s, now_s)
-        if not any(each is not None for each in seen):
+        glanced = [(k, each) for k, each in zip(chosen, seen, strict=True) if each is not None]
+        if not glanced:
             # Points that glance and became too dear for anybody are tried again after a while.
             self._hardness = self._hardness.faded(now_s - self._ended_s)
-        for k, each in zip(chosen, seen, strict=True):
-            if each is not None:
-                self._hardness = self._hardness.observe(self._measured.points[k].again, each)
+        for k, each in glanced:
+            self._hardness = self._hardness.observe(self._measured.points[k].again, each)
         if not rested:
             work_s = self._measured.known_call_s(chosen, seen)
             self._overhead = observe_overhead(self._overhead, work_s, taken_s, now_s)

@@ -321,7 +321,8 @@ def _beside_s(view: View) -> float:
 
 def _levels(view: View) -> _Levels:
     dial, share, beside_s = view.dial, view.host.engine_share, _beside_s(view)
-    fastest = dial.front[0]
+    front = dial.front
+    fastest = front[0]
     adds_s = tuple(
         tuple(point.seconds[n] / (n + 1) for point in dial.points) for n in range(dial.max_batch)
     )
@@ -342,15 +343,15 @@ def _levels(view: View) -> _Levels:
         takes_s,
         tuple(min(takes_s[n - 1][k] for n in sizes) for k in range(len(dial.points))),
         tuple(point.worst - 1.0 for point in dial.points),
-        tuple(_hull(dial, each) for each in takes_s),
+        tuple(_hull(dial, front, each) for each in takes_s),
         tuple(sizes),
     )
 
 
-def _hull(dial: Dial, adds_s: Sequence[float]) -> frozenset[int]:
-    """Points that no turns between two others reach; those that just reach it count."""
+def _hull(dial: Dial, front: Sequence[int], adds_s: Sequence[float]) -> frozenset[int]:
+    """Of the front what no turns between two others reach; those that just reach it count."""
     kept: list[int] = []
-    for k in dial.front:
+    for k in front:
         while len(kept) > 1 and _below(dial, adds_s, kept[-2], kept[-1], k):
             kept.pop()
         kept.append(k)

@@ -134,6 +134,8 @@ def reason(view: View, position: int, point: int) -> str:
 
 def nearest(dial: Dial, allowed: Sequence[int], wish: int) -> int:
     """The allowed point next to the wished one: at it, else the next faster, else the fastest."""
+    if wish in allowed:
+        return wish
     wished = dial.pace(wish)
     fits = (k for k in allowed if dial.pace(k) <= wished)
     return max(fits, key=dial.pace, default=allowed[0])

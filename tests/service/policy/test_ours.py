@@ -68,15 +68,16 @@ def test_what_is_kept_does_not_grow_with_the_care_for_one_call() -> None:
     assert point(1.0) == point(3.0) == 2
 
 
-def test_where_the_machine_is_the_limit_speed_of_the_engine_buys_little() -> None:
-    # Beside the engine an image takes 1.5 s of the machine: the fastest point is 1.75 s of it and
-    # not 1, the next 2 s. Whoever counts the engine alone would hope that the fastest makes up.
+def test_one_of_many_takes_his_share_of_the_machine_where_that_is_more() -> None:
+    # At p1 the engine takes 2 s, and the whole machine a quarter of that and what is beside it.
     of = dial((1.0, 2.0, 4.0), max_batch=1)
-    host = Host(beside_s=1.5, engine_share=0.25)
-    deadlines_s = [8.5] * 4
-    assert decide(OURS, view(*deadlines_s, of=of, host=host)) == [(0, 1)]
-    slow = Host(beside_s=3.0, engine_share=0.25)
-    assert decide(OURS, view(*deadlines_s, of=of, host=slow)) == [(0, 0)]
+
+    def point(beside_s: float) -> int:
+        host = Host(beside_s=beside_s, engine_share=0.25)
+        ((_, chosen),) = decide(OURS, view(*[8.5] * 4, of=of, host=host))
+        return chosen
+
+    assert [point(beside_s) for beside_s in (0.0, 1.5, 1.6, 1.7)] == [1, 1, 1, 0]
 
 
 def test_a_machine_that_is_busy_beside_the_engine_is_busy() -> None:

@@ -107,6 +107,7 @@ def test_what_is_learnt_of_a_machine_is_not_what_images_show() -> None:
         made.append(learnt_costs(of, clock))
         return made[0]
 
+    # Of a half, chance would decide what most images take.
     simulate(glancing(0.25), OURS, many, costs_of=costs_of)
     assert made[0].predict((0,))[0] == pytest.approx(1.0, rel=0.05)
     assert made[0].margin < 1.5
