@@ -68,7 +68,9 @@ class Foresight:
     call, and is thought to be as urgent as the head.
 
     A call of several images has to leave time for the most urgent request that may come while it
-    runs, by what was asked lately: a batch is a choice, and who comes cannot interrupt it.
+    runs, by what was asked lately: a batch is a choice, and who comes cannot interrupt it. For the
+    pictures of its mates it waits only where the engine has time: where the rest of a machine is
+    what runs out, an image takes longer of that than of the engine, and the difference is free.
     """
 
     reserve: float = 0.22
@@ -150,8 +152,8 @@ class _Ahead(NamedTuple):
 
     stand_for: how many each of them stands for. kinds: what is allowed, each different one once;
     alone_s: of each kind, what an image takes alone at the worst. kind: of each of them. near: the
-    first of them, who stand for themselves and can be in the call. ready: whose pictures are there
-    when it begins. others_s: work of other models.
+    first of them, who stand for themselves and can be in the call. ready_s: how long after it may
+    begin their pictures are there. others_s: work of other models.
     """
 
     items: tuple[Waiting, ...]
@@ -160,7 +162,7 @@ class _Ahead(NamedTuple):
     alone_s: tuple[float, ...]
     kind: tuple[int, ...]
     slacks_s: tuple[float, ...]
-    ready: tuple[bool, ...]
+    ready_s: tuple[float, ...]
     near: int
     others_s: float
 
@@ -184,7 +186,7 @@ class _Ahead(NamedTuple):
             tuple([view.dial.alone_s(allowed) for allowed in kinds]),
             kind,
             tuple([(item.deadline_s - begin_s) / view.margin for item in items]),
-            _ready(view, items[:near], begin_s),
+            _ready_s(view, items[:near], begin_s),
             near,
             view.others_s / view.margin,
         )
@@ -194,22 +196,25 @@ class _Ahead(NamedTuple):
         return [nearest(dial, allowed, level) for allowed in self.kinds]
 
 
-def _ready(view: View, items: Sequence[Waiting], begin_s: float) -> tuple[bool, ...]:
-    """Whose pictures are there by then, if those before are decoded too."""
-    found: list[bool] = []
+def _ready_s(view: View, items: Sequence[Waiting], begin_s: float) -> tuple[float, ...]:
+    """How long after `begin_s` their pictures are there, if those before are decoded too; margin
+    left out, as of all else."""
+    found: list[float] = []
     so_far_s = 0.0
     for item in items:
         so_far_s += item.prepare_s
         prepare_s = max(item.prepare_s, so_far_s / view.host.decoders)
-        found.append(view.now_s + prepare_s <= begin_s or not item.prepare_s)
+        late_s = view.now_s + prepare_s - begin_s if item.prepare_s else 0.0
+        found.append(max(0.0, late_s) / view.margin)
     return tuple(found)
 
 
 class _Call(NamedTuple):
-    """A call that could be next: the head's point, and who is in it, with their points."""
+    """A call that could be next: who is in it, with their points, and how long the engine waits for
+    their pictures."""
 
-    level: int
     members: tuple[tuple[int, int], ...]
+    wait_s: float
 
 
 def _most_accurate(ahead: _Ahead, levels: _Levels, part: float, room_s: float) -> _Call | None:
@@ -223,27 +228,34 @@ def _most_accurate(ahead: _Ahead, levels: _Levels, part: float, room_s: float) -
             # One point alone is a level whatever the others are.
             if not (common or level in levels.hull[count - 1] or len(allowed) == 1):
                 continue
-            members = _members(ahead, levels, level, points, count)
-            if members is None:
+            call = _call(ahead, levels, level, points, count)
+            if call is None:
                 continue
-            common = common or _everybody_can(ahead, levels, points, members, part)
-            if common and _leaves_time(ahead, levels, members):
-                return _Call(level, members)
+            common = common or _everybody_can(ahead, levels, points, call, part)
+            if common and _leaves_time(ahead, levels, call):
+                return call
     return None
 
 
-def _members(
+def _call(
     ahead: _Ahead, levels: _Levels, level: int, points: list[int], count: int
-) -> tuple[tuple[int, int], ...] | None:
-    """The first so many whose pictures are ready, of the head's size; None where they are fewer."""
+) -> _Call | None:
+    """The first so many of the head's size whose pictures the engine has time to wait for; None
+    where they are fewer."""
     size = levels.dial.points[level].image_size
+    adds_s, takes_s = levels.adds_s[count - 1], levels.takes_s[count - 1]
     fits = [levels.dial.points[point].image_size == size for point in points]
+    spare_s = [takes_s[point] - adds_s[point] for point in points]
     members: list[tuple[int, int]] = []
-    for i, ready in enumerate(ahead.ready):
-        if ready and fits[ahead.kind[i]]:
-            members.append((i, points[ahead.kind[i]]))
+    wait_s, time_s = 0.0, 0.0
+    for i, ready_s in enumerate(ahead.ready_s):
+        kind = ahead.kind[i]
+        if fits[kind] and ready_s <= time_s + spare_s[kind]:
+            members.append((i, points[kind]))
+            time_s += spare_s[kind]
+            wait_s = max(wait_s, ready_s)
             if len(members) == count:
-                return tuple(members)
+                return _Call(tuple(members), wait_s)
     return None
 
 
@@ -251,15 +263,16 @@ def _everybody_can(
     ahead: _Ahead,
     levels: _Levels,
     points: list[int],
-    members: tuple[tuple[int, int], ...],
+    call: _Call,
     part: float,
 ) -> bool:
     """The soft condition: who is not in the call gets that level too, in that part of his time."""
-    adds_s, takes_s = levels.adds_s[len(members) - 1], levels.takes_s[len(members) - 1]
+    adds_s, takes_s = levels.adds_s[len(call.members) - 1], levels.takes_s[len(call.members) - 1]
     each_s = [takes_s[point] for point in points]
     over_s = [adds_s[point] * levels.over[point] for point in points]
-    chosen = {i for i, _ in members}
-    at_s = sum(takes_s[point] for _, point in members) + ahead.others_s
+    chosen = {i for i, _ in call.members}
+    # The wait for their pictures is part of what they take of the machine.
+    at_s = sum(takes_s[point] for _, point in call.members) + ahead.others_s
     if ahead.others_s and at_s > part * ahead.slacks_s[0]:
         return False
     for i, (number, kind, slack_s) in enumerate(
@@ -272,18 +285,18 @@ def _everybody_can(
     return True
 
 
-def _leaves_time(ahead: _Ahead, levels: _Levels, members: tuple[tuple[int, int], ...]) -> bool:
+def _leaves_time(ahead: _Ahead, levels: _Levels, call: _Call) -> bool:
     """The hard condition: in time, and so is everybody after it, at their fastest.
 
     Who would be late even if he were next is passed over, as the queue will do.
     """
-    places = [point for _, point in members]
+    places = [point for _, point in call.members]
     # Earliest deadlines first: the first of the members has least time.
-    if levels.dial.worst_call_s(places) > ahead.slacks_s[members[0][0]]:
+    if call.wait_s + levels.dial.worst_call_s(places) > ahead.slacks_s[call.members[0][0]]:
         return False
     takes_s = levels.takes_s[len(places) - 1]
     at_s = max(levels.dial.call_s(places), sum(takes_s[point] for point in places))
-    chosen = {i for i, _ in members}
+    chosen = {i for i, _ in call.members}
     least_s = [levels.least_s[allowed[0]] for allowed in ahead.kinds]
     for i, (number, kind, slack_s) in enumerate(
         zip(ahead.stand_for, ahead.kind, ahead.slacks_s, strict=True)
@@ -307,11 +320,13 @@ def _recovering(ahead: _Ahead, levels: _Levels) -> _Call:
         fastest = levels.dial.surest(ahead.kinds[0])
     points = ahead.points(levels.dial, fastest)
     for count in levels.counts(fastest, ahead.near, slack_s, slack_s):
-        members = _members(ahead, levels, fastest, points, count)
+        call = _call(ahead, levels, fastest, points, count)
         # Mates that may not have the head's point can make the call longer than it was counted.
-        if members and levels.dial.worst_call_s([point for _, point in members]) <= slack_s:
-            return _Call(fastest, members)
-    return _Call(fastest, ((0, fastest),))
+        if call is not None and slack_s >= call.wait_s + levels.dial.worst_call_s(
+            [point for _, point in call.members]
+        ):
+            return call
+    return _Call(((0, fastest),), 0.0)
 
 
 def _beside_s(view: View) -> float:

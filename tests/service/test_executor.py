@@ -197,6 +197,31 @@ async def test_as_many_images_run_together_as_a_call_that_is_not_long_has_room_f
     await executor.stop()
 
 
+async def test_what_else_runs_at_the_start_does_not_decide_how_many_run_together() -> None:
+    class Disturbed(ScriptedEngine):
+        """Computes for a millisecond on the calling thread, and waits longer for its turns."""
+
+        threads = 1
+        now_s = cpu_s = 0.0
+
+        def infer(self, images: UInt8Array, points: Sequence[OperatingPoint]) -> Output:
+            self.now_s += 0.012
+            self.cpu_s += 0.001
+            return super().infer(images, points)
+
+    engine = Disturbed()
+    executor = Executor(
+        Settings(),
+        loader_of(model(engine=engine)),
+        profile,
+        clock=lambda: engine.now_s,
+        thread_time=lambda: engine.cpu_s,
+    )
+    assert await executor.start()
+    assert len(executor.profiles["colours"]["full"]) == 8
+    await executor.stop()
+
+
 async def test_a_start_that_nobody_waits_for_ends_soon() -> None:
     engine = ScriptedEngine()
     executor = started(engine, max_batch=64)

@@ -102,6 +102,24 @@ def test_a_batch_takes_those_whose_pictures_are_there_when_it_begins() -> None:
     assert len(decide(OURS, view(*files, of=of))) == 4
 
 
+def test_pictures_are_waited_for_where_the_engine_is_not_what_runs_out() -> None:
+    """As before: the fourth is there a second after the call might begin. Of four each takes
+    3.325 s of the engine, on one of two cores, and 1.6625 s of all cores."""
+    of = dial(max_batch=4, fixed_s=0.9)
+
+    def together(beside_s: float, first_due_s: float = 90.0) -> int:
+        files = [Image(first_due_s, prepare_s=1.0), *[Image(91.0, prepare_s=1.0)] * 3]
+        host = Host(beside_s=beside_s, engine_share=0.5, decoders=2)
+        return len(decide(OURS, view(*files, of=of, host=host)))
+
+    # Four have to leave a second of the engine over, in which the machine is busy with them.
+    assert together(1.6625 + 0.24) == 2
+    assert together(1.6625 + 0.26) == 4
+    # And who is due first has to have time for the wait: decoded after 1 s, 1 s later, 13.3 s.
+    assert together(2.1, 15.31) == 4
+    assert together(2.1, 15.29) == 2
+
+
 def test_the_more_unevenly_they_come_the_more_is_kept() -> None:
     of, deadlines_s = dial(max_batch=1), [9.0] * 4
     assert decide(OURS, view(*deadlines_s, of=of, rate_hz=0.55, cv2=1.0)) == [(0, 0)]
