@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from service.executor import Model
+from service.model import Model
 from service.objectives import Objective
 from service.request import Exchange, Prediction, Reply
 

@@ -45,7 +45,7 @@ from service.policy.hardness import Hardness
 from service.profile import DEFAULT_RATIOS, Profile
 
 if TYPE_CHECKING:
-    from service.executor import Model
+    from service.model import Model
 
 __all__ = ["DecodeCosts", "ModelCosts", "costs_of", "measure_decoding"]
 

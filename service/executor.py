@@ -7,18 +7,16 @@ import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
-from engines.bundle import Bundle, Manifest, read_bundle
-from engines.core import Engine, OperatingPoint, Output, UInt8Array
+from engines.core import OperatingPoint, Output, UInt8Array
 from engines.errors import EngineError, InvalidInput
-from engines.registry import load_engine
-from service.errors import ClientGone, SettingsError, UnknownModel, known_names
+from service.errors import ClientGone, UnknownModel, known_names
+from service.model import Loader, Model, load_models, threads_of
 from service.profile import BUDGET_S, Tables, profile_points
 from service.request import Batch, Prediction, Reply, Request
 from service.results import check_objects, objects_of, probabilities_of
@@ -32,67 +30,9 @@ _EVERY_BATCH = 8
 _LONG_CALL_S, _TRIALS = 0.02, 5
 
 
-@dataclass(frozen=True)
-class Model:
-    """A bundle that is served: its manifest with the points of the engine's precision, its hash
-    (64 hex digits) and the engine it runs on."""
-
-    manifest: Manifest
-    hash: str
-    engine: Engine
-
-    @property
-    def name(self) -> str:
-        """The bundle's name: the `model` of every interface and metric."""
-        return self.manifest.name
-
-    @property
-    def image_size(self) -> int:
-        """The evaluation size of `full`, in pixels."""
-        return self.manifest.full.point.image_size
-
-    @property
-    def point_names(self) -> tuple[str, ...]:
-        """Its operating points, `full` first."""
-        return tuple(record.point.name for record in self.manifest.points)
-
-
-def threads_of(engine: Engine) -> int:
-    """Those that compute in a call; 1 where an engine does not say."""
-    threads: int = getattr(engine, "threads", 1)
-    return threads
-
-
-Loader = Callable[[Settings], Iterator[Model]]
 Seconds = Mapping[str, tuple[float, ...]]
 Profiler = Callable[[Model, int, Tables], Seconds]
 """Seconds of calls of 1, 2, ... images per point name, of a warmed-up model up to that batch."""
-
-
-def load_models(settings: Settings) -> Iterator[Model]:
-    """The models of `settings.bundles` in order; all bundles are verified before an engine loads.
-
-    Raises SettingsError for two of one name, BundleError, EngineError or InvalidInput.
-    """
-    bundles: dict[str, Bundle] = {}
-    for ref in settings.bundles:
-        bundle = read_bundle(ref)
-        name = bundle.manifest.name
-        if name in bundles:
-            raise SettingsError(
-                f"'{bundles[name].path}' and '{bundle.path}' are both named '{name}'; "
-                "serve them by two servers, or train one under another name ('name' in its "
-                "configuration)"
-            )
-        bundles[name] = bundle
-    for bundle in bundles.values():
-        engine = load_engine(
-            bundle,
-            kind=settings.engine,
-            threads=settings.threads,
-            precision=settings.precision,
-        )
-        yield Model(bundle.manifest.at(engine.precision), bundle.hash, engine)
 
 
 def profile(model: Model, max_batch: int, tables: Tables) -> Seconds:
@@ -288,15 +228,17 @@ class Executor:
         output = model.engine.infer(images, batch.points)
         self._cpu_s += (self._thread_time() - began_s) * threads_of(model.engine)
         service_s = self._clock() - begin_s
+        means = _mean_activations(output)
         return [
             Reply(
                 probabilities=probabilities_of(output, i),
                 objects=objects_of(output, i),
                 macs=float(output.macs[i]),
                 activation=output.activation[i],
+                mean_activation=means[i],
                 point=point,
                 reason=request.reason,
-                accuracy=_accuracy(model, point.name),
+                accuracy=model.accuracies[point.name],
                 batch_size=len(batch.requests),
                 service_s=service_s,
                 predicted=_predicted(request),
@@ -358,9 +300,13 @@ def _predicted(request: Request) -> Prediction:
     return request.predicted
 
 
-def _accuracy(model: Model, point: str) -> float | None:
-    found = model.manifest.point(point).accuracy
-    return None if found is None else found.value
+def _mean_activations(output: Output) -> list[float | None]:
+    """Of every image; once for all, since every call of numpy takes microseconds."""
+    count, maskers = output.activation.shape
+    means: list[float | None] = (
+        output.activation.mean(axis=1).tolist() if maskers else [None] * count
+    )
+    return means
 
 
 def _decisions(output: Output, i: int) -> npt.NDArray[np.bool_] | None:

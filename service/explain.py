@@ -25,7 +25,7 @@ from engines.macs import (
     masker_units,
     static_macs,
 )
-from service.executor import Model
+from service.model import Model
 from service.request import Reply
 from service.schemas.v1 import ExplainedBlock, ExplainedMasker, Explanation, SkipMap
 

@@ -22,7 +22,6 @@ from engines.detection.architecture import (
 from engines.detection.letterbox import inner_size
 from engines.errors import EngineError
 from engines.macs import static_macs
-from service.executor import Model
 from service.explain import (
     Bools,
     Computed,
@@ -35,6 +34,7 @@ from service.explain import (
     rows_of,
     summary,
 )
+from service.model import Model
 from service.request import Reply
 from service.schemas.detection import DenseMacs, ObjectsExplanation, PyramidLevel
 from service.schemas.v1 import ExplainedMasker

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.executor import Model
 from service.families import Family
+from service.model import Model
 from service.request import Reply
 
 

@@ -24,10 +24,10 @@ from prometheus_client import (
 
 from service.correction_metrics import CorrectionMetrics
 from service.costs import ModelCosts
-from service.executor import Model
 from service.exposition import exposition
 from service.families import Family
 from service.glance_metrics import GlanceMetrics
+from service.model import Model
 from service.objectives import CUSTOM_CLASS, DEFAULT_CLASS, SloClass
 from service.policy.core import MEDIAN, PLANNED
 from service.request import Batch, Exchange, Reply
@@ -289,8 +289,8 @@ class Metrics:
         if reply.accuracy is not None:
             self.expected_accuracy.labels(model).observe(reply.accuracy)
         self.glances.observe(model, reply)
-        if reply.activation.size and reply.looked_again is not False:
-            self.activation.labels(model, point).observe(float(reply.activation.mean()))
+        if reply.mean_activation is not None and reply.looked_again is not False:
+            self.activation.labels(model, point).observe(reply.mean_activation)
         for phase, seconds in reply.phases_s.items():
             self.phase_duration.labels(model, phase).observe(seconds)
 

@@ -36,7 +36,7 @@ from service.errors import SettingsError
 from service.profile_calls import Call, calls_of, forcing, rounds
 
 if TYPE_CHECKING:
-    from service.executor import Model
+    from service.model import Model
     from service.settings import Settings
 
 BUDGET_S = 0.8

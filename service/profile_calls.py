@@ -23,7 +23,7 @@ from service.samples import sample_names, sample_path
 
 if TYPE_CHECKING:
     from engines.cpu.engine import CpuEngine
-    from service.executor import Model
+    from service.model import Model
 
 MOST_ROUNDS = 30
 

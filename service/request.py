@@ -83,9 +83,10 @@ class Prediction:
 class Reply:
     """What one image gets: `probabilities` (classes,) and how they came about.
 
-    activation: rate per masker, (maskers,). accuracy: expected at that point, None where it was
-    not measured. service_s: dispatch to engine done, measured. batch_size: images that ran
-    together. phases_s: seconds in `decode`, `queue`, and the engine's own stages (of the batch).
+    activation: rate per masker, (maskers,). mean_activation: None without maskers. accuracy:
+    expected at that point, None where it was not measured. service_s: dispatch to engine done,
+    measured. batch_size: images that ran together. phases_s: seconds in `decode`, `queue`, and the
+    engine's own stages (of the batch).
     decisions: what every masker decided, side by side, bool (units,); only where asked for.
     looked_again: whether it was computed at its point's own size too; None where that does not
     glance. objects: what was found, where the model finds objects; it has no probabilities then.
@@ -105,6 +106,7 @@ class Reply:
     looked_again: bool | None = None
     objects: Objects | None = None
     macs: float | None = None
+    mean_activation: float | None = None
 
 
 @dataclass(eq=False, slots=True)

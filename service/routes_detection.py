@@ -21,8 +21,8 @@ from service.describe import (
     TAKING_ERRORS,
     query_parameters,
 )
-from service.executor import Model
 from service.explain_detection import explain_objects, kept_in
+from service.model import Model
 from service.request import Exchange, Reply
 from service.routes_v1 import validated_query
 from service.routing import DirectRoute

@@ -16,10 +16,10 @@ from starlette.requests import Request as HttpRequest
 from service.contract import SERVER_TIMING, answer_terms, server_timing, terms_of
 from service.describe import EXCHANGE_ERRORS, MODEL_NAME, OBJECTIVE_HEADERS, TAKING_ERRORS
 from service.errors import UnknownModel
-from service.executor import Model
 from service.explain import explain
 from service.explain_detection import explain_objects
 from service.images import Picture, read_body
+from service.model import Model
 from service.objectives import Objective, merge_objective
 from service.request import Exchange, Reply
 from service.routes_control import router as control

@@ -21,8 +21,8 @@ from fastapi import FastAPI
 from service.access import check_access, is_loopback
 from service.app import create_admin_app, create_app
 from service.errors import ServiceError, SettingsError, StartError
-from service.executor import Loader, load_models
 from service.keys import Keyring
+from service.model import Loader, load_models
 from service.protocol import Rules, limited
 from service.service import Service
 from service.settings import Settings

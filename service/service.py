@@ -21,11 +21,12 @@ from service.deciding import Decider
 from service.decode_costs import DecodeCosts, measure_decoding
 from service.decoding import DecodePool, Preparation
 from service.errors import BadRequest, Expired, NotReady, QueueFull, SettingsError, known_names
-from service.executor import Executor, Loader, Model, Profiler, load_models, profile, threads_of
+from service.executor import Executor, Profiler, profile
 from service.images import Picture
 from service.loop_lag import watch_loop
 from service.memory import Memory, Reservation
 from service.metrics import Metrics
+from service.model import Loader, Model, load_models, threads_of
 from service.objectives import DEFAULT_CLASS, Objective, SloClass, default_class
 from service.policy import policy_named
 from service.policy.core import Host, Policy

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from starlette.requests import Request as HttpRequest
 
 from service.errors import BadRequest, ClientGone
-from service.executor import Model
 from service.images import Picture, image_of_body, read_body
 from service.incoming import incoming_of
+from service.model import Model
 from service.objectives import Objective, merge_objective
 from service.request import Exchange, until_disconnect
 from service.service import Service

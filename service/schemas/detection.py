@@ -13,7 +13,7 @@ from engines.detection.polygons import Polygon, polygons_of
 from engines.detection.rle import coco_rle
 from engines.detection.scenes import Detections
 from service.contract import Terms, milliseconds
-from service.executor import Model
+from service.model import Model
 from service.request import Reply
 from service.schemas.v1 import (
     AnswerTerms,

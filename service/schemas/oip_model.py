@@ -6,7 +6,7 @@ import json
 from importlib.metadata import version
 from typing import Any
 
-from service.executor import Model
+from service.model import Model
 from service.schemas.oip import (
     BOXES,
     CLASS_OUTPUTS,

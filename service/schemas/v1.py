@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from engines.bundle import Accuracy, PointRecord
 from service.contract import Terms, milliseconds
 from service.costs import ModelCosts
-from service.executor import Model
+from service.model import Model
 from service.objectives import Objective, OnInfeasible, SloClass
 from service.request import Prediction, Reply
 

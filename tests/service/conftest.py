@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from engines import registry
 from service.app import create_app
 from service.cli import main
-from service.executor import Model
+from service.model import Model
 from service.policy.core import Policy
 from service.service import Service
 from service.settings import Settings

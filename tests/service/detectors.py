@@ -13,7 +13,7 @@ from engines.architecture import ResNet, Stage
 from engines.bundle import Manifest, PointRecord, Preprocessing, Provenance, WeightsFile
 from engines.core import OperatingPoint, Output, UInt8Array, check_batch, static_point
 from engines.detection.architecture import Detector
-from service.executor import Model
+from service.model import Model
 from tests.service.scripted import HASH, ScriptedEngine
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from engines.bundle import Bundle
 from engines.core import Engine, UInt8Array
 from service.app import create_app
-from service.executor import Model
+from service.model import Model
 from service.objectives import SloClass
 from service.service import Service
 from service.settings import Settings

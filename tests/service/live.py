@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from service.access import check_access
-from service.executor import Model
+from service.model import Model
 from service.server import Front, take_port
 from service.service import Service
 from service.settings import Settings

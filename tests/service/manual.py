@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from engines.manifest import Manifest
 from service.decode_costs import DecodeCosts
-from service.executor import Model, Profiler
+from service.executor import Profiler
 from service.images import Picture
+from service.model import Model
 from service.objectives import Objective, OnInfeasible
 from service.policy.core import Choice, Decision, Policy, View
 from service.request import Exchange, Reply

@@ -37,7 +37,7 @@ from engines.core import (
     static_point,
 )
 from engines.errors import EngineError
-from service.executor import Loader, Model
+from service.model import Loader, Model
 from service.settings import Settings
 
 LABELS = ("red", "green", "blue")

@@ -23,7 +23,8 @@ from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_ta
 from engines.tensorrt.libraries import library
 from engines.tensorrt.plans import Branches, Bucket, MaskHead, sha256, write_plan
 from service.errors import SettingsError
-from service.executor import Executor, load_models
+from service.executor import Executor
+from service.model import load_models
 from service.profile import Tables, profile_points
 from service.settings import load_settings
 from tests.engines.int8 import bundle_of, net_of, random_weights

@@ -17,7 +17,7 @@ from engines.tensorrt.latency import CallLatency, read_plan_table, write_plan_ta
 from engines.tensorrt.plans import Branches, MaskHead, sha256, write_plan
 from engines.tensorrt.running import PlanEngine
 from service.errors import SettingsError
-from service.executor import load_models
+from service.model import load_models
 from service.profile import Tables, profile_points
 from service.settings import load_settings
 from tests.engines.cpu import detectors

@@ -13,7 +13,7 @@ from engines.core import static_point
 from engines.manifest import Accuracy, PointRecord
 from service.costs import FADE_S, ModelCosts, costs_of
 from service.errors import BadRequest
-from service.executor import Model
+from service.model import Model
 from service.policy.core import REST_S
 from service.profile import Profile
 from tests.service.scripted import (

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engines import registry
-from engines.bundle import Bundle, Manifest, write_bundle
-from engines.core import Engine, OperatingPoint, Output, UInt8Array
-from engines.errors import BundleError, EngineError, ImageError, InvalidInput
-from service.errors import ClientGone, SettingsError, UnknownModel
-from service.executor import Executor, load_models
+from engines.core import OperatingPoint, Output, UInt8Array
+from engines.errors import EngineError, ImageError
+from service.errors import ClientGone, UnknownModel
+from service.executor import Executor
 from service.images import Picture
 from service.request import Batch, Prediction, Reply, Request
 from service.settings import Settings
@@ -29,32 +26,12 @@ from tests.service.scripted import (
     model,
     pixels,
     profile,
-    quantised,
 )
 
 pytestmark = pytest.mark.anyio
 
 
 PREDICTED = Prediction(0.01, 0.02, 0.03, 0.04)
-
-
-def bundle_in(folder: Path, name: str = "colours", of: Manifest | None = None) -> Path:
-    path = folder / f"{name}.laud"
-    write_bundle(path, of or manifest(name), {"w": np.zeros(1, np.float32)})
-    return path
-
-
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the bundles for which the engine `scripted` was asked."""
-    names: list[str] = []
-
-    def make(bundle: Bundle, threads: int | None, precision: str | None) -> Engine:
-        names.append(f"{bundle.manifest.name}/{threads}/{precision}")
-        return ScriptedEngine(precision or "fp32")
-
-    monkeypatch.setitem(registry._ENGINES, "scripted", make)
-    return names
 
 
 def batch_of(*colours: str) -> Batch:
@@ -93,71 +70,10 @@ def best(outcome: Reply | Exception) -> str:
     return manifest().labels[int(outcome.probabilities.argmax())]
 
 
-async def test_bundles_load_in_order_with_threads_and_precision_of_the_settings(
-    tmp_path: Path, loaded: list[str]
-) -> None:
-    refs = (str(bundle_in(tmp_path, "b")), str(bundle_in(tmp_path, "a")))
-    settings = Settings(bundles=refs, engine="scripted", threads=3, precision="bf16")
-    executor = Executor(settings, profiler=profile)
-    await executor.start()
-    assert [*executor.models] == ["b", "a"]
-    assert loaded == ["b/3/bf16", "a/3/bf16"]
-    assert len(executor.model("a").hash) == 64
-    with pytest.raises(UnknownModel, match="unknown model 'c'; there are: a, b"):
-        executor.model("c")
-    await executor.stop()
-
-
-@pytest.mark.parametrize(
-    ("precision", "thresholds", "accuracy"),
-    [("fp32", (0.0, 0.5), 0.9), ("int8", (-1.0, -0.5), 0.8)],
-)
-def test_points_are_those_of_the_precision_that_the_engine_computes_in(
-    tmp_path: Path,
-    loaded: list[str],
-    precision: str,
-    thresholds: tuple[float, float],
-    accuracy: float,
-) -> None:
-    ref = str(bundle_in(tmp_path, of=quantised()))
-    (served,) = load_models(Settings(bundles=(ref,), engine="scripted", precision=precision))
-    assert served.manifest.point("skip").point.thresholds == thresholds
-    assert served.manifest.full.accuracy is not None
-    assert served.manifest.full.accuracy.value == accuracy
-
-
 def test_an_unknown_name_is_quoted_no_longer_than_a_line() -> None:
     with pytest.raises(UnknownModel) as refused:
         Executor(Settings()).model("x" * 100_000)
     assert str(refused.value) == f"unknown model '{'x' * 100}'; there are: none"
-
-
-def test_two_bundles_of_one_name_are_refused(tmp_path: Path, loaded: list[str]) -> None:
-    refs = (str(bundle_in(tmp_path / "one")), str(bundle_in(tmp_path / "two")))
-    with pytest.raises(SettingsError, match="are both named 'colours'; serve them by two servers"):
-        list(load_models(Settings(bundles=refs, engine="scripted")))
-    assert loaded == []
-
-
-def test_a_damaged_bundle_is_refused_before_any_engine_loads(
-    tmp_path: Path, loaded: list[str]
-) -> None:
-    good, bad = bundle_in(tmp_path, "good"), bundle_in(tmp_path, "bad")
-    weights = bad / "weights.safetensors"
-    blob = bytearray(weights.read_bytes())
-    blob[-1] ^= 1
-    weights.write_bytes(blob)
-    with pytest.raises(BundleError, match="is damaged"):
-        list(load_models(Settings(bundles=(str(good), str(bad)), engine="scripted")))
-    assert loaded == []
-
-
-def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:
-    settings = Settings().model_copy(
-        update={"bundles": (str(bundle_in(tmp_path)),), "engine": "warp"}
-    )
-    with pytest.raises(InvalidInput, match="unknown engine 'warp'; there are: "):
-        list(load_models(settings))
 
 
 @pytest.mark.parametrize(

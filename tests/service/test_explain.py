@@ -14,8 +14,8 @@ from engines.architecture import MapSize, RegNet, RegNetStage, ResNet, Stage
 from engines.core import Glance, OperatingPoint, Output, Paradigm, static_point
 from engines.errors import EngineError
 from engines.macs import all_block_macs, static_macs
-from service.executor import Model
 from service.explain import explain
+from service.model import Model
 from service.request import Prediction, Reply
 from service.schemas.v1 import Explanation
 from tests.engines.cpu import cases

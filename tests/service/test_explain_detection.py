@@ -20,8 +20,8 @@ from engines.detection.architecture import (
     stage_channels,
 )
 from engines.errors import EngineError
-from service.executor import Model
 from service.explain_detection import explain_objects
+from service.model import Model
 from service.request import Prediction, Reply
 from service.results import Objects
 from service.schemas.detection import ObjectsExplanation

@@ -9,7 +9,7 @@ import pytest
 
 from service.contract import answer_terms, terms_of
 from service.errors import Infeasible
-from service.executor import Model
+from service.model import Model
 from service.profile import Profile
 from service.request import Exchange
 from service.schemas.v1 import classification, served_model

@@ -51,6 +51,7 @@ def reply(point: str, accuracy: float | None) -> Reply:
         service_s=0.010,
         predicted=Prediction(0.010, 0.012, 0.020, 0.030),
         phases_s={"decode": 0.001},
+        mean_activation=1.0,
     )
 
 

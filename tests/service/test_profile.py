@@ -17,7 +17,7 @@ from engines.latency.tables import LatencyTable, write_table
 from engines.tensorrt.latency import CallLatency, PlanTable, write_plan_table
 from engines.tensorrt.plans import ENGINE, Bucket
 from service.errors import SettingsError
-from service.executor import Model, load_models
+from service.model import Model, load_models
 from service.profile import DEFAULT_RATIOS, Profile, Tables, expected_of, profile_points
 from service.settings import Settings
 from tests.engines.latency.cases import glancing as glancing_bundle
