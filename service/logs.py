@@ -11,7 +11,9 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
-from service.objectives import Objective
+from service.costs import ModelCosts
+from service.model import Model
+from service.objectives import Objective, SloClass
 from service.request import Exchange, Prediction
 
 _log = structlog.get_logger("laud")
@@ -65,6 +67,28 @@ def configure_logs(style: str, level: str, stream: TextIO = sys.stderr) -> None:
     )
     # Libraries only when something is wrong: our own lines say the rest.
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def log_dial(model: Model, costs: ModelCosts, default: str, objective: SloClass) -> None:
+    """One line for every point of a model that is served, and one for its default SLO class."""
+    for place, point in enumerate(costs.dial.points):
+        p50_s, p95_s = costs.predict((place,))
+        _log.info(
+            "operating point",
+            model=model.name,
+            point=point.name,
+            image_size=point.image_size,
+            accuracy=costs.accuracy(place),
+            p50_ms=round(p50_s * 1e3, 2),
+            p95_ms=round(p95_s * 1e3, 2),
+            chosen=place in costs.dial.free,
+        )
+    _log.info(
+        "default objective",
+        model=model.name,
+        slo_class=default,
+        **{**objective.model_dump(exclude_none=True), "slo_ms": round(objective.slo_ms, 2)},
+    )
 
 
 def _json(fields: Any, default: Callable[[Any], Any]) -> str:

@@ -207,8 +207,8 @@ class Metrics:
         )
         self.beside_engine = self._gauge(
             "image_beside_engine_seconds",
-            "CPU time of an image beside the engine, over the cores: with the fastest point's "
-            "seconds it bounds the rate that can be served.",
+            "CPU time of an image beside the engine, over the cores, and what it waits for them "
+            "where images queue up: with the fastest point's seconds it bounds the rate.",
         )
         self.queue_depth = self._gauges(
             "queue_depth", "Images that wait for the executor.", "model"

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import structlog
 from starlette.requests import Request as HttpRequest
 
 from engines.core import OperatingPoint
@@ -15,7 +14,7 @@ from engines.cpu.threads import available_cpus
 from service.admission import Limits
 from service.answer_costs import MOST_S, AnswerCosts
 from service.batcher import Batcher
-from service.beside_costs import BesideCosts
+from service.beside_costs import BesideCosts, Seen
 from service.costs import ModelCosts, costs_of
 from service.deciding import Decider
 from service.decode_costs import DecodeCosts, measure_decoding
@@ -23,6 +22,7 @@ from service.decoding import DecodePool, Preparation
 from service.errors import BadRequest, Expired, NotReady, QueueFull, SettingsError, known_names
 from service.executor import Executor, Profiler, profile
 from service.images import Picture
+from service.logs import log_dial
 from service.loop_lag import watch_loop
 from service.memory import Memory, Reservation
 from service.metrics import Metrics
@@ -38,8 +38,6 @@ from service.work_pool import WorkPool
 from service.world import World
 
 T = TypeVar("T")
-
-_log = structlog.get_logger("laud")
 
 
 class Service:
@@ -146,7 +144,7 @@ class Service:
                 default_class(costs.predict((costs.full,))[1]),
             )
             self.metrics.warm_up.labels(model.name).set(self.executor.warm_up_s[model.name])
-            _log_dial(model, costs, *self._defaults[model.name])
+            log_dial(model, costs, *self._defaults[model.name])
         self.metrics.watch(
             models=self.executor.models,
             depth=self.batcher.depth,
@@ -160,11 +158,20 @@ class Service:
     def _watched(self, lag_s: float) -> None:
         """Some times a second."""
         self.metrics.event_loop_lag.observe(lag_s)
+        engine_s = self.executor.cpu_s
         self.beside_costs.observe(
-            now_s=self._clock(),
-            cpu_s=self._process_time() - self.executor.cpu_s,
-            images=self._images_done,
-            is_idle=self.batcher.is_idle,
+            Seen(
+                now_s=self._clock(),
+                cpu_s=self._process_time() - engine_s,
+                engine_s=engine_s,
+                images=self._images_done,
+                is_idle=self.batcher.is_idle,
+                is_crowded=any(
+                    self.batcher.depth(name) > costs.dial.max_batch
+                    for name, costs in self.costs.items()
+                ),
+            ),
+            max(threads_of(model.engine) for model in self.executor.models.values()),
         )
 
     def _host(self, model: str) -> Host:
@@ -369,27 +376,6 @@ def _note(replies: Sequence[Reply], exchange: Exchange) -> None:
     exchange.points = tuple(reply.point.name for reply in replies)
     exchange.reason, exchange.predicted = last.reason, last.predicted
     exchange.phases_s |= last.phases_s
-
-
-def _log_dial(model: Model, costs: ModelCosts, default: str, objective: SloClass) -> None:
-    for place, point in enumerate(costs.dial.points):
-        p50_s, p95_s = costs.predict((place,))
-        _log.info(
-            "operating point",
-            model=model.name,
-            point=point.name,
-            image_size=point.image_size,
-            accuracy=costs.accuracy(place),
-            p50_ms=round(p50_s * 1e3, 2),
-            p95_ms=round(p95_s * 1e3, 2),
-            chosen=place in costs.dial.free,
-        )
-    _log.info(
-        "default objective",
-        model=model.name,
-        slo_class=default,
-        **{**objective.model_dump(exclude_none=True), "slo_ms": round(objective.slo_ms, 2)},
-    )
 
 
 def service_of(request: HttpRequest) -> Service:
