@@ -14,8 +14,11 @@ from typing import NamedTuple
 MEMORY_S = 2.0
 """Time in which what was seen counts for a third."""
 
+CROWD_S = 0.5
+"""The same of what is only seen where images queue up: plans that are too bold make it worse."""
+
 FADE_S = 30.0
-"""The same of what is only seen where images queue up, while none do."""
+"""The same of that while none queue up."""
 
 MOST_CROWDED = 4.0
 """What queues up behind something else says nothing about the cores."""
@@ -78,5 +81,5 @@ class BesideCosts:
         if last.is_crowded and seen.is_crowded and not engine_limits:
             taken_s = self._cores * passed_s - engine_s
             towards = min(max(taken_s / max(cpu_s, 1e-9), 1.0), MOST_CROWDED)
-            kept = math.exp(-passed_s / MEMORY_S)
+            kept = math.exp(-passed_s / CROWD_S)
         self._crowded = towards + kept * (self._crowded - towards)
